@@ -1,0 +1,1 @@
+"""The two words every room speaks: Success and Failure."""

@@ -1,0 +1,1 @@
+"""Parts that act on systems in production."""

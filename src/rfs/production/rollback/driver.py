@@ -1,0 +1,221 @@
+"""The plugin page: everything that looks after one kind of component is one `Driver`.
+
+Three methods must be written; the rest have defaults. A driver is found by the entry
+point group `rfs.drivers`; `rfs.testing.DriverSuite` tells its author whether it is right.
+
+What every driver must keep:
+
+* `capture` never changes the component and never stops its writers.
+* `restore` converges: run at any moment, after any crash, as often as one likes, it ends
+  in exactly the wanted state. It must compare before it changes.
+* Nothing outside the component is ever written.
+* Work that may take long calls `tick`, which raises when time is up or the user said stop.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Protocol
+
+import msgspec
+
+from rfs.production.rollback.model import (
+    Capture,
+    Change,
+    ChangeKind,
+    Component,
+    Fingerprint,
+    Loss,
+    Ref,
+    Restored,
+    Reversibility,
+)
+
+
+class Pulse(Protocol):
+    """How a driver says that it is alive, and learns that it must stop."""
+
+    def tick(self, items: int = 0, size: int = 0) -> None:
+        """Report progress since the last call.
+
+        Args:
+            items: entries done.
+            size: bytes done.
+
+        Raises:
+            TimedOutError: the time for this step is over.
+            InterruptedByUserError: the user asked to stop.
+        """
+
+    def remaining(self) -> float:
+        """Return how many seconds this step may still take."""
+
+
+class BlobSink(Pulse, Protocol):
+    """Where a capture puts what it reads. Ids are keyed BLAKE3 digests of 32 bytes."""
+
+    def put(self, data: bytes) -> bytes:
+        """Store a blob unless it is there already; return its id."""
+
+    def put_part(self, refs: Sequence[bytes], body: bytes) -> bytes:
+        """Store one part of a manifest.
+
+        Args:
+            refs: ids of every blob that `body` needs; prune keeps these.
+            body: the driver's own encoding; it names blobs by their position in `refs`.
+
+        Returns:
+            The part's id, for `Capture.parts`.
+        """
+
+    def has(self, blob: bytes) -> bool:
+        """Tell whether the store holds this blob."""
+
+    def identify(self, data: bytes) -> bytes:
+        """Return the id that `put` would give, without storing anything."""
+
+
+class BlobSource(Pulse, Protocol):
+    """Where a restore gets from what a capture put. What comes back was verified against its id."""
+
+    def get(self, blob: bytes) -> bytes:
+        """Return a blob.
+
+        Raises:
+            IntegrityError: it is missing or damaged.
+        """
+
+    def get_part(self, part: bytes) -> tuple[list[bytes], bytes]:
+        """Return (refs, body) as they were given to `put_part`.
+
+        Raises:
+            IntegrityError: it is missing or damaged.
+        """
+
+    def has(self, blob: bytes) -> bool:
+        """Tell whether the store holds this blob."""
+
+    def identify(self, data: bytes) -> bytes:
+        """Return the id of a blob with this content."""
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """Something that `rfs doctor` should tell. `level` is "error" or "warning"."""
+
+    level: str
+    text: str
+    hint: str
+
+
+class Driver(ABC):
+    """Looks after one kind of component.
+
+    Class attributes:
+        kind: the word for it in rfs.toml.
+        options: the msgspec struct its table is validated against (forbid_unknown_fields).
+        reversibility: of its restore step.
+        runs: whether it has processes to stop before data is restored and to start after it.
+    """
+
+    kind: ClassVar[str]
+    options: ClassVar[type[msgspec.Struct]]
+    reversibility: ClassVar[Reversibility] = Reversibility.REVERSIBLE
+    runs: ClassVar[bool] = False
+
+    # — to be written —
+
+    @abstractmethod
+    def capture(self, c: Component, sink: BlobSink, previous: Capture | None) -> Capture:
+        """Record the component's state: content into `sink`, and what describes it.
+
+        Args:
+            previous: the newest capture of this component, or None; what did not change
+                since may be taken from it.
+
+        Raises:
+            RollbackError: it cannot be read; nothing was changed.
+        """
+
+    @abstractmethod
+    def fingerprint(self, c: Component, *, rehash: bool) -> Fingerprint:
+        """Return the identity of the live state, equal to a capture's when the states are equal.
+
+        Args:
+            rehash: read all content again, instead of trusting inode and times.
+        """
+
+    @abstractmethod
+    def restore(self, c: Component, source: BlobSource, want: Capture) -> Restored:
+        """Converge the live state on `want`; its writers are stopped.
+
+        Every blob it needs must be fetched before the first live change.
+
+        Raises:
+            RollbackError: it could not; the engine turns back.
+        """
+
+    # — may be written —
+
+    def owns(self, c: Component) -> tuple[str, ...]:
+        """Return the absolute paths that belong to this component; other components leave them alone."""
+        return ()
+
+    def root(self, c: Component) -> str | None:
+        """Return the folder whose whole content is the component, or None."""
+        return None
+
+    def examine(self, c: Component) -> Iterator[Finding]:
+        """Yield what would go wrong: missing paths, permissions, a service that does not answer."""
+        yield from ()
+
+    def stage(self, c: Component, source: BlobSource, want: Capture) -> None:
+        """Do all work for `restore(want)` that needs no outage. Nothing live changes. Re-runnable."""
+
+    def release(self, c: Component) -> None:
+        """Remove what staging left, once the operation is over. Re-runnable."""
+
+    def verify(self, c: Component, source: BlobSource, want: Capture) -> list[Change]:
+        """Read the live state back and return how it differs from `want`; empty when it is equal."""
+        live = self.fingerprint(c, rehash=True)
+        if live.digest == want.fingerprint.digest:
+            return []
+        return [
+            Change(
+                c.name,
+                ChangeKind.CHANGED,
+                "",
+                Ref(want.fingerprint.digest, want.fingerprint.size),
+                Ref(live.digest, live.size),
+            )
+        ]
+
+    def quiesce(self, c: Component) -> None:
+        """Hold the component's writers, so that a checkpoint is one cut across components. Re-runnable."""
+
+    def resume(self, c: Component) -> None:
+        """Let the writers go on. Re-runnable, also when they were never held."""
+
+    def stop(self, c: Component, pulse: Pulse) -> None:
+        """Stop the component's processes. Re-runnable."""
+
+    def start(self, c: Component, source: BlobSource, want: Capture) -> None:
+        """After all restores: start what ran at `want`, or make a restored configuration take effect. Re-runnable."""
+
+    def changes(self, c: Component, source: BlobSource, a: Capture, b: Capture | None) -> Iterator[Change]:
+        """Yield the differences from `a` to `b`, or to the live state when `b` is None.
+
+        `before` is of `a`, `after` of `b`. Sorted by key.
+        """
+        after = b.fingerprint if b is not None else self.fingerprint(c, rehash=False)
+        if after.digest != a.fingerprint.digest:
+            before = a.fingerprint
+            yield Change(c.name, ChangeKind.CHANGED, "", Ref(before.digest, before.size), Ref(after.digest, after.size))
+
+    def losses(self, c: Component, source: BlobSource, want: Capture, changes: Sequence[Change]) -> Iterator[Loss]:
+        """Yield what was written since `want` and would be lost.
+
+        Args:
+            changes: from `want` to the live state, as `changes` yielded them.
+        """
+        yield from ()

@@ -1,0 +1,122 @@
+"""Every error that a user can meet, and nothing about how it is shown.
+
+    RollbackError                 1   something went wrong; nothing was lost
+    ├── UsageError                2   the command, rfs.toml or an argument is wrong
+    ├── NotFoundError            10   no such checkpoint, operation or application
+    ├── LockedError              11   another operation is running
+    ├── IntegrityError           12   stored data is damaged, or a read-back differs
+    ├── ApprovalNeededError      13
+    ├── FrozenError              14
+    ├── ConflictError            15   the live state is not what the operation expected
+    ├── IrreversibleError        16   refused: it could not be undone
+    ├── RevertedError            30   the rollback failed; the system is back at the state before
+    ├── HeldError                31   it failed both ways and NEEDS ATTENTION
+    ├── TimedOutError           124
+    └── InterruptedByUserError  130
+
+An error is raised by the key of its text: `raise NotFoundError("checkpoint.none", selector="@latest")`.
+The texts stand in `messages.py` as templates with named fields, one sentence of what
+happened and one of what to do, so that another language is another table.
+"""
+
+from __future__ import annotations
+
+from rfs.production.rollback.messages import MESSAGES
+
+
+class RollbackError(Exception):
+    """Base of every expected error.
+
+    Args:
+        key: the key of a text in `messages.MESSAGES`.
+        fields: values for the named fields of that text.
+
+    Attributes:
+        key: as given; stable, fit for a program to compare with.
+        code: the exit code of the command line (behaviour documented in docs/exit-codes.md).
+        hint: one sentence of what to do.
+        retryable: whether the same call may succeed later without any change.
+    """
+
+    code = 1
+    retryable = False
+
+    def __init__(self, key: str, **fields: object) -> None:
+        self.key = key
+        self.fields = fields
+        text, hint = MESSAGES[key]
+        self.hint = hint.format_map(_Fields(fields))
+        super().__init__(text.format_map(_Fields(fields)))
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.key, self.fields))
+
+
+class UsageError(RollbackError):
+    code = 2
+
+
+class NotFoundError(RollbackError):
+    code = 10
+
+
+class LockedError(RollbackError):
+    code = 11
+    retryable = True
+
+
+class IntegrityError(RollbackError):
+    code = 12
+
+
+class ApprovalNeededError(RollbackError):
+    code = 13
+
+
+class FrozenError(RollbackError):
+    code = 14
+    retryable = True
+
+
+class ConflictError(RollbackError):
+    code = 15
+
+
+class IrreversibleError(RollbackError):
+    code = 16
+
+
+class RevertedError(RollbackError):
+    """The rollback failed and the system is back at the state before it."""
+
+    code = 30
+
+
+class HeldError(RollbackError):
+    """The rollback failed, and so did the way back: somebody has to look."""
+
+    code = 31
+
+
+class TimedOutError(RollbackError):
+    code = 124
+    retryable = True
+
+
+class InterruptedByUserError(RollbackError):
+    code = 130
+    retryable = True
+
+
+class _Fields(dict[str, object]):
+    """Leaves a field that was not given visible instead of raising over an error."""
+
+    def __missing__(self, key: str) -> str:
+        return "{" + key + "}"
+
+
+def _rebuild(kind: type[RollbackError], key: str, fields: dict[str, object]) -> RollbackError:
+    return kind(key, **fields)

@@ -1,0 +1,267 @@
+"""The texts of every error: (what happened, what to do), by key, with named fields.
+
+One table, so that a Korean catalogue is a second table and no change in code.
+Keys are `subject.condition`. Each text is one sentence.
+"""
+
+from __future__ import annotations
+
+MESSAGES: dict[str, tuple[str, str]] = {
+    # — using it —
+    "app.none": (
+        "There is no rfs.toml in {where} or any folder above it.",
+        "Run `rfs init` in the application's folder, or name the file with --config.",
+    ),
+    "app.empty": (
+        "There is nothing to checkpoint: {path} names no components.",
+        "Run `rfs init`, or add a [components.NAME] table.",
+    ),
+    "settings.unreadable": (
+        "{path} could not be read: {why}.",
+        "Make the file readable for the user who runs rfs.",
+    ),
+    "settings.syntax": (
+        "{path} is not valid TOML: {why}.",
+        "Mend the line it names; `rfs doctor` checks the file again.",
+    ),
+    "settings.unknown_key": (
+        "{path} has a key that rfs does not know: {key}.",
+        "{suggestion}",
+    ),
+    "settings.value": (
+        "{path}: {key} is not usable: {why}.",
+        "Correct the value; docs/configuration.md lists what each key takes.",
+    ),
+    "settings.writable": (
+        "{path} is writable by other users, who could make rfs run their commands.",
+        "Run `chmod go-w {path}`.",
+    ),
+    "components.same_path": (
+        "The components {first} and {second} both own {path}.",
+        "Remove one of them, or give them different paths.",
+    ),
+    "components.nested": (
+        "The component {inner} lies inside the component {outer} ({path}).",
+        'Add it to the outer one\'s exclude: exclude = ["{relative}/"].',
+    ),
+    "components.store_inside": (
+        "The store {store} is the component {component} itself or holds it.",
+        "Put the store elsewhere with [store] path, then run `rfs init` again.",
+    ),
+    "components.unknown": (
+        "There is no component called {name}.",
+        "The components are: {known}.",
+    ),
+    "components.cycle": (
+        "The components depend on each other in a circle: {path}.",
+        "Remove one of the depends_on entries.",
+    ),
+    "components.kind": (
+        "The component {name} is of an unknown kind: {kind}.",
+        "Known kinds are: {known}.",
+    ),
+    "flag.needed": (
+        "This needs an answer, and there is no terminal to ask at: {question}",
+        "Give {flag} to answer it.",
+    ),
+    "usage": ("{what}.", "{hint}"),
+    # — finding —
+    "checkpoint.none": (
+        "No checkpoint matches {selector}.",
+        "`rfs checkpoint list` shows them all.",
+    ),
+    "checkpoint.many": (
+        "{selector} matches {count} checkpoints: {matches}.",
+        "Give more characters of the id.",
+    ),
+    "checkpoint.lacks": (
+        "Checkpoint {checkpoint} holds nothing of the component {component}.",
+        "Leave it out with --except {component}, or choose another checkpoint.",
+    ),
+    "checkpoint.pinned": (
+        "Checkpoint {checkpoint} is kept: {why}.",
+        "{hint}",
+    ),
+    "operation.none": (
+        "No operation matches {selector}.",
+        "`rfs log` shows them all.",
+    ),
+    "operation.nothing_to_undo": (
+        "There is no operation that could be undone.",
+        "`rfs log` shows what happened; `rfs rollback CHECKPOINT` goes to any checkpoint.",
+    ),
+    "operation.not_open": (
+        "Operation {operation} is {status}: there is nothing to resume or abort.",
+        "`rfs log` shows which operation is open.",
+    ),
+    "operation.step": (
+        "Operation {operation} has no step called {step}.",
+        "Its steps are: {known}.",
+    ),
+    # — store —
+    "store.none": (
+        "There is no store at {path}.",
+        "Run `rfs init`; if the store was moved, correct [store] path.",
+    ),
+    "store.exists": (
+        "There is a store at {path} already.",
+        "Nothing was changed; use another [store] path for a new one.",
+    ),
+    "store.format": (
+        "The store at {path} has format {found}; this release reads up to {known}.",
+        "Install a newer rfs.",
+    ),
+    "store.key_missing": (
+        "The key {path} of the store is missing.",
+        "Put the key back from your backup; without it no checkpoint can be read.",
+    ),
+    "store.key_wrong": (
+        "The key {path} does not open the store {store}.",
+        "Use the key that `rfs init` made for this store.",
+    ),
+    "store.key_open": (
+        "The key {path} can be read by other users.",
+        "Run `chmod 600 {path}`.",
+    ),
+    "store.writable": (
+        "The store {path} is writable by other users.",
+        "Run `chmod 700 {path}`.",
+    ),
+    "store.damaged": (
+        "Stored data is damaged: {what}.",
+        "{hint}",
+    ),
+    "store.blob_missing": (
+        "The store lacks a blob that is needed ({blob}).",
+        "`rfs verify --store` lists what is damaged and which checkpoints are whole.",
+    ),
+    "store.no_space": (
+        "There is no space left on {path}.",
+        "Free some space (`rfs prune` removes old checkpoints); nothing was changed.",
+    ),
+    "store.unwritable": (
+        "{path} cannot be written: {why}.",
+        "Run rfs as the user that owns it, or move it with [store] path.",
+    ),
+    "lock.held": (
+        "Another operation is running: {holder}.",
+        "Wait for it, or give --timeout to wait for it here.",
+    ),
+    # — components —
+    "path.missing": (
+        "The component {component} is not there: {path}.",
+        "Create it, or correct its path in rfs.toml.",
+    ),
+    "path.unreadable": (
+        "{path} of the component {component} cannot be read: {why}.",
+        "Run rfs as a user who may read it, or exclude it.",
+    ),
+    "path.kind": (
+        "{path} of the component {component} is {found}, not {wanted}.",
+        "Correct its path or kind in rfs.toml.",
+    ),
+    "path.unsafe": (
+        "The manifest names a path outside its component: {path}.",
+        "The checkpoint was tampered with or is damaged; choose another one.",
+    ),
+    "path.changing": (
+        "{path} kept changing while it was read.",
+        "Exclude it, or checkpoint it while its writer is stopped.",
+    ),
+    "path.owner": (
+        "{path} belongs to another user, and rfs does not run as root.",
+        "Run rfs as root (sudo), so that owners can be restored.",
+    ),
+    "path.unwritable": (
+        "{path} of the component {component} cannot be changed: {why}.",
+        "Run rfs as a user who may write there.",
+    ),
+    "sqlite.locked": (
+        "The database {path} stayed locked for {seconds} s.",
+        "End the long transaction of the other program, then try again.",
+    ),
+    "sqlite.not_a_database": (
+        "{path} is not a SQLite database, or it is encrypted.",
+        "Correct the path, or capture it with a files component while its writer is stopped.",
+    ),
+    "sqlite.damaged": (
+        "The database {path} fails its integrity check: {why}.",
+        "Repair it, or roll back to an earlier checkpoint.",
+    ),
+    "service.unreachable": (
+        "The {manager} of the component {component} does not answer at {where}: {why}.",
+        "Start it, or correct its url or config in rfs.toml.",
+    ),
+    "service.unknown_unit": (
+        "{manager} knows no unit {unit} (component {component}).",
+        "Its units are: {known}.",
+    ),
+    "service.no_stop": (
+        "The unit {unit} did not stop: {why}.",
+        "Stop it by hand, then run `rfs resume`.",
+    ),
+    "service.no_start": (
+        "The unit {unit} did not start: {why}.",
+        "Look at its log: {log}.",
+    ),
+    "command.failed": (
+        "The command {command} ended with {status}: {output}",
+        "Run it by hand to see why.",
+    ),
+    "command.missing": (
+        "The command {command} could not be started: {why}.",
+        "Install it, or correct it in rfs.toml.",
+    ),
+    "command.slow": (
+        "The command {command} did not end within {seconds} s.",
+        "Give it a longer timeout in rfs.toml, or find out what it waits for.",
+    ),
+    "config.invalid": (
+        "{path} is not valid {format}: {why}.",
+        "Mend the file, or use a files component for it.",
+    ),
+    "reload.failed": (
+        "Reloading the configuration of {component} failed: {why}.",
+        "Look at the service's log; the reload is {what}.",
+    ),
+    # — rollback —
+    "health.failed": (
+        "The health check failed: {checks}.",
+        "Run `rfs doctor` to try each check; nothing waits for it any longer.",
+    ),
+    "verify.differs": (
+        "The component {component} is not equal to the checkpoint: {what}.",
+        "Something else may be writing to it; stop that and try again.",
+    ),
+    "plan.changed": (
+        "The plan changed since it was written: {what}.",
+        "Look at the new plan with `rfs plan`, then try again.",
+    ),
+    "plan.file": (
+        "{path} is not a plan: {why}.",
+        "Write one with `rfs plan TARGET --out {path}`.",
+    ),
+    "rollback.irreversible": (
+        "The plan is {found}, and the policy asks for at least {wanted}: {steps}.",
+        "Lower [policy] min_reversibility, or leave the component out with --except.",
+    ),
+    "rollback.reverted": (
+        "The {kind} failed and the system is back at the state before it: {why}",
+        "{hint}",
+    ),
+    "rollback.held": (
+        "The {kind} failed, and so did the way back. NEEDS ATTENTION: {why}",
+        "Mend the cause, then `rfs resume {operation}` (or with --skip {step}), or turn back again: `rfs abort`.",
+    ),
+    "rollback.open": (
+        "Operation {operation} is {status} and NEEDS ATTENTION; until then nothing else may change the application.",
+        "Run `rfs resume {operation}` or `rfs abort {operation}`; `rfs show {operation}` tells how far it came.",
+    ),
+    "rollback.timeout": (
+        "The {what} took longer than {seconds} s.",
+        "Raise [policy] {key}, or find out what was slow with `rfs show`.",
+    ),
+    "timeout": ("It took longer than {seconds} s.", "Give a longer --timeout."),
+    "interrupted": ("It was interrupted.", "Nothing is half done; run the command again."),
+    "unexpected": ("{what}.", "Run it again with --debug, and report it with what it prints."),
+}

@@ -1,0 +1,291 @@
+"""The nouns: components, captures, checkpoints, changes, operations, health.
+
+Everything here is frozen and does no I/O. Records that are stored carry `format`;
+a newer release reads every older format (see docs/format.md).
+"""
+
+from __future__ import annotations
+
+import enum
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+FORMAT = 1
+ID_HEX_DIGITS = 12
+
+
+class CheckpointType(enum.StrEnum):
+    """Why a checkpoint was taken. SAFETY is taken by a rollback before it starts and is never "the latest"."""
+
+    AUTOMATIC = "automatic"
+    MANUAL = "manual"
+    SCHEDULED = "scheduled"
+    CONDITIONAL = "conditional"
+    SAFETY = "safety"
+
+
+class RollbackStrategy(enum.StrEnum):
+    IMMEDIATE = "immediate"
+    GRADUAL = "gradual"
+    SCHEDULED = "scheduled"
+    CONDITIONAL = "conditional"
+
+
+class OperationStatus(enum.StrEnum):
+    """The life of an operation. `held` needs attention; it and `running` block every other change."""
+
+    PENDING = "pending"
+    SCHEDULED = "scheduled"
+    ARMED = "armed"
+    RUNNING = "running"
+    AWAITING_CONFIRM = "awaiting_confirm"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    REVERTED = "reverted"
+    HELD = "held"
+    CANCELLED = "cancelled"
+
+
+class Reversibility(enum.StrEnum):
+    """How well a step can be taken back, best first."""
+
+    IDEMPOTENT = "idempotent"
+    REVERSIBLE = "reversible"
+    COMPENSABLE = "compensable"
+    IRREVERSIBLE = "irreversible"
+    UNKNOWN = "unknown"
+
+    @property
+    def rank(self) -> int:
+        """0 is the best; a plan is as good as its worst step."""
+        return list(Reversibility).index(self)
+
+
+class ChangeKind(enum.StrEnum):
+    ADDED = "added"
+    CHANGED = "changed"
+    REMOVED = "removed"
+
+
+class Component(msgspec.Struct, frozen=True, kw_only=True):
+    """One part of the application, as rfs.toml names it.
+
+    Attributes:
+        name: its name in rfs.toml.
+        kind: which driver looks after it.
+        options: the keys of its table that belong to the driver, already validated by it.
+        depends_on: names of the components captured and restored before it.
+        home: absolute folder of rfs.toml; relative paths are relative to it.
+        work: absolute folder for the driver's own local state (indexes); it may vanish at any time.
+        carved: absolute paths inside it that other components own: neither captured nor touched.
+    """
+
+    name: str
+    kind: str
+    options: Mapping[str, Any]
+    home: str
+    work: str
+    depends_on: tuple[str, ...] = ()
+    carved: tuple[str, ...] = ()
+
+
+class Fingerprint(msgspec.Struct, frozen=True):
+    """The identity of a component's state: equal digests mean equal states."""
+
+    digest: str
+    entries: int = 0
+    size: int = 0
+
+
+class Capture(msgspec.Struct, frozen=True, kw_only=True):
+    """What one component's driver recorded at one checkpoint.
+
+    Attributes:
+        fingerprint: of the captured state.
+        parts: ids of the manifest parts, in order; each part names the blobs it refers to.
+        entries: how many files, keys, pages or units there are.
+        size: their bytes.
+        stored: bytes this capture added to the store.
+        warnings: sentences about what could not be captured exactly.
+        meta: the driver's own small facts, JSON-like.
+    """
+
+    component: str
+    kind: str
+    fingerprint: Fingerprint
+    parts: tuple[bytes, ...] = ()
+    entries: int = 0
+    size: int = 0
+    stored: int = 0
+    warnings: tuple[str, ...] = ()
+    meta: dict[str, Any] = {}
+    format: int = FORMAT
+
+
+class Ref(msgspec.Struct, frozen=True):
+    """One side of a change: an identity, a size, and a label fit for any eye (secrets masked)."""
+
+    id: str
+    size: int = 0
+    label: str = ""
+
+
+class Change(msgspec.Struct, frozen=True):
+    """One difference between two states of a component: the word of diff, undo, drift, plan and log."""
+
+    component: str
+    kind: ChangeKind
+    key: str
+    before: Ref | None = None
+    after: Ref | None = None
+
+
+class Loss(msgspec.Struct, frozen=True):
+    """Something written since the checkpoint that a rollback would take away.
+
+    Attributes:
+        what: a noun phrase, e.g. "rows in table orders", "files".
+        count: how many; None when it cannot be told before staging.
+        examples: a few of them, masked where secret.
+    """
+
+    component: str
+    what: str
+    count: int | None
+    examples: tuple[str, ...] = ()
+
+
+class Restored(msgspec.Struct, frozen=True):
+    """What a restore did. `changed` counts what was changed, 0 when the state was there already."""
+
+    changed: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+class CheckOutcome(msgspec.Struct, frozen=True):
+    """One health check's result. `required` gates; the others only warn."""
+
+    name: str
+    healthy: bool
+    required: bool
+    detail: str
+    seconds: float
+    attempts: int = 1
+
+
+class HealthReport(msgspec.Struct, frozen=True):
+    """The results of every health check. Falsy when a required one failed."""
+
+    checks: tuple[CheckOutcome, ...] = ()
+
+    @property
+    def healthy(self) -> bool:
+        return all(check.healthy for check in self.checks if check.required)
+
+    @property
+    def failures(self) -> tuple[CheckOutcome, ...]:
+        return tuple(check for check in self.checks if not check.healthy)
+
+    def __bool__(self) -> bool:
+        return self.healthy
+
+
+class DeploymentCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole application's state at one moment; it exists wholly or not at all.
+
+    Attributes:
+        checkpoint_id: 12 hexadecimal digits.
+        deployment_id: the caller's name for the deployment, may be empty.
+        created_at: UTC.
+        state: what the caller's hooks collected, secrets masked; empty without hooks.
+        metadata: the caller's own, JSON-like; "version" and "type" have a meaning.
+        captures: one for each component, by name.
+        health: the health checks' results at the time; None when there were none to run.
+        operation_id: of a SAFETY checkpoint, the operation that took it.
+        revision: grows when message, tags or the pin change; the highest one counts.
+    """
+
+    checkpoint_id: str
+    deployment_id: str
+    created_at: datetime
+    type: CheckpointType
+    state: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
+    captures: dict[str, Capture] = {}
+    health: HealthReport | None = None
+    message: str = ""
+    tags: tuple[str, ...] = ()
+    pinned: bool = False
+    operation_id: str | None = None
+    seconds: float = 0.0
+    revision: int = 0
+    format: int = FORMAT
+
+    @property
+    def version(self) -> str:
+        """The deployed version as the caller named it, or ""."""
+        return str(self.metadata.get("version", ""))
+
+    @property
+    def verified_healthy(self) -> bool:
+        """Whether health checks ran when it was taken, and passed."""
+        return self.health is not None and bool(self.health.checks) and self.health.healthy
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON-like values; `from_dict` gives back an equal checkpoint."""
+        built: dict[str, Any] = msgspec.to_builtins(self)
+        return built
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> DeploymentCheckpoint:
+        """Return the checkpoint that `to_dict` described.
+
+        Raises:
+            msgspec.ValidationError: when `data` does not describe one.
+        """
+        return msgspec.convert(data, cls)
+
+
+class RollbackRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What the history tells of one rollback.
+
+    Attributes:
+        rollback_id: the operation's id.
+        checkpoint_id: where it went, or was to go.
+        executed_at: UTC, when it began.
+        backup_id: the SAFETY checkpoint that holds the state before it.
+        outage: seconds between the stop of the services and their start; None when there was none.
+        late: what was written between the plan and the stop of the services.
+    """
+
+    rollback_id: str
+    checkpoint_id: str
+    reason: str
+    executed_at: datetime
+    status: OperationStatus
+    backup_id: str | None = None
+    finished_at: datetime | None = None
+    strategy: RollbackStrategy = RollbackStrategy.IMMEDIATE
+    components: tuple[str, ...] = ()
+    actor: str = ""
+    kind: str = "rollback"
+    undoes: str | None = None
+    error: str | None = None
+    outage: float | None = None
+    health: HealthReport | None = None
+    late: tuple[Change, ...] = ()
+    warnings: tuple[str, ...] = ()
+    format: int = FORMAT
+
+
+def new_id() -> str:
+    """Return a new random id of 12 hexadecimal digits (48 bits; ids are compared by prefix)."""
+    return secrets.token_hex(ID_HEX_DIGITS // 2)
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,250 @@
+"""Say first what will be done, lost, needed and how long it takes. Pure: nothing here reads or writes.
+
+A plan is data: the engine interprets its steps, the journal stores it, and an older
+release's plan is resumed by a newer release, so actions are only ever added.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from hashlib import sha256
+
+import msgspec
+
+from rfs.production.rollback.errors import IrreversibleError, NotFoundError, UsageError
+from rfs.production.rollback.model import (
+    FORMAT,
+    Capture,
+    Change,
+    DeploymentCheckpoint,
+    Loss,
+    Reversibility,
+)
+
+# Two cores, ext4: staged and verified files and bytes per second, renames per second. They only
+# feed the estimate of a first rollback; afterwards the history's own figures are used.
+STAGE_FILES_PER_SECOND = 4_000.0
+STAGE_BYTES_PER_SECOND = 80e6
+EXCHANGES_PER_SECOND = 20_000.0
+SERVICE_SECONDS = 2.0
+
+
+class Action(enum.StrEnum):
+    """The engine's vocabulary, in the order in which a rollback speaks it."""
+
+    STAGE = "stage"
+    STOP = "stop"
+    DELTA = "delta"
+    LATE = "late"
+    RESTORE = "restore"
+    VERIFY = "verify"
+    START = "start"
+    HEALTH = "health"
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a rollback may take and must prove. Times in seconds.
+
+    Attributes:
+        max_rollback_time: from the stop of the services to the end of the health check.
+        recovery_time: a reserve of its own for going back to the state before.
+        health_check_required: a failing required check turns the rollback back.
+        min_reversibility: a plan with a worse step is refused.
+    """
+
+    auto_rollback: bool = True
+    max_rollback_time: float = 300.0
+    recovery_time: float = 300.0
+    health_check_required: bool = True
+    approval_required: bool = False
+    min_reversibility: Reversibility = Reversibility.COMPENSABLE
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One thing the engine does. `id` is "action" or "action:component" and unique in its plan."""
+
+    id: str
+    action: Action
+    component: str | None = None
+    reversibility: Reversibility = Reversibility.IDEMPOTENT
+
+
+class Scope(msgspec.Struct, frozen=True, kw_only=True):
+    """One component as the planner sees it: what is wanted, and how the live state differs from that.
+
+    Attributes:
+        changes: from the wanted state to the live one.
+        shared: sentences about what restoring cannot do exactly.
+    """
+
+    component: str
+    kind: str
+    want: Capture
+    changes: tuple[Change, ...] = ()
+    losses: tuple[Loss, ...] = ()
+    reversibility: Reversibility = Reversibility.REVERSIBLE
+    runs: bool = False
+    depends_on: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class Estimate(msgspec.Struct, frozen=True):
+    """Seconds; of the whole, and of the outage inside it."""
+
+    seconds: float
+    outage: float
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a rollback would do, lose and need.
+
+    Attributes:
+        target: the checkpoint's id.
+        components: in the order in which they are restored.
+        steps: what the engine walks, forward as they stand.
+    """
+
+    target: str
+    target_created_at: datetime
+    created_at: datetime
+    components: tuple[str, ...]
+    steps: tuple[Step, ...]
+    changes: dict[str, tuple[Change, ...]] = {}
+    losses: tuple[Loss, ...] = ()
+    reversibility: Reversibility = Reversibility.REVERSIBLE
+    warnings: tuple[str, ...] = ()
+    estimate: Estimate = Estimate(0.0, 0.0)
+    health_gates: bool = True
+    format: int = FORMAT
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over target, components, kinds of step and reversibility: never counts or sizes,
+        which always move on a live system."""
+        words = [str(self.format), self.target, *self.components]
+        words += [f"{step.id}={step.reversibility}" for step in self.steps]
+        return sha256("\n".join(words).encode()).hexdigest()
+
+    @property
+    def nothing_to_do(self) -> bool:
+        return not any(self.changes.values())
+
+
+def make_plan(target: DeploymentCheckpoint, scopes: Sequence[Scope], policy: Policy, now: datetime) -> Plan:
+    """Return the plan that brings the components in `scopes` to `target`.
+
+    Args:
+        target: the checkpoint to go to.
+        scopes: one for each component taken part in, in any order.
+        policy: decides whether the plan is allowed, and whether health gates it.
+        now: UTC.
+
+    Raises:
+        UsageError: the components depend on each other in a circle.
+        IrreversibleError: a step is worse than `policy.min_reversibility`.
+    """
+    names = order({scope.component: scope.depends_on for scope in scopes})
+    by_name = {scope.component: scope for scope in scopes}
+    ordered = [by_name[name] for name in names]
+    steps = _steps(ordered)
+    worst = max((step.reversibility for step in steps), key=lambda r: r.rank, default=Reversibility.IDEMPOTENT)
+    if worst.rank > policy.min_reversibility.rank:
+        bad = [step.id for step in steps if step.reversibility.rank > policy.min_reversibility.rank]
+        raise IrreversibleError(
+            "rollback.irreversible", found=worst, wanted=policy.min_reversibility, steps=", ".join(bad)
+        )
+    warnings = [sentence for scope in ordered for sentence in scope.warnings]
+    return Plan(
+        target=target.checkpoint_id,
+        target_created_at=target.created_at,
+        created_at=now,
+        components=tuple(names),
+        steps=tuple(steps),
+        changes={scope.component: scope.changes for scope in ordered},
+        losses=tuple(loss for scope in ordered for loss in scope.losses),
+        reversibility=worst,
+        warnings=tuple(warnings),
+        estimate=estimate(ordered),
+        health_gates=policy.health_check_required,
+    )
+
+
+def _steps(ordered: Sequence[Scope]) -> list[Step]:
+    data = [scope for scope in ordered if not scope.runs]
+    running = [scope for scope in ordered if scope.runs]
+    steps = [Step(f"stage:{s.component}", Action.STAGE, s.component) for s in ordered]
+    steps += [Step(f"stop:{s.component}", Action.STOP, s.component) for s in reversed(running)]
+    steps += [Step("delta", Action.DELTA)]
+    steps += [Step(f"late:{s.component}", Action.LATE, s.component) for s in data]
+    for scope in ordered:
+        steps += [
+            Step(f"restore:{scope.component}", Action.RESTORE, scope.component, scope.reversibility),
+            Step(f"verify:{scope.component}", Action.VERIFY, scope.component),
+        ]
+    steps += [Step(f"start:{s.component}", Action.START, s.component) for s in [*running, *data]]
+    return [*steps, Step("health", Action.HEALTH)]
+
+
+def order(depends_on: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the names so that each comes after those it depends on; ties by name.
+
+    A dependency that is not among the names is not waited for.
+
+    Raises:
+        UsageError: there is a circle.
+    """
+    left = {name: {d for d in needs if d in depends_on} for name, needs in depends_on.items()}
+    done: list[str] = []
+    while left:
+        ready = sorted(name for name, needs in left.items() if not needs)
+        if not ready:
+            raise UsageError("components.cycle", path=" → ".join(sorted(left)))
+        done += ready
+        left = {name: needs - set(ready) for name, needs in left.items() if name not in ready}
+    return done
+
+
+def estimate(scopes: Sequence[Scope]) -> Estimate:
+    """Return how long it will take, from what differs."""
+    changes = [change for scope in scopes for change in scope.changes]
+    wanted = sum(change.before.size for change in changes if change.before is not None)
+    staging = len(changes) / STAGE_FILES_PER_SECOND + wanted / STAGE_BYTES_PER_SECOND
+    entries = sum(scope.want.entries for scope in scopes)
+    services = SERVICE_SECONDS * sum(1 for scope in scopes if scope.runs)
+    outage = services + len(changes) / EXCHANGES_PER_SECOND + 2 * entries / 200_000
+    return Estimate(seconds=staging + outage + entries / 200_000, outage=outage)
+
+
+def select(available: Sequence[str], only: Sequence[str] = (), without: Sequence[str] = ()) -> list[str]:
+    """Return the component names that are meant, in the order they are available.
+
+    Args:
+        only: when given, just these.
+        without: never these.
+
+    Raises:
+        NotFoundError: a name is not available.
+        UsageError: nothing is left.
+    """
+    for name in [*only, *without]:
+        if name not in available:
+            raise NotFoundError("components.unknown", name=name, known=", ".join(available) or "none")
+    chosen = [name for name in available if (not only or name in only) and name not in without]
+    if not chosen:
+        raise UsageError("usage", what="No component is left to act on", hint="Give fewer --except.")
+    return chosen
+
+
+def differs(old: Plan, new: Plan) -> str:
+    """Return what changed materially between two plans as one phrase, or "" when nothing did."""
+    if old.hash == new.hash:
+        return ""
+    if old.target != new.target:
+        return f"the target was {old.target} and is {new.target}"
+    if old.components != new.components:
+        return f"the components were {', '.join(old.components)} and are {', '.join(new.components)}"
+    before = {(step.id, step.reversibility) for step in old.steps}
+    after = {(step.id, step.reversibility) for step in new.steps}
+    return "the steps differ: " + ", ".join(sorted(step for step, _ in before ^ after))

@@ -1,0 +1,108 @@
+"""For authors of drivers: a store in memory, components on the fly, and a component in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from blake3 import blake3
+
+from rfs.production.rollback.driver import BlobSink, BlobSource, Driver
+from rfs.production.rollback.errors import IntegrityError
+from rfs.production.rollback.model import Capture, Component, Fingerprint, Restored
+
+
+class MemoryStore:
+    """A BlobSink and BlobSource that holds everything in a dictionary."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[bytes, bytes] = {}
+        self.parts: dict[bytes, tuple[list[bytes], bytes]] = {}
+        self.ticks = 0
+
+    def tick(self, items: int = 0, size: int = 0) -> None:
+        self.ticks += 1
+
+    def remaining(self) -> float:
+        return 60.0
+
+    def identify(self, data: bytes) -> bytes:
+        return blake3(data).digest()
+
+    def has(self, blob: bytes) -> bool:
+        return blob in self.blobs
+
+    def put(self, data: bytes) -> bytes:
+        blob = self.identify(data)
+        self.blobs[blob] = bytes(data)
+        return blob
+
+    def put_part(self, refs: Sequence[bytes], body: bytes) -> bytes:
+        part = self.identify(b"".join(refs) + body)
+        self.parts[part] = (list(refs), body)
+        return part
+
+    def get(self, blob: bytes) -> bytes:
+        try:
+            return self.blobs[blob]
+        except KeyError:
+            raise IntegrityError("store.blob_missing", blob=blob.hex()[:12]) from None
+
+    def get_part(self, part: bytes) -> tuple[list[bytes], bytes]:
+        try:
+            return self.parts[part]
+        except KeyError:
+            raise IntegrityError("store.blob_missing", blob=part.hex()[:12]) from None
+
+
+def component(kind: str, home: Path, *, name: str = "part", carved: Sequence[str] = (), **options: Any) -> Component:
+    """Return a component whose private folder is `home/.work/NAME`, made when missing."""
+    work = home / ".work" / name
+    work.mkdir(parents=True, exist_ok=True)
+    return Component(name=name, kind=kind, options=options, home=str(home), work=str(work), carved=tuple(carved))
+
+
+class MemoryOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Options of MemoryDriver: none."""
+
+
+class MemoryDriver(Driver):
+    """A component that is one JSON value in this process: the smallest driver that is right.
+
+    `value` is the live state. `fail_in` names methods that raise, for tests of the engine.
+    """
+
+    kind = "memory"
+    options = MemoryOptions
+
+    def __init__(self, value: Any = None) -> None:
+        self.value = value
+        self.fail_in: set[str] = set()
+
+    def _point(self, method: str) -> None:
+        if method in self.fail_in:
+            raise IntegrityError("store.damaged", what=f"{method} was told to fail", hint="It is a test.")
+
+    def _encoded(self) -> bytes:
+        return json.dumps(self.value, sort_keys=True).encode()
+
+    def capture(self, c: Component, sink: BlobSink, previous: Capture | None) -> Capture:
+        self._point("capture")
+        data = self._encoded()
+        part = sink.put_part([sink.put(data)], b"")
+        return Capture(
+            component=c.name, kind=self.kind, fingerprint=self.fingerprint(c, rehash=True), parts=(part,), entries=1
+        )
+
+    def fingerprint(self, c: Component, *, rehash: bool) -> Fingerprint:
+        data = self._encoded()
+        return Fingerprint(blake3(data).hexdigest(), 1, len(data))
+
+    def restore(self, c: Component, source: BlobSource, want: Capture) -> Restored:
+        self._point("restore")
+        (blob,), _ = source.get_part(want.parts[0])
+        self.value = json.loads(source.get(blob))
+        return Restored(1)
