@@ -56,6 +56,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "The components depend on each other in a circle: {path}.",
         "Remove one of the depends_on entries.",
     ),
+    "components.kind_changed": (
+        "The component {name} was of kind {then} at the checkpoint and is {now} now.",
+        "Leave it out with --except {name}, or put its kind back.",
+    ),
     "components.kind": (
         "The component {name} is of an unknown kind: {kind}.",
         "Known kinds are: {known}.",
@@ -98,6 +102,28 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Operation {operation} has no step called {step}.",
         "Its steps are: {known}.",
     ),
+    "operation.many": (
+        "{selector} matches {count} operations: {matches}.",
+        "Give more characters of the id.",
+    ),
+    "operation.none_open": (
+        "No operation is open: there is nothing to resume or abort.",
+        "`rfs log` shows what happened.",
+    ),
+    "operation.not_undoable": (
+        "Operation {operation} is {status}: only a completed one can be undone.",
+        "`rfs log` shows which are completed.",
+    ),
+    "operation.too_few": (
+        "There are only {count} operations that could be undone, not {asked}.",
+        "Ask for fewer; nothing was changed.",
+    ),
+    "operation.interrupted": (
+        "It was interrupted before anything was changed.",
+        "Start it again when you like.",
+    ),
+    "operation.turned": ("It was turned back: {why}", "`rfs show` tells how far it came."),
+    "operation.aborted": ("It was aborted by {actor}.", "Nothing is left to do."),
     # — store —
     "store.none": (
         "There is no store at {path}.",
@@ -135,6 +161,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "The store lacks a blob that is needed ({blob}).",
         "`rfs verify --store` lists what is damaged and which checkpoints are whole.",
     ),
+    "store.incomplete": (
+        "The store lacks {count} blobs that this needs (the first is {first}).",
+        "Checkpoints that are whole: {whole}. `rfs verify --store` tells more.",
+    ),
     "store.no_space": (
         "There is no space left on {path}.",
         "Free some space (`rfs prune` removes old checkpoints); nothing was changed.",
@@ -146,6 +176,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "lock.held": (
         "Another operation is running: {holder}.",
         "Wait for it, or give --timeout to wait for it here.",
+    ),
+    "catalog.damaged": (
+        "The catalog {path} is damaged.",
+        "Move it away, then run `rfs recover --rebuild`: it is made again from the packs.",
     ),
     # — components —
     "path.missing": (

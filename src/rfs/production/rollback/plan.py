@@ -75,13 +75,14 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
     """One component as the planner sees it: what is wanted, and how the live state differs from that.
 
     Attributes:
+        want: None for services that are only stopped and started around the restore of others.
         changes: from the wanted state to the live one.
-        shared: sentences about what restoring cannot do exactly.
+        warnings: sentences about what restoring cannot do exactly.
     """
 
     component: str
     kind: str
-    want: Capture
+    want: Capture | None
     changes: tuple[Change, ...] = ()
     losses: tuple[Loss, ...] = ()
     reversibility: Reversibility = Reversibility.REVERSIBLE
@@ -137,7 +138,8 @@ def make_plan(target: DeploymentCheckpoint, scopes: Sequence[Scope], policy: Pol
 
     Args:
         target: the checkpoint to go to.
-        scopes: one for each component taken part in, in any order.
+        scopes: one for each component that is restored, and for each other one that has
+            services: those are stopped and started, whatever was selected. In any order.
         policy: decides whether the plan is allowed, and whether health gates it.
         now: UTC.
 
@@ -160,9 +162,9 @@ def make_plan(target: DeploymentCheckpoint, scopes: Sequence[Scope], policy: Pol
         target=target.checkpoint_id,
         target_created_at=target.created_at,
         created_at=now,
-        components=tuple(names),
+        components=tuple(scope.component for scope in ordered if scope.want is not None),
         steps=tuple(steps),
-        changes={scope.component: scope.changes for scope in ordered},
+        changes={scope.component: scope.changes for scope in ordered if scope.want is not None},
         losses=tuple(loss for scope in ordered for loss in scope.losses),
         reversibility=worst,
         warnings=tuple(warnings),
@@ -172,13 +174,14 @@ def make_plan(target: DeploymentCheckpoint, scopes: Sequence[Scope], policy: Pol
 
 
 def _steps(ordered: Sequence[Scope]) -> list[Step]:
-    data = [scope for scope in ordered if not scope.runs]
+    wanted = [scope for scope in ordered if scope.want is not None]
+    data = [scope for scope in wanted if not scope.runs]
     running = [scope for scope in ordered if scope.runs]
-    steps = [Step(f"stage:{s.component}", Action.STAGE, s.component) for s in ordered]
+    steps = [Step(f"stage:{s.component}", Action.STAGE, s.component) for s in wanted]
     steps += [Step(f"stop:{s.component}", Action.STOP, s.component) for s in reversed(running)]
     steps += [Step("delta", Action.DELTA)]
     steps += [Step(f"late:{s.component}", Action.LATE, s.component) for s in data]
-    for scope in ordered:
+    for scope in wanted:
         steps += [
             Step(f"restore:{scope.component}", Action.RESTORE, scope.component, scope.reversibility),
             Step(f"verify:{scope.component}", Action.VERIFY, scope.component),
@@ -211,7 +214,7 @@ def estimate(scopes: Sequence[Scope]) -> Estimate:
     changes = [change for scope in scopes for change in scope.changes]
     wanted = sum(change.before.size for change in changes if change.before is not None)
     staging = len(changes) / STAGE_FILES_PER_SECOND + wanted / STAGE_BYTES_PER_SECOND
-    entries = sum(scope.want.entries for scope in scopes)
+    entries = sum(scope.want.entries for scope in scopes if scope.want is not None)
     services = SERVICE_SECONDS * sum(1 for scope in scopes if scope.runs)
     outage = services + len(changes) / EXCHANGES_PER_SECOND + 2 * entries / 200_000
     return Estimate(seconds=staging + outage + entries / 200_000, outage=outage)

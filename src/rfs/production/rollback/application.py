@@ -1,0 +1,502 @@
+"""One application, as rfs.toml describes it: what the command line and the manager stand on.
+
+Synchronous, and expected conditions are raised as RollbackError. Each method that changes
+something takes the application's lock, settles what a crash left behind, and acts.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from rfs.production.rollback import selectors
+from rfs.production.rollback.catalog import Catalog, entry
+from rfs.production.rollback.engine import Engine, Part
+from rfs.production.rollback.errors import (
+    ConflictError,
+    HeldError,
+    NotFoundError,
+    RollbackError,
+    UsageError,
+)
+from rfs.production.rollback.lock import exclusive, holder
+from rfs.production.rollback.model import (
+    Capture,
+    Change,
+    CheckpointType,
+    DeploymentCheckpoint,
+    HealthReport,
+    OperationStatus,
+    new_id,
+    utc_now,
+)
+from rfs.production.rollback.operation import Mark, Operation, position, undoable
+from rfs.production.rollback.plan import Plan, Scope, differs, make_plan, select
+from rfs.production.rollback.pulse import Beat, Reporter
+from rfs.production.rollback.settings import Settings, find, load
+from rfs.production.rollback.store import Store
+from rfs.production.rollback.wiring import load_parts
+
+
+class Drift(msgspec.Struct, frozen=True):
+    """How one component stands against a checkpoint: `equal` is None where it cannot be told."""
+
+    component: str
+    kind: str
+    equal: bool | None
+    detail: str = ""
+
+
+class Status(msgspec.Struct, frozen=True):
+    """What `rfs status` tells: the last checkpoint, drift against it, and the open operation."""
+
+    app: str
+    latest: DeploymentCheckpoint | None
+    drift: tuple[Drift, ...]
+    open_operation: Operation | None
+    running: str
+
+
+class Application:
+    """Args: settings: of rfs.toml. reporter: told of progress. wait: seconds to wait for the lock.
+
+    `beat.interrupt()` may be called from a signal handler or another thread: the operation turns back.
+    """
+
+    def __init__(self, settings: Settings, *, reporter: Reporter | None = None, wait: float = 0.0) -> None:
+        self.settings = settings
+        self.wait = wait
+        self.store = Store.open(settings.store.path, settings.store.key)
+        self.catalog = Catalog(os.path.join(settings.store.path, "catalog.db"))
+        self.parts: dict[str, Part] = load_parts(settings, os.path.join(settings.store.path, "work"))
+        self.beat = Beat(reporter)
+        self.engine = Engine(self.store, self.catalog, self.parts, self.check_health, self.beat)
+        self.notices: list[str] = []
+
+    @classmethod
+    def open(cls, config: str | None = None, *, reporter: Reporter | None = None, wait: float = 0.0) -> Application:
+        """Open the application of the rfs.toml given, or found upward from the working directory.
+
+        Raises:
+            UsageError: rfs.toml is wrong.
+            NotFoundError: there is no rfs.toml, or no store yet.
+            RollbackError: the store or its key cannot be used.
+        """
+        return cls(load(config or find(os.getcwd())), reporter=reporter, wait=wait)
+
+    def close(self) -> None:
+        self.catalog.close()
+        self.store.close()
+
+    def __enter__(self) -> Application:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # — checkpoints —
+
+    def checkpoint(
+        self,
+        *,
+        message: str = "",
+        tags: Sequence[str] = (),
+        only: Sequence[str] = (),
+        without: Sequence[str] = (),
+        kind: CheckpointType = CheckpointType.MANUAL,
+        deployment_id: str = "",
+        metadata: Mapping[str, Any] | None = None,
+    ) -> DeploymentCheckpoint:
+        """Take a checkpoint of the whole application, or of some components.
+
+        Raises:
+            UsageError: there are no components.
+            RollbackError: it could not be taken; nothing exists of it.
+        """
+        self._require_components()
+        names = select(list(self.parts), only, without)
+        with self.exclusively("checkpoint"):
+            return self.engine.checkpoint(
+                names,
+                kind,
+                health=self._health_or_none,
+                message=message,
+                tags=tuple(tags),
+                deployment_id=deployment_id,
+                metadata=dict(metadata or {}),
+            )
+
+    def find(self, selector: str) -> DeploymentCheckpoint:
+        """Return the checkpoint that a selector means; see selectors.find."""
+        return selectors.find(selector, self.catalog.checkpoints())
+
+    def amend(
+        self,
+        selector: str,
+        *,
+        pinned: bool | None = None,
+        add_tags: Sequence[str] = (),
+        message: str | None = None,
+    ) -> DeploymentCheckpoint:
+        """Pin or unpin a checkpoint, add tags to it, or change its message."""
+        with self.exclusively("amend"):
+            old = self.find(selector)
+            new = msgspec.structs.replace(
+                old,
+                pinned=old.pinned if pinned is None else pinned,
+                tags=tuple(dict.fromkeys((*old.tags, *add_tags))),
+                message=old.message if message is None else message,
+                revision=old.revision + 1,
+            )
+            self.store.put_record("checkpoint", msgspec.json.encode(new))
+            self.store.flush()
+            self.catalog.put_checkpoint(new)
+            return new
+
+    # — looking —
+
+    def plan(self, selector: str, *, only: Sequence[str] = (), without: Sequence[str] = ()) -> Plan:
+        """Return what a rollback to a checkpoint would do, lose and need. Changes nothing.
+
+        Raises:
+            NotFoundError: no such checkpoint or component.
+            IrreversibleError: the policy refuses it.
+        """
+        self._require_components()
+        target = self.find(selector)
+        return self._plan_captures(target, self._chosen(target, only, without))
+
+    def diff(self, a: str, b: str | None = None, *, only: Sequence[str] = ()) -> list[Change]:
+        """Return the changes from checkpoint `a` to checkpoint `b`, or to the live state."""
+        first = self.find(a)
+        second = self.find(b) if b is not None else None
+        names = select([n for n in self.parts if n in first.captures], only)
+        changes: list[Change] = []
+        for name in names:
+            part = self.parts[name]
+            after = second.captures.get(name) if second is not None else None
+            if second is not None and after is None:
+                continue
+            with self.beat.doing(f"comparing {name}"):
+                changes += part.driver.changes(part.component, self.engine.blobs, first.captures[name], after)
+        return changes
+
+    def status(self) -> Status:
+        """Return how the live state stands against the last checkpoint, and what is going on."""
+        latest = self.catalog.latest(safety=False)
+        drift: list[Drift] = []
+        for name, part in self.parts.items():
+            capture = latest.captures.get(name) if latest is not None else None
+            drift.append(self._drift(part, capture))
+        open_operation = self.catalog.open_operation()
+        return Status(self.settings.app, latest, tuple(drift), open_operation, holder(self._lock_path))
+
+    def _drift(self, part: Part, capture: Capture | None) -> Drift:
+        c = part.component
+        if capture is None:
+            return Drift(c.name, c.kind, None, "not in the last checkpoint")
+        try:
+            live = part.driver.fingerprint(c, rehash=False)
+        except RollbackError as error:
+            return Drift(c.name, c.kind, None, str(error))
+        return Drift(c.name, c.kind, live.digest == capture.fingerprint.digest)
+
+    def check_health(self, beat: Beat) -> HealthReport:
+        """Run every health check of rfs.toml."""
+        if not self.settings.health:
+            return HealthReport()
+        from rfs.production.rollback.health import parse_checks, run_checks
+
+        with beat.doing("checking health"):
+            return run_checks(parse_checks(self.settings.health, self.settings.path), beat)
+
+    def _health_or_none(self) -> HealthReport | None:
+        return self.check_health(self.beat) if self.settings.health else None
+
+    # — rollback —
+
+    def rollback(
+        self,
+        selector: str,
+        *,
+        reason: str = "",
+        only: Sequence[str] = (),
+        without: Sequence[str] = (),
+        expected: Plan | None = None,
+    ) -> Operation:
+        """Bring the application to a checkpoint; if that fails, bring it back to the state before.
+
+        Args:
+            expected: a plan made earlier; refused when today's differs materially.
+
+        Raises:
+            RevertedError: it failed, and the system is back at the state before.
+            HeldError: it failed both ways.
+            RollbackError: it was refused; nothing was changed.
+        """
+        self._require_components()
+        with self.exclusively(f"rollback to {selector}"):
+            target = self.find(selector)
+            captures = self._chosen(target, only, without)
+            return self._roll_back(target, captures, kind="rollback", reason=reason, expected=expected)
+
+    def undo(self, number: int = 1, *, operation: str | None = None, reason: str = "") -> list[Operation]:
+        """Take back the last `number` operations, newest first, or one that is named.
+
+        Raises:
+            NotFoundError: there are fewer, or no such operation; nothing was changed.
+        """
+        with self.exclusively("undo"):
+            done: list[Operation] = []
+            for each in self._to_undo(number, operation):
+                before = self.catalog.checkpoint(each.state_before)
+                captures = {name: before.captures[name] for name in each.plan.components}
+                why = reason or f"undo of {each.kind} {each.operation_id}"
+                done.append(self._roll_back(before, captures, kind="undo", reason=why, undoes=each.operation_id))
+            return done
+
+    def _to_undo(self, number: int, named: str | None) -> list[Operation]:
+        operations = self.catalog.operations()
+        if named is not None:
+            chosen = self.catalog.operation(selectors.find_id(named, [o.operation_id for o in operations]))
+            if chosen.status is not OperationStatus.COMPLETED:
+                raise ConflictError("operation.not_undoable", operation=chosen.operation_id, status=chosen.status)
+            return [chosen]
+        if number < 1:
+            raise UsageError("usage", what="-n must be at least 1", hint="`rfs undo` takes back one operation.")
+        able = undoable(operations)
+        if len(able) < number:
+            raise NotFoundError(
+                "operation.too_few" if able else "operation.nothing_to_undo", asked=number, count=len(able)
+            )
+        return able[:number]
+
+    def _roll_back(
+        self,
+        target: DeploymentCheckpoint,
+        captures: Mapping[str, Capture],
+        *,
+        kind: str,
+        reason: str,
+        expected: Plan | None = None,
+        undoes: str | None = None,
+    ) -> Operation:
+        engine = self.engine
+        engine.require_blobs(captures.values())
+        plan = self._plan_captures(target, captures)
+        if expected is not None and (change := differs(expected, plan)):
+            raise ConflictError("plan.changed", what=change)
+        operation_id = new_id()
+        safety = engine.checkpoint(
+            [name for name, part in self.parts.items() if name in captures or part.driver.runs],
+            CheckpointType.SAFETY,
+            health=self._health_or_none,
+            operation_id=operation_id,
+            deployment_id=target.deployment_id,
+            message=f"before {kind} {operation_id}",
+        )
+        operation = Operation(
+            operation_id=operation_id,
+            kind=kind,
+            plan=msgspec.structs.replace(plan, changes={}),
+            reason=reason,
+            actor=actor(),
+            created_at=utc_now(),
+            safety=safety.checkpoint_id,
+            undoes=undoes,
+            warnings=plan.warnings,
+            max_rollback_time=self.settings.policy.max_rollback_time,
+            recovery_time=self.settings.policy.recovery_time,
+        )
+        engine.begin(operation)
+        return engine.run(operation)
+
+    def _chosen(self, target: DeploymentCheckpoint, only: Sequence[str], without: Sequence[str]) -> dict[str, Capture]:
+        names = select(list(self.parts), only, without)
+        for name in only:
+            if name not in target.captures:
+                raise NotFoundError("checkpoint.lacks", checkpoint=target.checkpoint_id, component=name)
+        return {name: target.captures[name] for name in names if name in target.captures}
+
+    def _plan_captures(self, target: DeploymentCheckpoint, captures: Mapping[str, Capture]) -> Plan:
+        scopes = [self._scope(part, captures.get(name)) for name, part in self.parts.items()]
+        taking_part = [scope for scope in scopes if scope.want is not None or scope.runs]
+        plan = make_plan(target, taking_part, self.settings.policy, utc_now())
+        left_out = [
+            f"The checkpoint holds nothing of {name}: it stays as it is."
+            for name in self.parts
+            if name not in target.captures
+        ]
+        if not self.settings.health:
+            left_out.append("No health checks are configured: only the read-back proves the rollback.")
+        return msgspec.structs.replace(plan, warnings=(*plan.warnings, *left_out))
+
+    def _scope(self, part: Part, want: Capture | None) -> Scope:
+        c, driver = part.component, part.driver
+        changes: tuple[Change, ...] = ()
+        scope = Scope(
+            component=c.name,
+            kind=c.kind,
+            want=want,
+            reversibility=driver.reversibility,
+            runs=driver.runs,
+            depends_on=c.depends_on,
+        )
+        if want is None:
+            return scope
+        if want.kind != driver.kind:
+            raise ConflictError("components.kind_changed", name=c.name, then=want.kind, now=driver.kind)
+        with self.beat.doing(f"comparing {c.name}"):
+            changes = tuple(driver.changes(c, self.engine.blobs, want, None))
+            losses = tuple(driver.losses(c, self.engine.blobs, want, changes))
+        return msgspec.structs.replace(scope, changes=changes, losses=losses, warnings=want.warnings)
+
+    # — after a crash, and when held —
+
+    def recover(self) -> list[Operation]:
+        """Finish or revert whatever a crash interrupted. Does nothing when nothing was.
+
+        Raises:
+            HeldError: an operation is held, or became so.
+            RevertedError: it could not be finished and was turned back.
+        """
+        with self.locked("recover"):
+            self._tidy()
+            interrupted = self.catalog.open_operation()
+            if interrupted is None:
+                return []
+            if interrupted.status is OperationStatus.HELD:
+                raise self._held(interrupted)
+            return [self._carry_on(interrupted)]
+
+    def resume(self, selector: str | None = None, *, skip: str | None = None) -> Operation:
+        """Go on with a held operation from the step that failed, in the direction it had.
+
+        Args:
+            skip: the id of a step to leave out.
+
+        Raises:
+            RevertedError: it went on, back to the state before.
+            HeldError: it failed again.
+        """
+        with self.locked("resume"):
+            self._tidy()
+            held = self._open_operation(selector)
+            if skip is not None:
+                steps = [step.id for step in held.plan.steps]
+                if skip not in steps:
+                    raise NotFoundError(
+                        "operation.step", operation=held.operation_id, step=skip, known=", ".join(steps)
+                    )
+                self.catalog.mark(entry(held, skip, Mark.SKIPPED, f"by {actor()}"))
+            return self._run_again(held)
+
+    def abort(self, selector: str | None = None) -> Operation:
+        """Turn an open operation back now.
+
+        Raises:
+            RevertedError: it is back at the state before: what was asked for.
+            HeldError: it could not be turned back.
+        """
+        with self.locked("abort"):
+            self._tidy()
+            operation = self._open_operation(selector)
+            try:
+                return self.engine.turn(operation, RollbackError("operation.aborted", actor=actor()))
+            except HeldError:
+                raise
+            except RollbackError:
+                return self.catalog.operation(operation.operation_id)
+
+    def _open_operation(self, selector: str | None) -> Operation:
+        if selector is None:
+            found = self.catalog.open_operation()
+            if found is None:
+                raise NotFoundError("operation.none_open")
+            return found
+        ids = [operation.operation_id for operation in self.catalog.operations()]
+        operation = self.catalog.operation(selectors.find_id(selector, ids))
+        if operation.status not in (OperationStatus.RUNNING, OperationStatus.HELD):
+            raise ConflictError("operation.not_open", operation=operation.operation_id, status=operation.status)
+        return operation
+
+    def _run_again(self, operation: Operation) -> Operation:
+        operation = msgspec.structs.replace(operation, status=OperationStatus.RUNNING)
+        self.catalog.put_operation(operation)
+        return self.engine.run(operation)
+
+    def _carry_on(self, operation: Operation) -> Operation:
+        """Before the first stop nothing live was changed, so an interrupted rollback is dropped:
+        finishing it hours later would surprise. After it, it is finished."""
+        where = position(operation.plan, self.catalog.journal(operation.operation_id))
+        if where.outage or where.turned:
+            return self._run_again(operation)
+        try:
+            self.engine.turn(operation, RollbackError("operation.interrupted"))
+        except HeldError:
+            raise
+        except RollbackError:
+            self.notices.append(f"The interrupted {operation.kind} {operation.operation_id} had changed nothing.")
+        return self.catalog.operation(operation.operation_id)
+
+    def _held(self, operation: Operation) -> HeldError:
+        return HeldError("rollback.open", operation=operation.operation_id, status=operation.status)
+
+    # — one at a time —
+
+    @contextmanager
+    def locked(self, what: str) -> Iterator[None]:
+        with exclusive(self._lock_path, what, self.wait):
+            yield
+
+    @contextmanager
+    def exclusively(self, what: str) -> Iterator[None]:
+        """Hold the lock, with everything a crash left behind settled."""
+        with self.locked(what):
+            self._tidy()
+            interrupted = self.catalog.open_operation()
+            if interrupted is not None and interrupted.status is OperationStatus.HELD:
+                raise self._held(interrupted)
+            if interrupted is not None:
+                self._settle(interrupted)
+            yield
+
+    def _settle(self, interrupted: Operation) -> None:
+        try:
+            settled = self._carry_on(interrupted)
+        except HeldError:
+            raise
+        except RollbackError as error:
+            self.notices.append(f"An interrupted {interrupted.kind} was settled first: {error}")
+        else:
+            self.notices.append(
+                f"An interrupted {interrupted.kind} ({interrupted.operation_id}) was settled first: {settled.status}."
+            )
+
+    def _tidy(self) -> None:
+        self.notices += self.store.recover()
+        self.engine.let_writers_go()
+        finished = next((o for o in self.catalog.operations()[:1] if o.finished_at is not None), None)
+        if finished is not None:
+            self.engine.release(finished)
+
+    @property
+    def _lock_path(self) -> str:
+        return os.path.join(self.settings.store.path, "lock")
+
+    def _require_components(self) -> None:
+        if not self.parts:
+            raise UsageError("app.empty", path=self.settings.path)
+
+
+def actor() -> str:
+    """Return who runs this: the user behind sudo, where there is one."""
+    try:
+        return os.environ.get("SUDO_USER") or getpass.getuser()
+    except OSError:
+        return str(os.getuid())

@@ -1,0 +1,208 @@
+"""The catalog: which checkpoints and operations there are, and the journal of the open one.
+
+SQLite with WAL and synchronous=FULL: what a method wrote when it returns survives power
+loss. Everything but the journal of an open operation can be rebuilt from the packs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+
+import apsw
+import msgspec
+
+from rfs.production.rollback.errors import NotFoundError, RollbackError
+from rfs.production.rollback.model import FORMAT, Capture, CheckpointType, DeploymentCheckpoint, utc_now
+from rfs.production.rollback.operation import Entry, Mark, Operation
+
+BUSY_MILLISECONDS = 30_000
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS checkpoints (
+    seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL,
+    type TEXT NOT NULL, record BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS operations (
+    seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, status TEXT NOT NULL, record BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS journal (
+    n INTEGER PRIMARY KEY, operation TEXT NOT NULL, step TEXT NOT NULL, mark TEXT NOT NULL,
+    at TEXT NOT NULL, note TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS journal_operation ON journal (operation, n);
+"""
+
+
+class Catalog:
+    """Args: path: the database file; made when missing. Raises RollbackError when it cannot be used."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        try:
+            self._db = apsw.Connection(path)
+            self._db.set_busy_timeout(BUSY_MILLISECONDS)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._migrate()
+        except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError) as error:
+            raise RollbackError("store.unwritable", path=path, why=str(error)) from error
+        except (apsw.NotADBError, apsw.CorruptError) as error:
+            raise RollbackError("catalog.damaged", path=path) from error
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _migrate(self) -> None:
+        version = self._db.pragma("user_version")
+        if version > FORMAT:
+            raise RollbackError("store.format", path=self.path, found=version, known=FORMAT)
+        if version < FORMAT:
+            with self._transaction():
+                self._db.execute(SCHEMA)
+                self._db.pragma("user_version", FORMAT)
+            os.chmod(self.path, 0o600)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        # BEGIN IMMEDIATE: a deferred transaction that reads and then writes fails at once under
+        # contention, whatever the busy timeout.
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    # — checkpoints —
+
+    def put_checkpoint(self, checkpoint: DeploymentCheckpoint) -> None:
+        """Add a checkpoint, or replace the record of the one with its id. From then on it exists."""
+        record = msgspec.json.encode(checkpoint)
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO checkpoints (id, created_at, type, record) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT (id) DO UPDATE SET record = excluded.record, type = excluded.type",
+                (checkpoint.checkpoint_id, checkpoint.created_at.isoformat(), checkpoint.type, record),
+            )
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """Remove checkpoints. Their blobs go with the next prune of the store."""
+        with self._transaction():
+            self._db.executemany("DELETE FROM checkpoints WHERE id = ?", [(each,) for each in ids])
+
+    def checkpoint(self, checkpoint_id: str) -> DeploymentCheckpoint:
+        """Return the checkpoint with exactly this id.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        row = self._db.execute("SELECT record FROM checkpoints WHERE id = ?", (checkpoint_id,)).fetchone()
+        if row is None:
+            raise NotFoundError("checkpoint.none", selector=checkpoint_id)
+        return msgspec.json.decode(row[0], type=DeploymentCheckpoint)
+
+    def checkpoints(self) -> list[DeploymentCheckpoint]:
+        """Return all checkpoints, newest first, SAFETY ones included."""
+        rows = self._db.execute("SELECT record FROM checkpoints ORDER BY seq DESC")
+        return [msgspec.json.decode(record, type=DeploymentCheckpoint) for (record,) in rows]
+
+    def latest(self, *, safety: bool) -> DeploymentCheckpoint | None:
+        """Return the newest checkpoint; with `safety`, also one taken by a rollback."""
+        query = "SELECT record FROM checkpoints WHERE ? OR type != ? ORDER BY seq DESC LIMIT 1"
+        row = self._db.execute(query, (safety, CheckpointType.SAFETY)).fetchone()
+        return msgspec.json.decode(row[0], type=DeploymentCheckpoint) if row else None
+
+    def latest_captures(self) -> dict[str, Capture]:
+        """Return the newest capture of each component: what an unchanged file can be taken from."""
+        found: dict[str, Capture] = {}
+        for (record,) in self._db.execute("SELECT record FROM checkpoints ORDER BY seq DESC LIMIT 4"):
+            checkpoint = msgspec.json.decode(record, type=DeploymentCheckpoint)
+            for name, capture in checkpoint.captures.items():
+                found.setdefault(name, capture)
+        return found
+
+    # — operations and their journal —
+
+    def put_operation(self, operation: Operation, mark: Entry | None = None) -> None:
+        """Write an operation's record and, in the same transaction, a journal entry."""
+        record = msgspec.json.encode(operation)
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO operations (id, status, record) VALUES (?, ?, ?)"
+                " ON CONFLICT (id) DO UPDATE SET record = excluded.record, status = excluded.status",
+                (operation.operation_id, operation.status, record),
+            )
+            if mark is not None:
+                self._insert(mark)
+
+    def mark(self, entry: Entry) -> None:
+        """Write a journal entry; it is durable when this returns."""
+        with self._transaction():
+            self._insert(entry)
+
+    def _insert(self, entry: Entry) -> None:
+        self._db.execute(
+            "INSERT INTO journal (operation, step, mark, at, note) VALUES (?, ?, ?, ?, ?)",
+            (entry.operation, entry.step, entry.mark, entry.at.isoformat(), entry.note),
+        )
+
+    def journal(self, operation_id: str) -> list[Entry]:
+        """Return the operation's entries in the order they were written."""
+        rows = self._db.execute(
+            "SELECT operation, step, mark, at, note FROM journal WHERE operation = ? ORDER BY n", (operation_id,)
+        )
+        return [
+            Entry(operation, step, Mark(mark), datetime.fromisoformat(at), note)
+            for operation, step, mark, at, note in rows
+        ]
+
+    def operations(self) -> list[Operation]:
+        """Return all operations, newest first."""
+        rows = self._db.execute("SELECT record FROM operations ORDER BY seq DESC")
+        return [msgspec.json.decode(record, type=Operation) for (record,) in rows]
+
+    def operation(self, operation_id: str) -> Operation:
+        """Return the operation with exactly this id.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        row = self._db.execute("SELECT record FROM operations WHERE id = ?", (operation_id,)).fetchone()
+        if row is None:
+            raise NotFoundError("operation.none", selector=operation_id)
+        return msgspec.json.decode(row[0], type=Operation)
+
+    def open_operation(self) -> Operation | None:
+        """Return the operation that is running, was interrupted, or is held; there is at most one."""
+        row = self._db.execute(
+            "SELECT record FROM operations WHERE status IN ('running', 'held') ORDER BY seq LIMIT 1"
+        ).fetchone()
+        return msgspec.json.decode(row[0], type=Operation) if row else None
+
+    # — small facts —
+
+    def note(self, key: str, value: str | None) -> None:
+        """Remember a small fact, or forget it with None."""
+        with self._transaction():
+            self._db.execute("DELETE FROM meta WHERE key = ?", (key,))
+            if value is not None:
+                self._db.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
+
+    def noted(self, key: str) -> str | None:
+        """Return a fact that `note` remembered, or None."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return str(row[0]) if row else None
+
+    def empty(self) -> bool:
+        """Tell whether it knows of nothing: a new store, or a lost catalog."""
+        row = self._db.execute(
+            "SELECT EXISTS (SELECT 1 FROM checkpoints), EXISTS (SELECT 1 FROM operations)"
+        ).fetchone()
+        return row == (0, 0)
+
+
+def entry(operation: Operation, step: str, mark: Mark, note: str = "") -> Entry:
+    """Return a journal entry of this moment."""
+    return Entry(operation.operation_id, step, mark, utc_now(), note)

@@ -1,0 +1,415 @@
+"""Takes checkpoints, and interprets plans: run, resume and turn back are one interpreter.
+
+A step is *intent* committed, step run, *done* committed; never another order. Every step
+converges, so that running it again after a crash is harmless. When one fails, *turn* is
+committed and the same steps are walked towards the state before. When that fails too, the
+operation is held: somebody has to look.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from rfs.production.rollback.catalog import Catalog, entry
+from rfs.production.rollback.driver import Driver
+from rfs.production.rollback.errors import (
+    HeldError,
+    IntegrityError,
+    InterruptedByUserError,
+    NotFoundError,
+    RevertedError,
+    RollbackError,
+)
+from rfs.production.rollback.model import (
+    Capture,
+    Change,
+    CheckpointType,
+    Component,
+    DeploymentCheckpoint,
+    HealthReport,
+    OperationStatus,
+    new_id,
+    utc_now,
+)
+from rfs.production.rollback.operation import Mark, Operation, position, way_back
+from rfs.production.rollback.plan import Action, Step
+from rfs.production.rollback.pulse import Beat
+from rfs.production.rollback.store import Store
+
+LATE_LISTED = 100
+
+
+class Part(msgspec.Struct, frozen=True):
+    """A component and the driver that looks after it."""
+
+    component: Component
+    driver: Driver
+
+
+class Engine:
+    """Args: parts: by component name, in the order of capture and restore. check: runs the health checks."""
+
+    def __init__(
+        self,
+        store: Store,
+        catalog: Catalog,
+        parts: Mapping[str, Part],
+        check: Callable[[Beat], HealthReport],
+        beat: Beat,
+    ) -> None:
+        self.store = store
+        self.catalog = catalog
+        self.parts = parts
+        self.check = check
+        self.beat = beat
+        self.blobs = _Blobs(store, beat)
+        self._steps: dict[Action, Callable[[Operation, Step], Operation]] = {
+            Action.STAGE: self._stage,
+            Action.STOP: self._stop,
+            Action.DELTA: self._delta,
+            Action.LATE: self._stage,
+            Action.RESTORE: self._restore,
+            Action.VERIFY: self._verify,
+            Action.START: self._start,
+            Action.HEALTH: self._health,
+        }
+
+    # — checkpoint, as a straight line —
+
+    def checkpoint(
+        self,
+        components: Sequence[str],
+        kind: CheckpointType,
+        *,
+        taken: Mapping[str, Capture] | None = None,
+        health: Callable[[], HealthReport | None],
+        **record: Any,
+    ) -> DeploymentCheckpoint:
+        """Capture `components` and commit a checkpoint: it exists wholly, or not at all.
+
+        Args:
+            components: names, in order.
+            kind: why it is taken.
+            taken: captures to carry over as they are.
+            health: called after the captures; its result is recorded.
+            record: further fields of the checkpoint.
+
+        Raises:
+            RollbackError: it could not be captured or stored; nothing exists of it.
+        """
+        began = time.monotonic()
+        try:
+            self._quiesce(components)
+            try:
+                captures = {**(taken or {}), **self._capture(components)}
+            finally:
+                self.let_writers_go()
+            checkpoint = DeploymentCheckpoint(
+                checkpoint_id=new_id(),
+                created_at=utc_now(),
+                type=kind,
+                captures=captures,
+                health=health(),
+                seconds=round(time.monotonic() - began, 3),
+                **record,
+            )
+            self.store.put_record("checkpoint", msgspec.json.encode(checkpoint))
+            self.store.flush()
+        except BaseException:
+            self.store.discard()
+            raise
+        self.catalog.put_checkpoint(checkpoint)
+        return checkpoint
+
+    def _capture(self, components: Sequence[str]) -> dict[str, Capture]:
+        previous = self.catalog.latest_captures()
+        captures: dict[str, Capture] = {}
+        for name in components:
+            part = self.parts[name]
+            with self.beat.doing(f"capturing {name}"):
+                stored = self.store.stored
+                known = previous.get(name)
+                if known is not None and known.kind != part.driver.kind:
+                    known = None
+                capture = part.driver.capture(part.component, self.blobs, known)
+                captures[name] = msgspec.structs.replace(capture, stored=self.store.stored - stored)
+        return captures
+
+    def _quiesce(self, components: Sequence[str]) -> None:
+        held = [name for name in components if _overrides(self.parts[name].driver, "quiesce")]
+        if held:
+            self.catalog.note("quiesced", ",".join(held))
+        for name in held:
+            self.parts[name].driver.quiesce(self.parts[name].component)
+
+    def let_writers_go(self) -> None:
+        """Resume what a checkpoint quiesced, also one that was killed meanwhile."""
+        noted = self.catalog.noted("quiesced")
+        if noted is None:
+            return
+        for name in reversed(noted.split(",")):
+            if name in self.parts:
+                self.parts[name].driver.resume(self.parts[name].component)
+        self.catalog.note("quiesced", None)
+
+    def require_blobs(self, captures: Iterable[Capture]) -> None:
+        """Make sure that every blob these captures need is in the store.
+
+        Raises:
+            IntegrityError: some are not; the text lists the damage and the checkpoints that are whole.
+        """
+        missing = self.missing(captures)
+        if missing:
+            whole = [c.checkpoint_id for c in self.catalog.checkpoints() if not self.missing(c.captures.values())]
+            raise IntegrityError(
+                "store.incomplete",
+                count=len(missing),
+                whole=", ".join(whole[:5]) or "none",
+                first=missing[0].hex()[:12],
+            )
+
+    def missing(self, captures: Iterable[Capture]) -> list[bytes]:
+        """Return the blobs that these captures need and the store has not."""
+        parts = [part for capture in captures for part in capture.parts]
+        lost = [part for part in parts if not self.store.has(part)]
+        return lost or [blob for blob in self.store.reachable(parts) if not self.store.has(blob)]
+
+    # — rollback, as a straight line —
+
+    def begin(self, operation: Operation) -> None:
+        """Write the operation down; from now on a crash is recovered by `run`."""
+        self.catalog.put_operation(operation)
+
+    def run(self, operation: Operation) -> Operation:
+        """Carry the operation on from wherever its journal says it stands, to its end.
+
+        Returns:
+            The completed operation.
+
+        Raises:
+            RevertedError: it failed, and the system is back at the state before.
+            HeldError: it failed both ways.
+            RollbackError: it failed before anything live was touched.
+        """
+        plan = operation.plan
+        where = position(plan, self.catalog.journal(operation.operation_id))
+        if where.turned:
+            return self._go_back(operation, RollbackError("operation.turned", why=operation.error or "it was aborted"))
+        if where.outage:
+            self._allow_forward(operation)
+        try:
+            for step in plan.steps:
+                if step.id not in where.done:
+                    operation = self._take(operation, step)
+        except Exception as failure:  # every failure, also a bug, must bring the application back first
+            return self.turn(self._reload(operation), failure)
+        return self._finish(operation, OperationStatus.COMPLETED)
+
+    def turn(self, operation: Operation, why: Exception) -> Operation:
+        """Commit the turn and walk back. Never returns normally: see `run` for what it raises."""
+        where = position(operation.plan, self.catalog.journal(operation.operation_id))
+        operation = msgspec.structs.replace(operation, error=str(why), status=OperationStatus.RUNNING)
+        self.catalog.put_operation(operation, entry(operation, "", Mark.TURN, str(why)))
+        if not where.outage:
+            self._finish(operation, OperationStatus.REVERTED)
+            raise why
+        return self._go_back(operation, why)
+
+    def _go_back(self, operation: Operation, why: Exception) -> Operation:
+        self.beat.deafen()
+        self.beat.allow("way back", "recovery_time", operation.recovery_time)
+        where = position(operation.plan, self.catalog.journal(operation.operation_id))
+        step: Step | None = None
+        try:
+            for step in way_back(operation.plan, where):
+                if step.id not in where.done:
+                    operation = self._take(operation, step)
+        except Exception as failure:  # whatever it is, the operation must be marked as held, not lost
+            return self._hold(self._reload(operation), step, why, failure)
+        operation = self._finish(operation, OperationStatus.REVERTED)
+        if isinstance(why, InterruptedByUserError) or not isinstance(why, RollbackError):
+            raise why
+        raise RevertedError("rollback.reverted", kind=operation.kind, why=why, hint=why.hint) from why
+
+    def _hold(self, operation: Operation, step: Step | None, why: Exception, failure: Exception) -> Operation:
+        self.beat.reset()
+        text = f"{why} Then, on the way back: {failure}"
+        operation = msgspec.structs.replace(operation, status=OperationStatus.HELD, error=text)
+        self.catalog.put_operation(operation)
+        raise HeldError(
+            "rollback.held",
+            kind=operation.kind,
+            why=text,
+            operation=operation.operation_id,
+            step=step.id if step else "STEP",
+        ) from failure
+
+    def _take(self, operation: Operation, step: Step) -> Operation:
+        self.catalog.mark(entry(operation, step.id, Mark.INTENT))
+        if step.action is not Action.STAGE and operation.stopped_at is None:
+            operation = msgspec.structs.replace(operation, stopped_at=utc_now())
+            self._allow_forward(operation)
+        try:
+            with self.beat.doing(step.id.replace(":", " ")):
+                operation = self._steps[step.action](operation, step)
+        except Exception as failure:
+            self.catalog.mark(entry(operation, step.id, Mark.FAILED, str(failure)))
+            raise
+        self.catalog.put_operation(operation, entry(operation, step.id, Mark.DONE))
+        return operation
+
+    def _allow_forward(self, operation: Operation) -> None:
+        self.beat.allow("rollback", "max_rollback_time", operation.max_rollback_time)
+
+    def _finish(self, operation: Operation, status: OperationStatus) -> Operation:
+        self.beat.reset()
+        operation = msgspec.structs.replace(operation, status=status, finished_at=utc_now())
+        self.catalog.put_operation(operation)
+        try:
+            self.store.put_record("operation", msgspec.json.encode(operation))
+            self.store.flush()
+        except RollbackError:
+            # The catalog has it; only a catalog rebuilt from the packs would not know of it.
+            self.store.discard()
+        self.release(operation)
+        return operation
+
+    def release(self, operation: Operation) -> None:
+        """Remove what staging left. Only tidying: the operation is over, and recover repeats it."""
+        for name in operation.plan.components:
+            part = self.parts.get(name)
+            if part is not None:
+                part.driver.release(part.component)
+
+    def _reload(self, operation: Operation) -> Operation:
+        return self.catalog.operation(operation.operation_id)
+
+    # — the steps —
+
+    def _turned(self, operation: Operation) -> bool:
+        return position(operation.plan, self.catalog.journal(operation.operation_id)).turned
+
+    def _wanted(self, operation: Operation, name: str) -> Capture:
+        if name not in operation.plan.components:
+            where = operation.safety
+        else:
+            where = operation.state_before if self._turned(operation) else operation.plan.target
+        checkpoint = self.catalog.checkpoint(where)
+        try:
+            return checkpoint.captures[name]
+        except KeyError:
+            raise NotFoundError("checkpoint.lacks", checkpoint=checkpoint.checkpoint_id, component=name) from None
+
+    def _part(self, step: Step) -> Part:
+        try:
+            return self.parts[step.component or ""]
+        except KeyError:
+            known = ", ".join(self.parts)
+            raise NotFoundError("components.unknown", name=step.component, known=known) from None
+
+    def _stage(self, operation: Operation, step: Step) -> Operation:
+        part = self._part(step)
+        part.driver.stage(part.component, self.blobs, self._wanted(operation, part.component.name))
+        return operation
+
+    def _stop(self, operation: Operation, step: Step) -> Operation:
+        part = self._part(step)
+        part.driver.stop(part.component, self.beat)
+        return operation
+
+    def _delta(self, operation: Operation, step: Step) -> Operation:
+        """Capture the state before: the writers have stopped. On the way back: what the attempt left."""
+        if self._turned(operation):
+            return self._keep_what_is_left(operation)
+        checkpoint = self._capture_stopped(operation, f"the state before {operation.operation_id}")
+        late = self._late(operation, checkpoint)
+        return msgspec.structs.replace(
+            operation, before=checkpoint.checkpoint_id, late=tuple(late[:LATE_LISTED]), late_count=len(late)
+        )
+
+    def _capture_stopped(self, operation: Operation, message: str) -> DeploymentCheckpoint:
+        safety = self.catalog.checkpoint(operation.safety)
+        running = {n: c for n, c in safety.captures.items() if self.parts[n].driver.runs}
+        return self.checkpoint(
+            [n for n in operation.plan.components if n not in running],
+            CheckpointType.SAFETY,
+            taken=running,
+            # The services are stopped: the health of this state is what the online capture saw.
+            health=lambda: safety.health,
+            deployment_id=safety.deployment_id,
+            metadata=safety.metadata,
+            operation_id=operation.operation_id,
+            message=message,
+        )
+
+    def _late(self, operation: Operation, before: DeploymentCheckpoint) -> list[Change]:
+        safety = self.catalog.checkpoint(operation.safety)
+        late: list[Change] = []
+        for name, capture in before.captures.items():
+            part = self.parts[name]
+            late += part.driver.changes(part.component, self.blobs, safety.captures[name], capture)
+        return late
+
+    def _keep_what_is_left(self, operation: Operation) -> Operation:
+        try:
+            checkpoint = self._capture_stopped(operation, f"what the failed {operation.operation_id} left")
+        except RollbackError as error:
+            # Going back matters more than a picture of the state that is being left.
+            warning = f"What the failed attempt had written could not be kept: {error}"
+            return msgspec.structs.replace(operation, warnings=(*operation.warnings, warning))
+        return msgspec.structs.replace(operation, left=checkpoint.checkpoint_id)
+
+    def _restore(self, operation: Operation, step: Step) -> Operation:
+        part = self._part(step)
+        restored = part.driver.restore(part.component, self.blobs, self._wanted(operation, part.component.name))
+        new = [w for w in restored.warnings if w not in operation.warnings]
+        return msgspec.structs.replace(operation, warnings=(*operation.warnings, *new))
+
+    def _verify(self, operation: Operation, step: Step) -> Operation:
+        part = self._part(step)
+        differences = part.driver.verify(part.component, self.blobs, self._wanted(operation, part.component.name))
+        if differences:
+            keys = ", ".join(sorted(change.key or change.component for change in differences)[:5])
+            more = f" and {len(differences) - 5} more" if len(differences) > 5 else ""
+            raise IntegrityError("verify.differs", component=step.component, what=keys + more)
+        return operation
+
+    def _start(self, operation: Operation, step: Step) -> Operation:
+        part = self._part(step)
+        part.driver.start(part.component, self.blobs, self._wanted(operation, part.component.name))
+        return msgspec.structs.replace(operation, started_at=utc_now())
+
+    def _health(self, operation: Operation, step: Step) -> Operation:
+        """Gate on health. On the way back only if the state before was healthy: a sick one comes back sick."""
+        report = self.check(self.beat)
+        operation = msgspec.structs.replace(operation, health=report)
+        sick = [f"{c.name} ({c.detail})" for c in report.failures if c.required]
+        warnings = [f"The wanted check {c.name} failed: {c.detail}." for c in report.failures if not c.required]
+        gates = operation.plan.health_gates
+        if self._turned(operation):
+            before = self.catalog.checkpoint(operation.safety).health
+            gates = gates and (before is None or before.healthy)
+        if sick and gates:
+            raise IntegrityError("health.failed", checks="; ".join(sick))
+        if sick:
+            warnings.append(f"The health check failed: {'; '.join(sick)}.")
+        return msgspec.structs.replace(operation, warnings=(*operation.warnings, *warnings))
+
+
+class _Blobs:
+    """The store and the pulse as the one thing that a driver is given: its BlobSink and BlobSource."""
+
+    def __init__(self, store: Store, beat: Beat) -> None:
+        # Bound once, not wrapped: they are called for every file.
+        self.tick, self.remaining = beat.tick, beat.remaining
+        self.put, self.get = store.put, store.get
+        self.put_part, self.get_part = store.put_part, store.get_part
+        self.has, self.identify = store.has, store.identify
+
+
+def _overrides(driver: Driver, method: str) -> bool:
+    return getattr(type(driver), method) is not getattr(Driver, method)

@@ -1,0 +1,116 @@
+"""From the tables of rfs.toml to components with their drivers, checked against each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
+
+from rfs.production.rollback.driver import Driver
+from rfs.production.rollback.engine import Part
+from rfs.production.rollback.errors import NotFoundError, UsageError
+from rfs.production.rollback.model import Component
+from rfs.production.rollback.plan import order
+from rfs.production.rollback.settings import Settings, check_options
+
+GROUP = "rfs.drivers"
+
+
+def load_parts(settings: Settings, work: str) -> dict[str, Part]:
+    """Return every component with its driver, by name, in the order of capture and restore.
+
+    Args:
+        settings: what rfs.toml says.
+        work: folder under which each component has a private folder of local state.
+
+    Raises:
+        UsageError: an option is wrong, or components overlap.
+        NotFoundError: a kind, or a name in depends_on, is unknown.
+    """
+    drivers = _drivers({table.kind for table in settings.components})
+    parts: dict[str, Part] = {}
+    tables = {table.name: table for table in settings.components}
+    for table in tables.values():
+        for needed in table.depends_on:
+            if needed not in tables:
+                raise NotFoundError("components.unknown", name=needed, known=", ".join(tables))
+    for name in order({table.name: table.depends_on for table in tables.values()}):
+        table = tables[name]
+        if table.kind not in drivers:
+            raise NotFoundError("components.kind", name=name, kind=table.kind, known=", ".join(sorted(_known_kinds())))
+        driver = drivers[table.kind]()
+        check_options(settings.path, name, table.options, driver.options)
+        component = Component(
+            name=name,
+            kind=table.kind,
+            options=table.options,
+            home=settings.home,
+            work=os.path.join(work, name),
+            depends_on=table.depends_on,
+        )
+        parts[name] = Part(component, driver)
+    return _carve(parts, settings.store.path)
+
+
+def _drivers(kinds: set[str]) -> Mapping[str, type[Driver]]:
+    return {found.name: found.load() for found in entry_points(group=GROUP) if found.name in kinds}
+
+
+def _known_kinds() -> Sequence[str]:
+    return [found.name for found in entry_points(group=GROUP)]
+
+
+def _carve(parts: Mapping[str, Part], store: str) -> dict[str, Part]:
+    """Give each component with a folder the paths inside it that others own, and refuse what overlaps."""
+    owned = {name: part.driver.owns(part.component) for name, part in parts.items()}
+    _refuse_same(owned)
+    carved: dict[str, Part] = {}
+    for name, part in parts.items():
+        root = part.driver.root(part.component)
+        if root is None:
+            carved[name] = part
+            continue
+        if inside(root, store):
+            raise UsageError("components.store_inside", store=store, component=name)
+        others = [(other, path) for other, paths in owned.items() if other != name for path in paths]
+        within = [(other, path) for other, path in others if inside(path, root)]
+        for other, path in within:
+            _refuse_nested(parts, name, root, other, path)
+        holes = tuple(sorted({path for _, path in within} | ({store} if inside(store, root) else set())))
+        carved[name] = Part(
+            Component(
+                name=name,
+                kind=part.component.kind,
+                options=part.component.options,
+                home=part.component.home,
+                work=part.component.work,
+                depends_on=part.component.depends_on,
+                carved=holes,
+            ),
+            part.driver,
+        )
+    return carved
+
+
+def _refuse_same(owned: Mapping[str, Sequence[str]]) -> None:
+    seen: dict[str, str] = {}
+    for name, paths in owned.items():
+        for path in paths:
+            if path in seen and seen[path] != name:
+                raise UsageError("components.same_path", first=seen[path], second=name, path=path)
+            seen[path] = name
+
+
+def _refuse_nested(parts: Mapping[str, Part], outer: str, root: str, inner: str, path: str) -> None:
+    folder = parts[inner].driver.root(parts[inner].component)
+    if folder != path:
+        return
+    relative = os.path.relpath(path, root)
+    excluded = [str(each).strip("/") for each in parts[outer].component.options.get("exclude", ())]
+    if relative not in excluded:
+        raise UsageError("components.nested", inner=inner, outer=outer, path=path, relative=relative)
+
+
+def inside(path: str, folder: str) -> bool:
+    """Tell whether `path` is `folder` or lies in it. Both absolute."""
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
