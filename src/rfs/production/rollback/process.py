@@ -1,0 +1,188 @@
+"""Run a command that the user named, so that it can neither hang us nor leave anything behind.
+
+No shell, a process group of its own, no standard input, a deadline, and the end of its
+output. Used by health checks, service commands and reloads.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from rfs.production.rollback.driver import Pulse
+from rfs.production.rollback.errors import RollbackError, TimedOutError
+
+if TYPE_CHECKING:
+    import subprocess
+
+TAIL_BYTES = 4096
+_POLL_SECONDS = 0.05
+# A command that ran out of time may still remove its temporary files.
+_GRACE_SECONDS = 1.0
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """How a command ended.
+
+    Attributes:
+        status: its exit status; the negative number of the signal that ended it.
+        output: the last 4 KiB of what it wrote to standard output and standard error.
+        seconds: how long it ran.
+    """
+
+    status: int
+    output: str
+    seconds: float
+
+    @property
+    def reason(self) -> str:
+        """The status as words: "status 3" or "signal 9"."""
+        return f"status {self.status}" if self.status >= 0 else f"signal {-self.status}"
+
+
+def run(
+    command: Sequence[str],
+    *,
+    cwd: str,
+    timeout: float,
+    pulse: Pulse | None = None,
+    log: str | None = None,
+    keep_children: bool = False,
+) -> Ended:
+    """Run a command to its end and return how it ended.
+
+    Args:
+        command: program and arguments; never given to a shell.
+        cwd: the folder it runs in.
+        timeout: seconds until its whole process group is ended: SIGTERM, and SIGKILL a second later.
+        pulse: asked all the while; when it raises, the command is ended and the error goes on.
+        log: a file for the output, written anew. What keeps running may go on writing to it,
+            where a pipe without a reader would end it with SIGPIPE.
+        keep_children: leave alone what the command left running in its process group;
+            otherwise that is killed when the command has ended.
+
+    Raises:
+        RollbackError: `command.missing`, it could not be started.
+        TimedOutError: `command.slow`, it did not end in time; or what `pulse` raised.
+    """
+    began = time.monotonic()
+    tail = _Tail(log)
+    try:
+        child = _start(command, cwd, tail.writer)
+    except (OSError, ValueError) as error:
+        tail.close()
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise RollbackError("command.missing", command=_named(command), why=why) from error
+    try:
+        tail.started()
+        while not _has_ended(child.pid):
+            if time.monotonic() - began >= timeout:
+                raise TimedOutError("command.slow", command=_named(command), seconds=f"{timeout:g}")
+            if pulse is not None:
+                pulse.tick()
+            tail.wait(min(_POLL_SECONDS, max(0.0, timeout - (time.monotonic() - began))))
+        # Before the leader is reaped its group's number cannot be given to anybody else.
+        if not keep_children:
+            _signal_group(child.pid, signal.SIGKILL)
+        return Ended(child.wait(), tail.text(), time.monotonic() - began)
+    except BaseException:
+        _end(child)
+        raise
+    finally:
+        tail.close()
+
+
+def _start(command: Sequence[str], cwd: str, output: int) -> subprocess.Popen[bytes]:
+    import subprocess  # 6 ms of start-up, and most calls of rfs run no command
+
+    return subprocess.Popen(
+        list(command), cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+    )
+
+
+def _has_ended(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _signal_group(group: int, number: int) -> None:
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        # Gone already, or all that is left of it belongs to somebody else.
+        return
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    if child.returncode is not None:
+        return
+    _signal_group(child.pid, signal.SIGTERM)
+    until = time.monotonic() + _GRACE_SECONDS
+    while not _has_ended(child.pid) and time.monotonic() < until:
+        time.sleep(0.01)
+    _signal_group(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def _named(command: Sequence[str]) -> str:
+    return command[0] if command else "(empty)"
+
+
+class _Tail:
+    """Where a command writes to, and the last of what it wrote."""
+
+    def __init__(self, log: str | None) -> None:
+        self._kept = bytearray()
+        self._pipe: int | None = None
+        self._log: int | None = None
+        if log is None:
+            self._pipe, self.writer = os.pipe()
+            os.set_blocking(self._pipe, False)
+        else:
+            self.writer = self._log = os.open(log, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+
+    def started(self) -> None:
+        """The child has its own copy of the writing end; only without ours does the pipe end."""
+        if self._pipe is not None:
+            os.close(self.writer)
+            self.writer = -1
+
+    def wait(self, seconds: float) -> None:
+        """Wait for output, or for `seconds`."""
+        if self._pipe is None:
+            time.sleep(seconds)
+        elif select.select([self._pipe], [], [], seconds)[0] and not self._drain():
+            # Nobody writes any more, but the command runs on: there is nothing left to select on.
+            os.close(self._pipe)
+            self._pipe = None
+
+    def text(self) -> str:
+        if self._log is not None:
+            size = os.fstat(self._log).st_size
+            return os.pread(self._log, TAIL_BYTES, max(0, size - TAIL_BYTES)).decode(errors="replace").strip()
+        self._drain()
+        return bytes(self._kept).decode(errors="replace").strip()
+
+    def _drain(self) -> bool:
+        """Read what is there; return whether more may come. Bounded, as a writer may outrun us for ever."""
+        for _ in range(64):
+            if self._pipe is None:
+                return False
+            try:
+                data = os.read(self._pipe, 65536)
+            except BlockingIOError:
+                return True
+            if not data:
+                return False
+            self._kept += data
+            del self._kept[:-TAIL_BYTES]
+        return True
+
+    def close(self) -> None:
+        for descriptor in {self._pipe, self._log, self.writer} - {None, -1}:
+            os.close(descriptor)  # type: ignore[arg-type]
