@@ -41,7 +41,7 @@ class RollbackError(Exception):
     code = 1
     retryable = False
 
-    def __init__(self, key: str, **fields: object) -> None:
+    def __init__(self, key: str, /, **fields: object) -> None:
         self.key = key
         self.fields = fields
         text, hint = MESSAGES[key]
