@@ -194,7 +194,7 @@ class Application:
             capture = latest.captures.get(name) if latest is not None else None
             drift.append(self._drift(part, capture))
         open_operation = self.catalog.open_operation()
-        return Status(self.settings.app, latest, tuple(drift), open_operation, holder(self._lock_path))
+        return Status(self.settings.name, latest, tuple(drift), open_operation, holder(self._lock_path))
 
     def _drift(self, part: Part, capture: Capture | None) -> Drift:
         c = part.component

@@ -50,9 +50,9 @@ def holds(app: Application) -> dict[str, str]:
             reasons[operation.left] = f"what {operation.operation_id} left behind"
     for operation in operations:
         if operation.status in (OperationStatus.RUNNING, OperationStatus.HELD):
-            for each in (operation.plan.target, operation.safety, operation.before, operation.left):
-                if each is not None:
-                    reasons[each] = f"needed by the open operation {operation.operation_id}"
+            for needed in (operation.plan.target, operation.safety, operation.before, operation.left):
+                if needed is not None:
+                    reasons[needed] = f"needed by the open operation {operation.operation_id}"
     return reasons
 
 

@@ -11,7 +11,7 @@ from rfs.production.rollback.engine import Part
 from rfs.production.rollback.errors import NotFoundError, UsageError
 from rfs.production.rollback.model import Component
 from rfs.production.rollback.plan import order
-from rfs.production.rollback.settings import Settings, check_options
+from rfs.production.rollback.settings import Settings, convert_table
 
 GROUP = "rfs.drivers"
 
@@ -39,7 +39,7 @@ def load_parts(settings: Settings, work: str) -> dict[str, Part]:
         if table.kind not in drivers:
             raise NotFoundError("components.kind", name=name, kind=table.kind, known=", ".join(sorted(_known_kinds())))
         driver = drivers[table.kind]()
-        check_options(settings.path, name, table.options, driver.options)
+        convert_table(settings, table.options, driver.options, ("components", name))
         component = Component(
             name=name,
             kind=table.kind,
