@@ -32,6 +32,14 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "{path}: {key} is not usable: {why}.",
         "Correct the value; docs/configuration.md lists what each key takes.",
     ),
+    "settings.missing": (
+        "There is no {path}.",
+        "Correct --config, or run `rfs init` in the application's folder.",
+    ),
+    "settings.later": (
+        "{path} uses {key}, which comes with a later release of rfs.",
+        "Remove it for now; rfs refuses what it would otherwise silently ignore.",
+    ),
     "settings.writable": (
         "{path} is writable by other users, who could make rfs run their commands.",
         "Run `chmod go-w {path}`.",
@@ -63,6 +71,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "components.kind": (
         "The component {name} is of an unknown kind: {kind}.",
         "Known kinds are: {known}.",
+    ),
+    "secret.unavailable": (
+        "The secret {source} could not be had: {why}.",
+        "Provide it, or correct the value in rfs.toml.",
     ),
     "flag.needed": (
         "This needs an answer, and there is no terminal to ask at: {question}",
