@@ -29,6 +29,8 @@ def find(selector: str, checkpoints: Sequence[DeploymentCheckpoint]) -> Deployme
     ordinary = [c for c in checkpoints if c.type is not CheckpointType.SAFETY]
     if selector.startswith("@"):
         found = _relative(selector, ordinary)
+    elif not selector:
+        found = None
     else:
         found = _named(selector, ordinary) or _prefixed(selector, checkpoints) or _before(selector, ordinary)
     if found is None:
