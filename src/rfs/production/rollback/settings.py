@@ -326,15 +326,17 @@ class Source:
         raise UsageError("settings.later", path=self.path, key=f"{dotted(where)}{self.line(where)}")
 
     def line(self, where: Where) -> str:
-        """Return " (line N)" of the key, or "" where it cannot be told cheaply (inline tables)."""
+        """Return " (line N)" of the key, or of what holds it; "" where it cannot be told cheaply."""
         if self._text is None:
             try:
                 with open(self.path, encoding="utf-8") as file:
                     self._text = file.read()
             except (OSError, UnicodeDecodeError):
                 return ""
-        number = _line_of(self._text, where)
-        return f" (line {number})" if number else ""
+        for length in range(len(where), 0, -1):
+            if number := _line_of(self._text, where[:length]):
+                return f" (line {number})"
+        return ""
 
 
 def convert_table(settings: Settings, table: Mapping[str, Any], kind: type[T], where: Where) -> T:
