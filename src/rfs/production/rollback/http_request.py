@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from http.client import HTTPResponse
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_CREDENTIALS = re.compile(r"(?<=://)[^/?#\s]*@")
+# As far as the last @: a password that was not quoted may hold a slash.
+_CREDENTIALS = re.compile(r"(?<=://)[^\s\"'<>]*@")
 _QUERY = re.compile(r"(?<=\?)[^\s\"'<>]+")
 
 
@@ -81,22 +82,23 @@ def parse_url(url: str) -> Address:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as error:
-        raise _no_url(url, mask(str(error))) from None
+    except ValueError:
+        # Its text quotes what it took for the port, which may be half of a password.
+        raise _no_url(url) from None
     user = None if parts.username is None else unquote(parts.username)
     password = unquote(parts.password or "")
     if parts.scheme == "unix" and parts.path:
         return Address("unix", unquote(parts.path), 0, "/", user, password)
     if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
-        raise _no_url(url, 'write "http://host:port/path"')
+        raise _no_url(url)
     target = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
     if parts.query:
         target += "?" + quote(parts.query, safe="/%:@!$&'()*+,;=~-._?")
     return Address(parts.scheme, parts.hostname, port or _DEFAULT_PORTS[parts.scheme], target, user, password)
 
 
-def _no_url(url: str, why: str) -> ValueError:
-    return ValueError(f"{mask(url)!r} is not a URL: {why}")
+def _no_url(url: str) -> ValueError:
+    return ValueError(f'{mask(url)!r} is not a URL; write "http://host:port/path"')
 
 
 def mask(text: str) -> str:
@@ -128,7 +130,7 @@ def request(
     began = time.monotonic()
     deadline = began + timeout
     try:
-        sock = connect(address, deadline)
+        sock = _connect(address, deadline)
         try:
             if address.scheme == "https":
                 sock = _secured(sock, address, deadline, tls_verify)
@@ -141,17 +143,27 @@ def request(
         raise RequestError(late) from None
     except OSError as error:
         raise _failed(error) from error
+    except ValueError:
+        # http.client refuses a header or a target with a line break; its text would quote it.
+        raise RequestError("a header or the path holds characters that HTTP does not allow") from None
 
 
-def connect(address: Address, deadline: float) -> socket.socket:
-    """Return a connected socket.
-
-    Args:
-        deadline: on the monotonic clock, in seconds.
+def reachable(host: str, port: int, *, timeout: float) -> None:
+    """Connect over TCP, and close again.
 
     Raises:
-        OSError: nobody is there; TimeoutError when the deadline passed.
+        RequestError: nobody took the connection within `timeout` seconds.
     """
+    try:
+        _connect(Address("http", host, port, "/"), time.monotonic() + timeout).close()
+    except TimeoutError:
+        late = f"no connection within {timeout:g} s"
+        raise RequestError(late) from None
+    except OSError as error:
+        raise _failed(error) from error
+
+
+def _connect(address: Address, deadline: float) -> socket.socket:
     if address.scheme == "unix":
         return _connected(socket.AF_UNIX, address.host, deadline)
     last: OSError | None = None
