@@ -1,0 +1,64 @@
+# make demo    the 60-second story, on a real shop
+# make test    check, then every test
+# make check   ruff, mypy --strict, import-linter        make format   let ruff put it right
+# make crash   every fault at every point                make lock     pin newer dependencies
+#
+# Needs Python 3.11 or newer and nothing else; everything goes into .venv.
+# Another Python: make test PYTHON=python3.12 (which gets a .venv-3.12 of its own).
+
+.DEFAULT_GOAL := test
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+ifdef PYTHON
+  VENV := .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+else
+  PYTHON := $(shell for python in python3 python3.13 python3.12 python3.11; do \
+    $$python -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
+  VENV := .venv
+endif
+ifeq ($(strip $(PYTHON)),)
+  $(error No Python of 3.11 or newer was found. Install one, or name it: make test PYTHON=/path/to/python3.12)
+endif
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+MINOR := import sys; print(sys.version_info[:2])
+
+.PHONY: demo test check format crash lock clean
+
+demo: $(STAMP)
+	@$(BIN)/rfs demo
+
+test: check
+	@$(BIN)/pytest -n 2
+
+check: $(STAMP)
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(STAMP)
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format .
+
+crash: $(STAMP)
+	@$(BIN)/pytest tests/crash
+
+# Made anew only when the lock or the package's metadata changed; the package itself is linked, not copied.
+$(STAMP): requirements/lock.txt pyproject.toml
+	@echo "Installing into $(VENV) …"
+	@[ "$$($(BIN)/python -c '$(MINOR)' 2>/dev/null)" = "$$($(PYTHON) -c '$(MINOR)')" ] || $(PYTHON) -m venv --clear $(VENV)
+	@$(PIP) install --requirement requirements/lock.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+lock: $(STAMP)
+	@$(PIP) install uv
+	@$(BIN)/uv pip compile --quiet --upgrade --universal --no-emit-index-url --python-version 3.11 --group dev \
+	  --custom-compile-command "make lock" --output-file requirements/lock.txt pyproject.toml
+
+clean:
+	@rm -rf .venv .venv-* dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
