@@ -23,7 +23,8 @@ endif
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+# Twice quiet: what it may have to say about indexes it did not need is no news to anybody.
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 MINOR := import sys; print(sys.version_info[:2])
 
 .PHONY: demo test check format crash lock clean
