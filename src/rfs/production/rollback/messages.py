@@ -72,6 +72,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "The component {name} is of an unknown kind: {kind}.",
         "Known kinds are: {known}.",
     ),
+    "init.too_broad": (
+        "{folder} is a whole system or a home, not an application.",
+        "Run `rfs init` in the application's own folder.",
+    ),
     "secret.unavailable": (
         "The secret {source} could not be had: {why}.",
         "Provide it, or correct the value in rfs.toml.",

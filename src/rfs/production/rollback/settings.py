@@ -220,13 +220,17 @@ def default_key(name: str, home: str) -> str:
         name: the application's.
         home: absolute folder of its rfs.toml; two applications of one name get two keys.
     """
-    from hashlib import sha256  # only a settings file without [store] key needs it
-
     folder = os.environ.get("XDG_CONFIG_HOME", "")
     if not os.path.isabs(folder):
         folder = os.path.join(os.path.expanduser("~"), ".config")
-    digest = sha256(os.fsencode(os.path.realpath(home))).hexdigest()[:8]
-    return os.path.join(folder, "rfs", f"{name}-{digest}.key")
+    return os.path.join(folder, "rfs", f"{name}-{place_id(home)}.key")
+
+
+def place_id(home: str) -> str:
+    """Return eight hexadecimal digits that tell applications of one name apart by their folder."""
+    from hashlib import sha256  # only a settings file without [store] key needs it
+
+    return sha256(os.fsencode(os.path.realpath(home))).hexdigest()[:8]
 
 
 def _absolute(path: str, home: str) -> str:

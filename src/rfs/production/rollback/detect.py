@@ -1,0 +1,483 @@
+"""Looks at a folder and says which application lies there: what `rfs init` writes down.
+
+It only reads. What it cannot know it guesses carefully, and says so: a wrong component is
+worse than a missing one. What this release has no driver for becomes a suggestion.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from configparser import Error as ConfigParserError
+from configparser import RawConfigParser
+from typing import Any
+
+import msgspec
+
+from rfs.production.rollback.errors import UsageError
+
+MAX_ENTRIES = 200_000
+MAX_TEXT_BYTES = 1 << 20
+MAX_CONFIGS = 20
+SQLITE_MAGIC = b"SQLite format 3\x00"
+
+MADE_AGAIN = frozenset(
+    {
+        ".cache", ".git", ".hg", ".hypothesis", ".idea", ".mypy_cache", ".nox", ".parcel-cache", ".pytest_cache",
+        ".ruff_cache", ".svn", ".tox", ".venv", ".vscode", "__pycache__", "node_modules", "venv",
+    }
+)  # fmt: skip
+LEFT_OUT = MADE_AGAIN | {"log", "logs", "tmp", "temp"}
+UPLOADS = frozenset({"attachments", "media", "upload", "uploads", "user-uploads", "user_uploads"})
+NOT_CONFIGURATION = frozenset(
+    {
+        "docs", "doc", "fixtures", "i18n", "lang", "locale", "locales", "migrations", "public", "spec", "static",
+        "templates", "test", "testdata", "tests", "translations", ".github", ".circleci",
+    }
+)  # fmt: skip
+MANIFESTS = frozenset(
+    {
+        "alembic.ini", "angular.json", "app.json", "babel.config.json", "bower.json", "cargo.toml", "codecov.yml",
+        "composer.json", "deno.json", "jsconfig.json", "lerna.json", "manifest.json", "mkdocs.yml", "mypy.ini",
+        "netlify.toml", "nx.json", "openapi.json", "openapi.yaml", "package.json", "pyproject.toml", "pytest.ini",
+        "rfs.toml", "ruff.toml", "setup.cfg", "swagger.json", "taskfile.yml", "tox.ini", "turbo.json", "vercel.json",
+        "rust-toolchain.toml", "pnpm-workspace.yaml", "package-lock.json", "pnpm-lock.yaml", "composer.lock",
+    }
+)  # fmt: skip
+CONFIG_FORMATS = (".toml", ".yaml", ".yml", ".json", ".ini")
+CONFIG_WORDS = re.compile(
+    r"app(lication|settings)?|conf(ig(uration)?)?|settings?|secrets?|logging|database|prod(uction)?"
+)
+CONFIG_FOLDERS = frozenset({"conf", "config", "configs", "configuration", "etc", "settings"})
+ENV_EXAMPLES = (".example", ".sample", ".template", ".dist")
+COMPOSE = frozenset({"compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"})
+DATABASE_NAMES = {
+    b"postgres": "PostgreSQL",
+    b"postgresql": "PostgreSQL",
+    b"mysql": "MySQL",
+    b"mariadb": "MariaDB",
+    b"mongodb": "MongoDB",
+    b"redis": "Redis",
+}
+DATABASES = re.compile(rb"\b(" + b"|".join(DATABASE_NAMES) + rb")(?:\+\w+)?://")
+PORT = re.compile(rb"""(?im)^\s*(?:export\s+)?["']?[\w.-]*port["']?\s*[:=]\s*["']?(\d{2,5})\b""")
+OTHERS_PORTS = frozenset({25, 465, 587, 1025, 3306, 5432, 5672, 6379, 9200, 11211, 27017})
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A component that works as it is. `why` is a comment above it."""
+
+    name: str
+    kind: str
+    options: dict[str, Any]
+    why: str
+
+
+class Suggestion(msgspec.Struct, frozen=True):
+    """Something to decide: sentences, and lines of TOML that stay commented out."""
+
+    why: str
+    lines: tuple[str, ...] = ()
+
+
+class Detected(msgspec.Struct, frozen=True, kw_only=True):
+    """What lies in a folder.
+
+    Attributes:
+        folder: absolute.
+        name: a name for the application, fit for `[app] name`.
+        notices: sentences that the user should read now, not only in the file.
+    """
+
+    folder: str
+    name: str
+    components: tuple[Found, ...]
+    suggestions: tuple[Suggestion, ...] = ()
+    notices: tuple[str, ...] = ()
+
+
+class _Tree(msgspec.Struct):
+    """What one walk saw. Paths are relative to the folder."""
+
+    files: list[str]
+    excluded: set[str]
+    keep: set[str]
+    complete: bool = True
+
+
+def detect(folder: str, *, system: str = "/") -> Detected:
+    """Return what application lies in `folder`.
+
+    Args:
+        folder: of the future rfs.toml.
+        system: the root of the file system, where units of process managers are looked for.
+
+    Raises:
+        UsageError: the folder is a whole system or a home, not an application.
+    """
+    folder = os.path.realpath(folder)
+    if folder == "/" or folder == os.path.realpath(os.path.expanduser("~")):
+        raise UsageError("init.too_broad", folder=folder)
+    release = "current" if os.path.islink(os.path.join(folder, "current")) else "."
+    tree = _walk(folder, release)
+    envs = _environments(folder, tree.files, system)
+    configs = _configs(tree.files)
+    databases = [path for path in tree.files if _is_sqlite(os.path.join(folder, path))]
+    services, odd = _supervisor(folder, tree.files, system)
+    notices = []
+    if not tree.complete:
+        notices.append(f"{folder} has more than {MAX_ENTRIES:,} entries: only the first ones were looked at.")
+    if len(configs) > MAX_CONFIGS:
+        notices.append(f"Of {len(configs)} configuration files {MAX_CONFIGS} became components; the rest are files.")
+    names = _Names()
+    components = [_release(release, tree, names)]
+    components += [
+        Found(names.of("config", path), "config", {"path": path}, "Compared key by key; restored as a whole file.")
+        for path in configs[:MAX_CONFIGS]
+    ]
+    components += [
+        Found(names.of("env", path), "environment", {"path": path}, "Its values are never shown.") for path in envs
+    ]
+    components += [
+        Found(names.of("db", path), "sqlite", {"path": path}, "Captured while it is used; restored in place.")
+        for path in databases
+    ]
+    components += [
+        Found(names.of("services", ""), "service", options, "Stopped before data is restored, started after it.")
+        for options in services
+    ]
+    texts = {path: _read(os.path.join(folder, path)) for path in [*envs, *configs[:MAX_CONFIGS], *_alembic(tree.files)]}
+    elsewhere = _databases_elsewhere(texts)
+    notices += [each.why for each in elsewhere]
+    suggestions = [*odd, *elsewhere, *_units(folder, tree.files, system), *_compose(tree.files)]
+    suggestions += _migrations(tree.files)
+    suggestions.append(_health(texts, system))
+    return Detected(
+        folder=folder,
+        name=_app_name(folder),
+        components=tuple(components),
+        suggestions=tuple(suggestions),
+        notices=tuple(notices),
+    )
+
+
+def _app_name(folder: str) -> str:
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", os.path.basename(folder)).strip("-._")[:64]
+    return name or "app"
+
+
+class _Names:
+    """Gives out component names: short for the first of a sort, telling for the others."""
+
+    def __init__(self) -> None:
+        self._given: set[str] = set()
+
+    def of(self, sort: str, path: str) -> str:
+        stem = re.sub(r"[^A-Za-z0-9]+", "-", os.path.splitext(path.lstrip("."))[0]).strip("-").lower()
+        for name in (sort, f"{sort}-{stem}"[:60].rstrip("-")):
+            if name not in self._given:
+                break
+        number = 2
+        base = name
+        while name in self._given:
+            name, number = f"{base}-{number}", number + 1
+        self._given.add(name)
+        return name
+
+
+# — the tree —
+
+
+def _walk(folder: str, release: str) -> _Tree:
+    tree = _Tree([], set(), set())
+    ours = os.path.realpath(sys.prefix)
+    left = [os.path.join(folder, release) if release != "." else folder]
+    if release != ".":
+        left.append(os.path.join(folder, "shared"))
+    while left:
+        base = left.pop()
+        for entry in sorted(_scan(base), key=lambda each: each.name):
+            path = os.path.relpath(entry.path, folder)
+            if not path.isprintable() or len(tree.files) >= MAX_ENTRIES:
+                # A name that is not text cannot be written into rfs.toml; the files driver takes it as it is.
+                tree.complete = tree.complete and len(tree.files) < MAX_ENTRIES
+            elif entry.is_dir(follow_symlinks=False):
+                if entry.name in LEFT_OUT or os.path.realpath(entry.path) == ours:
+                    tree.excluded.add(f"{entry.name}/")
+                elif entry.name != ".rfs":
+                    inner = os.path.relpath(entry.path, os.path.join(folder, release))
+                    if entry.name.lower() in UPLOADS and not inner.startswith(".."):
+                        tree.keep.add(f"{inner}/")
+                    left.append(entry.path)
+            elif entry.is_file(follow_symlinks=False):
+                tree.files.append(path)
+    tree.files.sort(key=lambda path: (path.count("/"), path))
+    return tree
+
+
+def _scan(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:
+        return []  # what cannot be read is reported by the checkpoint, with its reason
+
+
+def _release(release: str, tree: _Tree, names: _Names) -> Found:
+    exclude = sorted({"__pycache__/", "*.pyc", "*.log", *tree.excluded})
+    options: dict[str, Any] = {"path": release, "exclude": [*exclude, "rfs.toml"] if release == "." else exclude}
+    if tree.keep:
+        options["keep"] = sorted(tree.keep)
+    why = "Everything in the folder that no other component owns, exactly: what was added since is removed."
+    if {".venv/", "venv/", "node_modules/"} & tree.excluded:
+        why += (
+            "\nInstalled packages are left out, as they can be installed again;"
+            "\ntake them off the list if your deployment replaces them."
+        )
+    return Found(names.of("release", ""), "files", options, why)
+
+
+# — files by what they are —
+
+
+def _environments(folder: str, files: Sequence[str], system: str) -> list[str]:
+    found = []
+    for path in files:
+        name = os.path.basename(path)
+        dotenv = name == ".env" or name.startswith(".env.") or (name.endswith(".env") and len(name) > 4)
+        if dotenv and not name.endswith(ENV_EXAMPLES) and not _below(path, NOT_CONFIGURATION):
+            found.append(path)
+    for _, text in _installed_units(folder, system):
+        for named in re.findall(r"(?m)^\s*EnvironmentFile=-?(/\S+)", text):
+            inside = os.path.realpath(named).startswith(folder + "/")
+            if os.path.isfile(named) and not inside and named not in found:
+                found.append(named)
+    return found
+
+
+def _configs(files: Sequence[str]) -> list[str]:
+    found = []
+    for path in files:
+        folder, name = os.path.split(path.lower())
+        stem, extension = os.path.splitext(name)
+        if extension not in CONFIG_FORMATS or name in MANIFESTS or name in COMPOSE or name.startswith("."):
+            continue
+        if name.startswith(("tsconfig", "supervisor")) or _below(path, NOT_CONFIGURATION | UPLOADS):
+            continue
+        named = CONFIG_WORDS.match(stem) is not None
+        top = folder == "" and extension != ".json"
+        if named or top or os.path.basename(folder) in CONFIG_FOLDERS:
+            found.append(path)
+    return found
+
+
+def _below(path: str, folders: frozenset[str]) -> bool:
+    return any(word in folders for word in path.lower().split("/")[:-1])
+
+
+def _is_sqlite(path: str) -> bool:
+    try:
+        if os.path.basename(path).startswith(".coverage") or os.stat(path).st_size < 512:
+            return False
+        with open(path, "rb") as file:
+            return file.read(16) == SQLITE_MAGIC
+    except OSError:
+        return False
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(MAX_TEXT_BYTES)
+    except OSError:
+        return b""
+
+
+def _alembic(files: Sequence[str]) -> list[str]:
+    return [path for path in files if os.path.basename(path) == "alembic.ini"]
+
+
+# — process managers —
+
+
+def _supervisor(folder: str, files: Sequence[str], system: str) -> tuple[list[dict[str, Any]], list[Suggestion]]:
+    """Return the options of a service component for each supervisor found, and what to decide."""
+    mains, loose = [], []
+    for path in files:
+        if path.endswith((".conf", ".ini")):
+            text = _read(os.path.join(folder, path))
+            if b"[supervisord]" in text:
+                mains.append(path)
+            elif b"[program:" in text:
+                loose.append(path)
+    services: list[dict[str, Any]] = []
+    odd: list[Suggestion] = []
+    included: set[str] = set()
+    for main in mains:
+        parser, more = _with_includes(os.path.join(folder, main))
+        included |= {os.path.relpath(each, folder) for each in more}
+        units = _programs(parser)
+        reachable = parser.has_section("unix_http_server") or parser.has_section("inet_http_server")
+        options = {"manager": "supervisor", "config": main, "units": units}
+        if units and reachable:
+            services.append(options)
+        elif units:
+            why = f"{main} has no [unix_http_server] section, so nobody can talk to its supervisor. Add one, then:"
+            odd.append(Suggestion(why, _table("services", "service", options)))
+    etc = os.path.join(system, "etc")
+    patterns = ("supervisor/conf.d/*.conf", "supervisord.d/*.ini", "supervisord.d/*.conf")
+    installed = [path for pattern in patterns for path in sorted(glob.glob(os.path.join(etc, pattern)))]
+    ours = [path for path in installed if folder.encode() in _read(path)]
+    ours += [os.path.join(folder, path) for path in loose if path not in included]
+    main = next(
+        (p for n in ("supervisor/supervisord.conf", "supervisord.conf") if os.path.isfile(p := os.path.join(etc, n))),
+        "",
+    )
+    units = sorted({unit for path in ours for unit in _programs(_parsed(path))})
+    if units and main:
+        services.append({"manager": "supervisor", "config": main, "units": units})
+    elif units:
+        why = f"Programs for supervisor are in {os.path.relpath(ours[0], folder)}, but not its supervisord.conf."
+        options = {"manager": "supervisor", "config": "/etc/supervisor/supervisord.conf", "units": units}
+        odd.append(Suggestion(f"{why} Name it:", _table("services", "service", options)))
+    return services, odd
+
+
+def _parsed(path: str) -> RawConfigParser:
+    parser = RawConfigParser(strict=False, inline_comment_prefixes=(";", " #"))
+    try:
+        parser.read_string(_read(path).decode("utf-8", errors="replace"))
+    except ConfigParserError:
+        return RawConfigParser()  # supervisor will not start with it either, and says why
+    return parser
+
+
+def _with_includes(path: str) -> tuple[RawConfigParser, list[str]]:
+    parser = _parsed(path)
+    here = os.path.dirname(path)
+    patterns = parser.get("include", "files", fallback="").replace("%(here)s", here).split()
+    more = [each for pattern in patterns for each in sorted(glob.glob(os.path.join(here, pattern)))]
+    for each in more:
+        for section in (other := _parsed(each)).sections():
+            if not parser.has_section(section):
+                parser[section] = dict(other[section])
+    return parser, more
+
+
+def _programs(parser: RawConfigParser) -> list[str]:
+    grouped: dict[str, str] = {}
+    for section in parser.sections():
+        if section.startswith("group:"):
+            for program in parser.get(section, "programs", fallback="").split(","):
+                grouped[program.strip()] = section.removeprefix("group:").strip()
+    units = []
+    for section in parser.sections():
+        if section.startswith("program:"):
+            program = section.removeprefix("program:").strip()
+            several = parser.get(section, "numprocs", fallback="1").strip() != "1"
+            group = grouped.get(program, program if several else "")
+            units.append(f"{group}:*" if several else f"{group}:{program}" if group else program)
+    return sorted(set(units))
+
+
+def _installed_units(folder: str, system: str) -> Iterator[tuple[str, str]]:
+    for path in sorted(glob.glob(os.path.join(system, "etc/systemd/system/*.service"))):
+        text = _read(path).decode("utf-8", errors="replace")
+        if re.search(re.escape(folder) + r"(/|\s|\"|$)", text):
+            yield path, text
+
+
+def _units(folder: str, files: Sequence[str], system: str) -> list[Suggestion]:
+    names = {os.path.basename(path) for path, _ in _installed_units(folder, system)}
+    names |= {os.path.basename(path) for path in files if path.endswith(".service")}
+    if not names:
+        return []
+    units = sorted(name.removesuffix(".service") for name in names)
+    why = (
+        f"systemd runs {', '.join(units)}. rfs will speak to systemd itself in a later release;\n"
+        "until then its commands do. Without this the services go on running during a rollback."
+    )
+    return [Suggestion(why, _commands(["systemctl"], units, ["is-active", "--quiet"]))]
+
+
+def _compose(files: Sequence[str]) -> list[Suggestion]:
+    path = next((path for path in files if os.path.basename(path) in COMPOSE), None)
+    if path is None:
+        return []
+    why = (
+        f"{path} describes containers. rfs will speak to Docker Compose itself in a later release;\n"
+        "until then its commands do. Data in volumes is not captured."
+    )
+    docker = ["docker", "compose", "-f", path]
+    options = {
+        "manager": "command",
+        "start": [*docker, "start"],
+        "stop": [*docker, "stop"],
+        "status": [*docker, "ps", "--quiet", "--status=running"],
+    }
+    return [Suggestion(why, _table("containers", "service", options))]
+
+
+def _commands(program: list[str], units: list[str], status: list[str]) -> tuple[str, ...]:
+    options = {
+        "manager": "command",
+        "start": [*program, "start", *units],
+        "stop": [*program, "stop", *units],
+        "status": [*program, *status, *units],
+    }
+    return _table("services", "service", options)
+
+
+def _table(name: str, kind: str, options: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        f"[components.{name}]",
+        f'kind = "{kind}"',
+        *(f"{key} = {msgspec.json.encode(value).decode()}" for key, value in options.items()),
+    )
+
+
+# — what is elsewhere —
+
+
+def _databases_elsewhere(texts: dict[str, bytes]) -> list[Suggestion]:
+    found: dict[str, str] = {}
+    for path, text in texts.items():
+        for match in DATABASES.finditer(text):
+            found.setdefault(DATABASE_NAMES[match[1]], path)
+    return [
+        Suggestion(f"{path} names a {sort} database. This release does not capture it: a rollback leaves it as it is.")
+        for sort, path in found.items()
+    ]
+
+
+def _migrations(files: Sequence[str]) -> list[Suggestion]:
+    return [
+        Suggestion(
+            f"{path}: migrations. A SQLite database is brought back whole, its schema and alembic_version included,\n"
+            "so no downgrade has to be run."
+        )
+        for path in _alembic(files)[:1]
+    ]
+
+
+def _health(texts: dict[str, bytes], system: str) -> Suggestion:
+    ports = [int(number) for text in texts.values() for number in PORT.findall(text)]
+    ports = [port for port in ports if 0 < port < 65536 and port not in OTHERS_PORTS]
+    listening = _listening(system)
+    port = next((port for port in ports if port in listening), ports[0] if ports else 8000)
+    why = "A rollback is only as sure as what it can check. A required check that fails turns it back."
+    lines = ("[[health]]", 'name = "http"', f'http = "http://127.0.0.1:{port}/health"', "required = true")
+    return Suggestion(why, lines)
+
+
+def _listening(system: str) -> set[int]:
+    ports = set()
+    for table in ("proc/net/tcp", "proc/net/tcp6"):
+        for line in _read(os.path.join(system, table)).decode("ascii", errors="replace").splitlines()[1:]:
+            words = line.split()
+            if len(words) > 3 and words[3] == "0A":
+                ports.add(int(words[1].rpartition(":")[2], 16))
+    return ports
