@@ -1,0 +1,42 @@
+"""The process that carries the shim: `python -m tests.crash MODULE:SCENARIO MODE [LIMIT] [SEED]`."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.crash.harness import Bench, Sweep
+from tests.crash.power import power_sweep
+from tests.crash.shim import CONTROL, Control, Fault
+
+
+def main() -> None:
+    module, _, name = sys.argv[1].partition(":")
+    options = json.loads(sys.argv[2])
+    scenario = getattr(importlib.import_module(module), name)()
+    control = Control(os.environ[CONTROL])
+    # Not in the system's temporary folder: a sweep is thousands of small trees, and memory is quickest.
+    memory = options.get("base") or ("/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
+    base = Path(tempfile.mkdtemp(prefix="rfs-crash-", dir=memory))
+    try:
+        bench = Bench(scenario, control, base / "bench")
+        limit, seed = options.get("limit"), options.get("seed", 1)
+        if options["mode"] == "power":
+            report = power_sweep(bench, limit=limit, seed=seed)
+        elif options["mode"] == "nested":
+            report = Sweep(bench, seed=seed).nested(limit)
+        else:
+            faults = [Fault(word) for word in options["faults"]]
+            report = Sweep(bench, faults, limit=limit, seed=seed).run()
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+    print(report.to_json())
+
+
+if __name__ == "__main__":
+    main()
