@@ -165,6 +165,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "The key {path} can be read by other users.",
         "Run `chmod 600 {path}`.",
     ),
+    "store.key_format": (
+        "The key {path} has format {found}; this release reads up to {known}.",
+        "Install a newer rfs.",
+    ),
     "store.writable": (
         "The store {path} is writable by other users.",
         "Run `chmod 700 {path}`.",
@@ -184,6 +188,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "store.no_space": (
         "There is no space left on {path}.",
         "Free some space (`rfs prune` removes old checkpoints); nothing was changed.",
+    ),
+    "store.unreadable": (
+        "{path} cannot be read: {why}.",
+        "Run rfs as the user that owns it.",
     ),
     "store.unwritable": (
         "{path} cannot be written: {why}.",

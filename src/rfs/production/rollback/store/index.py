@@ -1,0 +1,279 @@
+"""Which blob lies where: a SQLite file that can be made again from the packs at any time.
+
+Because it can, it is written without waiting for the disk (WAL, synchronous NORMAL:
+consistent after power loss, though perhaps without the last packs), and whoever opens it
+compares its list of packs with the folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rfs.production.rollback.errors import RollbackError
+from rfs.production.rollback.store.files import PRIVATE_FILE, writing
+from rfs.production.rollback.store.packs import Contents, Entry
+from rfs.production.rollback.store.seal import Type
+
+if TYPE_CHECKING:
+    import apsw
+
+FORMAT = 1
+_BUSY_MILLISECONDS = 30_000
+# Above this, ids in memory would cost more than the questions.
+_MOST_CACHED = 2_000_000
+_ASKED_BEFORE_CACHING = 1_000
+MEMORY = ":memory:"
+_SCHEMA = """
+DROP TABLE IF EXISTS blobs;
+DROP TABLE IF EXISTS packs;
+CREATE TABLE packs (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, size INT NOT NULL, stamp INT NOT NULL);
+CREATE TABLE blobs (
+    id BLOB NOT NULL, pack INT NOT NULL, type INT NOT NULL, offset INT NOT NULL, length INT NOT NULL,
+    size INT NOT NULL, bad INT NOT NULL DEFAULT 0, PRIMARY KEY (id, pack)
+) WITHOUT ROWID;
+CREATE INDEX records ON blobs (pack) WHERE type = 2;
+CREATE INDEX bad ON blobs (pack) WHERE bad = 1;
+PRAGMA user_version = 1;
+"""
+_COPY = "SELECT packs.name, id, type, offset, length, blobs.size, bad FROM blobs JOIN packs ON number = pack "
+_NEWEST = "ORDER BY bad, pack DESC"
+_SEVERAL = "WHERE id IN (SELECT id FROM blobs GROUP BY id HAVING count(*) > 1) "
+
+
+class Copy(NamedTuple):
+    """One place where a blob lies. `bad` when reading it failed before."""
+
+    pack: str
+    entry: Entry
+    bad: bool
+
+
+class IndexDamagedError(Exception):
+    """The file is not a sound index: it must be made again. Never leaves the store."""
+
+
+@contextmanager
+def _failures(path: str) -> Iterator[None]:
+    import apsw
+
+    try:
+        yield
+    except (apsw.CorruptError, apsw.NotADBError, apsw.SQLError) as error:
+        # SQLError: a table or column is missing, so the file is of somebody else.
+        raise IndexDamagedError from error
+    except (apsw.FullError, apsw.IOError) as error:
+        full = isinstance(error, apsw.FullError) or getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE
+        raise RollbackError("store.no_space" if full else "store.unwritable", path=path, why=str(error)) from error
+    except (apsw.ReadOnlyError, apsw.CantOpenError, apsw.BusyError) as error:
+        raise RollbackError("store.unwritable", path=path, why=str(error)) from error
+
+
+class Index:
+    """The index of one store. Not thread-safe, and not to be used in a forked child.
+
+    Args:
+        path: of the SQLite file, made when missing; or MEMORY.
+
+    Raises:
+        IndexDamagedError: `remove` it and open it again.
+        RollbackError: it cannot be written (SQLite writes beside a file that is only read).
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._db: apsw.Connection
+        self._known: set[bytes] | None = None
+        self._asked = 0
+        with _failures(path):
+            self._connect()
+            if self._value("PRAGMA user_version") != FORMAT:
+                self._make()
+        self._version = self._data_version()
+
+    def _connect(self) -> None:
+        import apsw
+
+        if self.path != MEMORY:
+            # SQLite gives its -wal and -shm files the mode of the database.
+            with writing(self.path):
+                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE))
+        self._db = apsw.Connection(self.path)
+        self._db.set_busy_timeout(_BUSY_MILLISECONDS)
+        # Emptying the WAL at every close would wait for the disk three times, for nothing.
+        self._db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        self._db.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 256")
+
+    def _make(self) -> None:
+        with self._change():
+            # Asked again under the lock: another process may have made it meanwhile.
+            if self._value("PRAGMA user_version") != FORMAT:
+                self._db.execute(_SCHEMA)
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        with _failures(self.path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                # After a full disk SQLite has rolled back by itself.
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def _value(self, question: str, *values: object) -> Any:
+        return self._db.execute(question, values).get
+
+    def _rows(self, question: str, *values: object) -> list[tuple[Any, ...]]:
+        with _failures(self.path):
+            return list(self._db.execute(question, values))
+
+    def _copies(self, condition: str, *values: object) -> list[Copy]:
+        return [
+            Copy(name, Entry(blob, kind, offset, length, size), bool(bad))
+            for name, blob, kind, offset, length, size, bad in self._rows(_COPY + condition, *values)
+        ]
+
+    def _data_version(self) -> int:
+        with _failures(self.path):
+            return int(self._value("PRAGMA data_version"))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    @staticmethod
+    def remove(path: str) -> None:
+        """Remove a damaged index and what SQLite keeps beside it."""
+        for name in (path, f"{path}-wal", f"{path}-shm", f"{path}-journal"):
+            with suppress(FileNotFoundError):
+                os.unlink(name)
+
+    # — asking —
+
+    def has(self, blob: bytes) -> bool:
+        """Tell whether there is a copy that is not known to be bad."""
+        if self._known is not None:
+            return blob in self._known
+        self._asked += 1
+        with _failures(self.path):
+            if self._asked == _ASKED_BEFORE_CACHING and self._value("SELECT count(*) FROM blobs") <= _MOST_CACHED:
+                self._known = {row[0] for row in self._db.execute("SELECT id FROM blobs WHERE bad = 0")}
+                return blob in self._known
+            return self._value("SELECT 1 FROM blobs WHERE id = ? AND bad = 0", blob) is not None
+
+    def forget(self) -> None:
+        """Drop the ids held in memory; the next questions go to the file."""
+        self._known = None
+        self._asked = 0
+
+    def refresh(self) -> None:
+        """Drop the ids held in memory if another process changed the file since."""
+        version = self._data_version()
+        if version != self._version:
+            self._version = version
+            self.forget()
+
+    def find(self, blob: bytes) -> list[Copy]:
+        """Return all copies of a blob, the best first: not known to be bad, then newest."""
+        return self._copies("WHERE id = ? " + _NEWEST, blob)
+
+    def packs(self) -> dict[str, int]:
+        """Return the name and size in bytes of each pack."""
+        return dict(self._rows("SELECT name, size FROM packs"))
+
+    def last_stamp(self) -> int:
+        """Return the highest stamp of a record, 0 when there is none."""
+        return int(self._rows("SELECT coalesce(max(stamp), 0) FROM packs")[0][0])
+
+    def of_pack(self, name: str) -> list[Copy]:
+        """Return the blobs of a pack in the order in which they lie there."""
+        return self._copies("WHERE packs.name = ? ORDER BY offset", name)
+
+    def records(self) -> list[Copy]:
+        """Return the records, in no order."""
+        return self._copies(f"WHERE type = {Type.RECORD:d}")
+
+    def bad(self) -> set[tuple[bytes, str]]:
+        """Return (blob, pack) of each copy that is known to be bad."""
+        return {(copy.entry.blob, copy.pack) for copy in self._copies("WHERE bad = 1")}
+
+    def totals(self) -> dict[str, tuple[int, int]]:
+        """Return, by pack, the number of blobs and the sum of their sealed lengths."""
+        question = "SELECT name, count(*), sum(length) FROM blobs JOIN packs ON number = pack GROUP BY pack"
+        return {name: (count, length) for name, count, length in self._rows(question)}
+
+    def duplicates(self) -> dict[bytes, list[Copy]]:
+        """Return, by id, all copies of the blobs that lie in more than one pack, the best first."""
+        found: dict[bytes, list[Copy]] = {}
+        for copy in self._copies(_SEVERAL + _NEWEST):
+            found.setdefault(copy.entry.blob, []).append(copy)
+        return found
+
+    # — changing —
+
+    def add(self, contents: Contents) -> None:
+        """Add a sealed pack; one that is there already is left as it is."""
+        with self._change():
+            self._insert(contents)
+        if self._known is not None:
+            self._known.update(entry.blob for entry in contents)
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Drop packs and all that lies in them."""
+        with self._change():
+            numbers = [self._value("SELECT number FROM packs WHERE name = ?", name) for name in names]
+            wanted = [number for number in numbers if number is not None]
+            marks = ",".join("?" * len(wanted))
+            self._db.execute(f"DELETE FROM blobs WHERE pack IN ({marks})", wanted)  # noqa: S608 — question marks only
+            self._db.execute(f"DELETE FROM packs WHERE number IN ({marks})", wanted)  # noqa: S608
+        self.forget()
+
+    def mark(self, copies: Iterable[tuple[bytes, str]], *, bad: bool) -> None:
+        """Note of copies (blob, pack) that reading them failed, or worked again."""
+        with self._change():
+            self._mark(copies, bad)
+        self.forget()
+
+    def replace(self, packs: Iterable[Contents], keep: Iterable[str]) -> None:
+        """Make the index anew: `packs`, and of what it held already only the packs named by `keep`."""
+        bad = self.bad()
+        wanted = set(keep)
+        kept = [
+            (name, size, stamp, [copy.entry for copy in self.of_pack(name)])
+            for name, size, stamp in self._rows("SELECT name, size, stamp FROM packs")
+            if name in wanted
+        ]
+        with self._change():
+            self._db.execute("DELETE FROM blobs")
+            self._db.execute("DELETE FROM packs")
+            for contents in packs:
+                self._insert(contents)
+            for pack in kept:
+                self._insert_rows(*pack)
+            self._mark(bad, bad=True)
+        self.forget()
+
+    def _insert(self, contents: Contents) -> None:
+        self._insert_rows(contents.name, contents.size, contents.stamp, contents)
+
+    def _insert_rows(self, name: str, size: int, stamp: int, entries: Iterable[Entry]) -> None:
+        if self._value("SELECT 1 FROM packs WHERE name = ?", name) is not None:
+            return
+        self._db.execute("INSERT INTO packs (name, size, stamp) VALUES (?, ?, ?)", (name, size, stamp))
+        number = self._db.last_insert_rowid()
+        # In the order of the key: a tree that grows at random places is twice as slow.
+        rows = sorted((entry.blob, number, *entry[1:]) for entry in entries)
+        self._db.executemany(
+            "INSERT OR IGNORE INTO blobs (id, pack, type, offset, length, size) VALUES (?, ?, ?, ?, ?, ?)", rows
+        )
+
+    def _mark(self, copies: Iterable[tuple[bytes, str]], bad: bool) -> None:
+        self._db.executemany(
+            "UPDATE blobs SET bad = ? WHERE id = ? AND pack = (SELECT number FROM packs WHERE name = ?)",
+            [(int(bad), blob, name) for blob, name in copies],
+        )

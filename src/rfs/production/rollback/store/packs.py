@@ -1,0 +1,307 @@
+"""The pack file: header, sealed blobs one after the other, sealed index, trailer.
+
+The layout is described in docs/format.md; a change here is a change there and of FORMAT.
+A pack is written in `tmp/` and gets its name in `packs/` once it is whole and durable.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+import threading
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+import msgspec
+
+from rfs.production.rollback.errors import RollbackError
+from rfs.production.rollback.store.files import PRIVATE_FILE, sync_folder, write_all
+from rfs.production.rollback.store.keys import FORMAT, ID_SIZE
+from rfs.production.rollback.store.seal import BLOB_ID_SIZE, DamagedError, Sealer, Type
+
+SUFFIX = ".pack"
+FULL_SIZE = 64 << 20
+# So many small blobs that their list, not their content, would be what fills memory.
+FULL_COUNT = 65_536
+_BUFFER_SIZE = 1 << 20
+_OPEN_FILES = 32
+_HEADER = struct.Struct("<8sI16s16s4x")
+_TRAILER = struct.Struct("<I8s")
+_HEADER_MAGIC = b"rfs pack"
+_TRAILER_MAGIC = b"rfs foot"
+_U32 = "I"
+
+
+class Place:
+    """Where the store in the folder `root` keeps what."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    @property
+    def packs(self) -> str:
+        return os.path.join(self.root, "packs")
+
+    @property
+    def tmp(self) -> str:
+        return os.path.join(self.root, "tmp")
+
+    @property
+    def damaged(self) -> str:
+        return os.path.join(self.root, "damaged")
+
+    @property
+    def index(self) -> str:
+        return os.path.join(self.root, "index.db")
+
+    @property
+    def repository(self) -> str:
+        return os.path.join(self.root, "repository")
+
+    @property
+    def repository_copy(self) -> str:
+        return os.path.join(self.packs, "repository")
+
+    def pack(self, name: str) -> str:
+        return os.path.join(self.packs, name + SUFFIX)
+
+    def names(self) -> dict[str, int]:
+        """Return the name and size in bytes of every pack that is there."""
+        found = {}
+        with os.scandir(self.packs) as entries:
+            for entry in entries:
+                if entry.name.endswith(SUFFIX):
+                    # A prune may take a pack away between the listing and the look at it.
+                    with suppress(FileNotFoundError):
+                        found[entry.name.removesuffix(SUFFIX)] = entry.stat(follow_symlinks=False).st_size
+        return found
+
+
+class Entry(NamedTuple):
+    """One sealed blob in a pack. `length` is of the sealed bytes, `size` of the content."""
+
+    blob: bytes
+    type: int
+    offset: int
+    length: int
+    size: int
+
+
+class _Footer(msgspec.Struct, frozen=True, array_like=True):
+    stamp: int
+    count: int
+    types: bytes
+    lengths: bytes
+    sizes: bytes
+    blobs: bytes
+
+
+class Contents(msgspec.Struct, frozen=True):
+    """What a pack says of itself. `stamp` is the highest of its records, 0 without any."""
+
+    name: str
+    size: int
+    stamp: int
+    types: bytes
+    lengths: array[int]
+    sizes: array[int]
+    blobs: bytes
+
+    def __len__(self) -> int:
+        return len(self.types)
+
+    def __iter__(self) -> Iterator[Entry]:
+        offset = _HEADER.size
+        for number, (kind, length, size) in enumerate(zip(self.types, self.lengths, self.sizes, strict=True)):
+            start = number * BLOB_ID_SIZE
+            yield Entry(self.blobs[start : start + BLOB_ID_SIZE], kind, offset, length, size)
+            offset += length
+
+
+def _little_endian(values: array[int]) -> array[int]:
+    if sys.byteorder == "big":  # pragma: no cover — no such machine here
+        values = values[:]
+        values.byteswap()
+    return values
+
+
+def _column(data: bytes) -> array[int]:
+    values = array(_U32)
+    values.frombytes(data)
+    return _little_endian(values)
+
+
+def read_contents(path: str, name: str, repository: str, sealer: Sealer) -> Contents:
+    """Read and check a pack's header, footer and trailer.
+
+    Raises:
+        DamagedError: it is not as it was sealed, or of another repository.
+        RollbackError: store.format, it was written by a newer release.
+        OSError: it cannot be read.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(fd).st_size
+        header = os.pread(fd, _HEADER.size, 0)
+        if len(header) < _HEADER.size or not header.startswith(_HEADER_MAGIC):
+            raise DamagedError("it does not begin as a pack")
+        _, version, owner, own_name = _HEADER.unpack(header)
+        if version > FORMAT:
+            raise RollbackError("store.format", path=path, found=version, known=FORMAT)
+        if owner.hex() != repository:
+            raise DamagedError("it belongs to another store")
+        if own_name.hex() != name:
+            raise DamagedError("it was given another name")
+        trailer = os.pread(fd, _TRAILER.size, size - _TRAILER.size)
+        length, magic = _TRAILER.unpack(trailer)
+        start = size - _TRAILER.size - length
+        if magic != _TRAILER_MAGIC or start < _HEADER.size:
+            raise DamagedError("its end is missing or damaged")
+        sealed = os.pread(fd, length, start)
+    finally:
+        os.close(fd)
+    footer = msgspec.msgpack.decode(sealer.open_footer(sealed, header), type=_Footer)
+    contents = Contents(
+        name, size, footer.stamp, footer.types, _column(footer.lengths), _column(footer.sizes), footer.blobs
+    )
+    if _HEADER.size + sum(contents.lengths) != start:
+        raise DamagedError("its length is not what its index says")
+    return contents
+
+
+class PackWriter:
+    """A pack while it grows, in `tmp/`. After any OSError it is fit for `abandon` only.
+
+    Args:
+        repository: id of the repository, hex.
+    """
+
+    def __init__(self, place: Place, repository: str) -> None:
+        self.name = os.urandom(ID_SIZE).hex()
+        self._place = place
+        self._path = os.path.join(place.tmp, self.name + SUFFIX)
+        self._header = _HEADER.pack(_HEADER_MAGIC, FORMAT, bytes.fromhex(repository), bytes.fromhex(self.name))
+        self._buffer = bytearray(self._header)
+        self._written = 0
+        self._entries: dict[bytes, int] = {}
+        self._offsets = array("Q")
+        self._types = bytearray()
+        self._lengths = array(_U32)
+        self._sizes = array(_U32)
+        self.size = len(self._header)
+        self.stamp = 0
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE)
+
+    @property
+    def full(self) -> bool:
+        """Whether it is large enough to be sealed."""
+        return self.size >= FULL_SIZE or len(self._types) >= FULL_COUNT
+
+    def __contains__(self, blob: bytes) -> bool:
+        return blob in self._entries
+
+    def append(self, blob: bytes, kind: Type, sealed: bytes, size: int) -> None:
+        """Add a sealed blob; one that is in this pack already is left.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        if blob in self._entries:
+            return
+        self._entries[blob] = len(self._types)
+        self._offsets.append(self.size)
+        self._types.append(kind)
+        self._lengths.append(len(sealed))
+        self._sizes.append(size)
+        self.size += len(sealed)
+        self._buffer += sealed
+        if len(self._buffer) >= _BUFFER_SIZE:
+            self._drain()
+
+    def find(self, blob: bytes) -> Entry | None:
+        """Return where a blob of this pack lies, or None."""
+        number = self._entries.get(blob)
+        if number is None:
+            return None
+        return Entry(blob, self._types[number], self._offsets[number], self._lengths[number], self._sizes[number])
+
+    def read(self, entry: Entry) -> bytes:
+        """Return the sealed bytes of an entry that `find` gave.
+
+        Raises:
+            OSError: what is buffered could not be written.
+        """
+        self._drain()
+        return os.pread(self._fd, entry.length, entry.offset)
+
+    def finish(self, sealer: Sealer) -> Contents:
+        """Seal the pack and make it durable under its name in `packs/`.
+
+        Raises:
+            OSError: it could not be; nothing of it counts.
+        """
+        lengths, sizes = _little_endian(self._lengths), _little_endian(self._sizes)
+        blobs = b"".join(self._entries)
+        footer = _Footer(self.stamp, len(self._types), bytes(self._types), lengths.tobytes(), sizes.tobytes(), blobs)
+        sealed = sealer.seal_footer(msgspec.msgpack.encode(footer), self._header)
+        self._buffer += sealed
+        self._buffer += _TRAILER.pack(len(sealed), _TRAILER_MAGIC)
+        self.size += len(sealed) + _TRAILER.size
+        self._drain()
+        os.fsync(self._fd)
+        os.rename(self._path, self._place.pack(self.name))
+        sync_folder(self._place.packs)
+        os.close(self._fd)
+        self._fd = -1
+        return Contents(self.name, self.size, self.stamp, footer.types, self._lengths, self._sizes, blobs)
+
+    def abandon(self) -> None:
+        """Remove the unsealed pack. Never raises: what cannot be removed now, `recover` removes."""
+        with suppress(OSError):
+            os.unlink(self._path)
+        if self._fd >= 0:
+            with suppress(OSError):
+                os.close(self._fd)
+            self._fd = -1
+
+    def _drain(self) -> None:
+        write_all(self._fd, self._buffer)
+        self._written += len(self._buffer)
+        self._buffer.clear()
+
+
+class PackFiles:
+    """Reads sealed packs through a few descriptors that stay open. Thread-safe."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._files: OrderedDict[str, int] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        """Return bytes of a pack; fewer when it ends before.
+
+        Raises:
+            OSError: the pack is gone or cannot be read.
+        """
+        # The lock is held while reading, so that no other thread closes this descriptor meanwhile.
+        with self._lock:
+            fd = self._files.get(name)
+            if fd is None:
+                fd = os.open(self._place.pack(name), os.O_RDONLY | os.O_CLOEXEC)
+                self._files[name] = fd
+                if len(self._files) > _OPEN_FILES:
+                    os.close(self._files.popitem(last=False)[1])
+            else:
+                self._files.move_to_end(name)
+            return os.pread(fd, length, offset)
+
+    def close(self) -> None:
+        """Close all descriptors; reading opens them again."""
+        with self._lock:
+            while self._files:
+                os.close(self._files.popitem()[1])

@@ -1,0 +1,173 @@
+"""Removal of what nothing needs any more. At every instant each kept blob lies in a durable pack.
+
+Packs in which nothing is kept are removed. Of packs that are mostly waste, and of many small
+packs, what is kept is copied as it is, still sealed, into new packs; only when those are
+durable and indexed are the old ones removed. Every copy is authenticated on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Set
+from typing import NamedTuple
+
+from rfs.production.rollback.store.packs import FULL_SIZE, Entry
+from rfs.production.rollback.store.reports import Pruned
+from rfs.production.rollback.store.seal import DamagedError, Type, decode_record
+from rfs.production.rollback.store.shelf import Shelf
+
+LIVE_ENOUGH = 0.7
+SMALL_SIZE = FULL_SIZE // 4
+# Merging at every prune would copy the same blobs again and again.
+MANY_SMALL = 8
+Wanted = Callable[[str, bytes], bool]
+
+
+class _Survey(NamedTuple):
+    """What is kept of one pack. `why`: what is wrong with the pack itself."""
+
+    name: str
+    size: int
+    blobs: int
+    live_blobs: int
+    live_size: int
+    why: str
+
+
+def prune(shelf: Shelf, keep: Set[bytes], wanted: Wanted, *, dry_run: bool) -> Pruned:
+    """See `Store.prune`."""
+    return _Pruning(shelf, keep, wanted).run(dry_run=dry_run)
+
+
+class _Pruning:
+    def __init__(self, shelf: Shelf, keep: Set[bytes], wanted: Wanted) -> None:
+        self._shelf = shelf
+        self._keep = keep
+        self._wanted = wanted
+        self._chosen: dict[bytes, str] = {}
+        self._records: dict[bytes, bool] = {}
+        self._left: list[str] = []
+
+    def run(self, *, dry_run: bool) -> Pruned:
+        shelf = self._shelf
+        found = shelf.ask(lambda _: shelf.compare())
+        self._left += [f"Pack {name} is damaged and was left: {why}." for name, why in found.unreadable.items()]
+        self._choose_copies()
+        packs = shelf.ask(lambda index: index.packs())
+        surveys = [self._survey(name, size) for name, size in packs.items()]
+        dead = [survey for survey in surveys if not survey.live_blobs and survey.blobs]
+        worn = _worn([survey for survey in surveys if survey.live_blobs])
+        removed = sum(survey.blobs - survey.live_blobs for survey in [*dead, *worn])
+        if dry_run:
+            freed = sum(survey.size for survey in dead) + sum(survey.size - survey.live_size for survey in worn)
+            return Pruned(freed, len(dead) + len(worn), len(worn), removed, tuple(self._left))
+        if dead:
+            # First, because it may be what makes room for the copies.
+            shelf.remove([survey.name for survey in dead])
+        before = shelf.stored
+        try:
+            gone = self._rewrite(worn)
+        except BaseException:
+            shelf.discard()
+            raise
+        stayed = {survey.name for survey in worn} - {survey.name for survey in gone}
+        return Pruned(
+            freed=sum(survey.size for survey in [*dead, *gone]) - (shelf.stored - before),
+            packs_removed=len(dead) + len(gone),
+            packs_rewritten=len(gone),
+            blobs_removed=removed - sum(s.blobs - s.live_blobs for s in worn if s.name in stayed),
+            left=tuple(self._left),
+        )
+
+    def _choose_copies(self) -> None:
+        """Of each kept blob that lies in several packs, choose one copy that is whole."""
+        for blob, copies in self._shelf.ask(lambda index: index.duplicates()).items():
+            for copy in copies:
+                if self._sound(copy.pack, copy.entry):
+                    self._chosen[blob] = copy.pack
+                    break
+
+    def _sound(self, pack: str, entry: Entry) -> bool:
+        try:
+            return self._shelf.sealer.authentic(self._shelf.read(pack, entry), entry.blob, Type(entry.type))
+        except (DamagedError, FileNotFoundError):
+            return False
+
+    def _survey(self, name: str, size: int) -> _Survey:
+        entries, why = self._shelf.entries(name)
+        count = live_blobs = live_size = 0
+        for entry in entries:
+            count += 1
+            if self._live(name, entry):
+                live_blobs += 1
+                live_size += entry.length
+        return _Survey(name, size, count, live_blobs, live_size, why)
+
+    def _live(self, pack: str, entry: Entry) -> bool:
+        if self._chosen.get(entry.blob, pack) != pack:
+            return False
+        if entry.type != Type.RECORD:
+            return entry.blob in self._keep
+        return self._live_record(pack, entry)
+
+    def _live_record(self, pack: str, entry: Entry) -> bool:
+        if entry.blob not in self._records:
+            try:
+                data = self._shelf.sealer.open(self._shelf.read(pack, entry), entry.blob, Type.RECORD)
+                self._records[entry.blob] = self._wanted(*decode_record(data)[1:])
+            except DamagedError:
+                # Nobody can tell whether it is wanted.
+                return True
+        return self._records[entry.blob]
+
+    def _rewrite(self, worn: list[_Survey]) -> list[_Survey]:
+        """Copy what is kept, pack by pack; return the packs that could be removed."""
+        gone: list[_Survey] = []
+        waiting: list[_Survey] = []
+        for survey in worn:
+            damaged = self._copy(survey.name)
+            if damaged:
+                self._left.append(f"Pack {survey.name} was left: {damaged} of its blobs are damaged.")
+                continue
+            waiting.append(survey)
+            # Removed in between, so that a large prune needs room for one pack only.
+            if sum(one.live_size for one in waiting) >= FULL_SIZE:
+                self._settle(waiting)
+                gone += waiting
+                waiting = []
+        self._settle(waiting)
+        return gone + waiting
+
+    def _settle(self, copied: Iterable[_Survey]) -> None:
+        self._shelf.flush()
+        names = [survey.name for survey in copied]
+        if names:
+            self._shelf.remove(names)
+
+    def _copy(self, name: str) -> int:
+        """Copy what is kept of a pack; return how many kept blobs of it are damaged."""
+        damaged = set()
+        entries, _ = self._shelf.entries(name)
+        for entry in entries:
+            if not self._live(name, entry):
+                continue
+            try:
+                whole = self._shelf.move(entry, self._shelf.read(name, entry))
+            except DamagedError:
+                whole = False
+            if not whole:
+                damaged.add((entry.blob, name))
+        if damaged:
+            self._shelf.note_bad(damaged)
+        return len(damaged)
+
+
+def _worn(surveys: list[_Survey]) -> list[_Survey]:
+    """Return the packs worth rewriting: mostly waste, themselves damaged, or many small ones."""
+    small = {survey.name for survey in surveys if survey.size < SMALL_SIZE}
+    if len(small) < MANY_SMALL:
+        small = set()
+    return [
+        survey
+        for survey in surveys
+        if survey.why or survey.live_size < LIVE_ENOUGH * survey.size or survey.name in small
+    ]

@@ -1,0 +1,221 @@
+"""Names and sealing of blobs: BLAKE3 ids, zstd, AES-256-GCM. No files, no state on disk.
+
+A `Sealer` may be used from several threads, and in a child forked after `unlock`.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+from rfs.production.rollback.store.keys import FORMAT, NONCE_SIZE, derive
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    from zstandard import ZstdCompressor, ZstdDecompressor
+
+Data: TypeAlias = bytes | bytearray | memoryview
+
+BLOB_ID_SIZE = 32
+# One msgpack or zstd call of more would hold several copies in memory; drivers cut at a few MiB.
+LARGEST_BLOB = 1 << 30
+_LEVEL = 1
+_RAW, _ZSTD = b"\x00", b"\x01"
+_CONTEXT = struct.Struct("<8sIB")
+_COUNT = struct.Struct("<I")
+_RECORD = struct.Struct("<QB")
+
+
+class Type(enum.IntEnum):
+    """What a sealed piece is. Part of its authenticated data and of its id: no type passes for another."""
+
+    BLOB = 0
+    PART = 1
+    RECORD = 2
+
+
+class DamagedError(Exception):
+    """Sealed bytes do not open, or do not open to what their id says. Never leaves the store."""
+
+
+class _Codec(threading.local):
+    """Contexts of zstd serve one thread at a time."""
+
+    def __init__(self) -> None:
+        from zstandard import ZstdCompressor, ZstdDecompressor
+
+        self.compressor: ZstdCompressor = ZstdCompressor(level=_LEVEL)
+        self.decompressor: ZstdDecompressor = ZstdDecompressor()
+
+
+class Sealer:
+    """Seals and opens with the keys of one repository.
+
+    Args:
+        unwrap: returns the repository key; called once, when a key is first needed.
+    """
+
+    def __init__(self, unwrap: Callable[[], bytes]) -> None:
+        self._unwrap = unwrap
+        self._lock = threading.Lock()
+        self._id_keys: tuple[bytes, ...] = ()
+        self._blobs: AESGCM
+        self._footers: AESGCM
+        self._codec: _Codec
+
+    def unlock(self) -> None:
+        """Get the keys; what is already there is kept.
+
+        Raises:
+            UsageError: the key file is missing, open to others or not the right one.
+        """
+        if self._id_keys:
+            return
+        with self._lock:
+            if self._id_keys:
+                return
+            from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+            key = self._unwrap()
+            self._blobs = AESGCM(derive("rfs-rollback store 1: encryption of blobs", key))
+            self._footers = AESGCM(derive("rfs-rollback store 1: encryption of footers", key))
+            self._codec = _Codec()
+            # Set last: it is what says that all keys are there.
+            self._id_keys = tuple(derive(f"rfs-rollback store 1: id of a {kind.name.lower()}", key) for kind in Type)
+
+    def identify(self, data: Data, kind: Type = Type.BLOB) -> bytes:
+        """Return the id of `data`: 32 bytes of BLAKE3, keyed by the repository and the type."""
+        from blake3 import blake3
+
+        self.unlock()
+        return blake3(data, key=self._id_keys[kind]).digest()
+
+    def seal(self, data: Data, blob: bytes, kind: Type = Type.BLOB) -> bytes:
+        """Return `data` compressed and encrypted under the id `blob`.
+
+        Raises:
+            ValueError: it is larger than 1 GiB.
+        """
+        if len(data) > LARGEST_BLOB:
+            message = f"a blob of {len(data)} bytes: cut it into smaller ones"
+            raise ValueError(message)
+        self.unlock()
+        nonce = os.urandom(NONCE_SIZE)
+        return nonce + self._blobs.encrypt(nonce, self._packed(data), _context(blob, kind))
+
+    def open(self, sealed: Data, blob: bytes, kind: Type = Type.BLOB) -> bytes:
+        """Return what `seal` was given.
+
+        Raises:
+            DamagedError: a bit differs, or it is not of this id and type.
+        """
+        self.unlock()
+        data = self._unpacked(_decrypt(self._blobs, sealed, _context(blob, kind)))
+        if self.identify(data, kind) != blob:
+            raise DamagedError("its content is not what its id says")
+        return data
+
+    def authentic(self, sealed: Data, blob: bytes, kind: Type) -> bool:
+        """Tell whether `sealed` is, to the bit, what was sealed under this id."""
+        self.unlock()
+        try:
+            _decrypt(self._blobs, sealed, _context(blob, kind))
+        except DamagedError:
+            return False
+        return True
+
+    def seal_footer(self, data: bytes, header: bytes) -> bytes:
+        """Return a pack's index, compressed and encrypted, bound to the pack's header."""
+        self.unlock()
+        nonce = os.urandom(NONCE_SIZE)
+        return nonce + self._footers.encrypt(nonce, self._packed(data), header)
+
+    def open_footer(self, sealed: Data, header: bytes) -> bytes:
+        """Return what `seal_footer` was given.
+
+        Raises:
+            DamagedError: a bit of it or of the header differs.
+        """
+        self.unlock()
+        return self._unpacked(_decrypt(self._footers, sealed, header))
+
+    def _packed(self, data: Data) -> bytes:
+        small = self._codec.compressor.compress(data)
+        return _ZSTD + small if len(small) < len(data) else b"".join((_RAW, data))
+
+    def _unpacked(self, packed: bytes) -> bytes:
+        if packed[:1] == _RAW:
+            return packed[1:]
+        if packed[:1] != _ZSTD:
+            raise DamagedError("it is compressed in a way that is not known")
+        from zstandard import ZstdError
+
+        try:
+            return self._codec.decompressor.decompress(memoryview(packed)[1:])
+        except ZstdError as error:
+            raise DamagedError("it does not decompress") from error
+
+
+def _context(blob: bytes, kind: Type) -> bytes:
+    return _CONTEXT.pack(b"rfs blob", FORMAT, kind) + blob
+
+
+def _decrypt(cipher: AESGCM, sealed: Data, context: bytes) -> bytes:
+    from cryptography.exceptions import InvalidTag
+
+    view = memoryview(sealed)
+    try:
+        return cipher.decrypt(view[:NONCE_SIZE], view[NONCE_SIZE:], context)
+    except (InvalidTag, ValueError) as error:  # ValueError: too short to hold a nonce and a tag
+        raise DamagedError("it is not what was sealed") from error
+
+
+# — manifest parts and records, as they are inside their seals —
+
+
+def encode_part(refs: Sequence[bytes], body: bytes) -> bytes:
+    """Return a manifest part as one string of bytes."""
+    if any(len(ref) != BLOB_ID_SIZE for ref in refs):
+        raise ValueError("a ref is not the id of a blob")
+    return b"".join((_COUNT.pack(len(refs)), *refs, body))
+
+
+def decode_part(data: bytes) -> tuple[list[bytes], bytes]:
+    """Return (refs, body) as `encode_part` was given them.
+
+    Raises:
+        DamagedError: it is too short.
+    """
+    if len(data) < _COUNT.size:
+        raise DamagedError("it is shorter than a manifest part")
+    end = _COUNT.size + BLOB_ID_SIZE * _COUNT.unpack_from(data)[0]
+    if end > len(data):
+        raise DamagedError("it is shorter than its list of blobs")
+    return [data[at : at + BLOB_ID_SIZE] for at in range(_COUNT.size, end, BLOB_ID_SIZE)], data[end:]
+
+
+def encode_record(kind: str, body: bytes, stamp: int) -> bytes:
+    """Return a record as one string of bytes; `stamp` grows from record to record."""
+    name = kind.encode()
+    return b"".join((_RECORD.pack(stamp, len(name)), name, body))
+
+
+def decode_record(data: bytes) -> tuple[int, str, bytes]:
+    """Return (stamp, kind, body).
+
+    Raises:
+        DamagedError: it is too short.
+    """
+    try:
+        stamp, length = _RECORD.unpack_from(data)
+        start = _RECORD.size + length
+        kind = data[_RECORD.size : start].decode()
+    except (struct.error, UnicodeDecodeError) as error:
+        raise DamagedError("it is not a record") from error
+    if start > len(data):
+        raise DamagedError("it is shorter than its name")
+    return stamp, kind, data[start:]

@@ -1,0 +1,365 @@
+"""The face of the store. What a store is made of is described in docs/format.md."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from types import TracebackType
+
+from rfs.production.rollback.errors import IntegrityError, NotFoundError, RollbackError, UsageError
+from rfs.production.rollback.store.files import (
+    PRIVATE_FOLDER,
+    read_whole,
+    reading,
+    sync_folder,
+    write_durably,
+    writing,
+)
+from rfs.production.rollback.store.keys import (
+    Repository,
+    check_key_file,
+    decode_repository,
+    encode_repository,
+    make_key_file,
+    new_repository,
+    unwrap,
+)
+from rfs.production.rollback.store.packs import Place
+from rfs.production.rollback.store.reports import Damage, Pruned
+from rfs.production.rollback.store.seal import Data, Sealer, Type, decode_part, encode_part, encode_record
+from rfs.production.rollback.store.shelf import Shelf
+
+_OTHERS_MAY_WRITE = 0o022
+
+
+class Store:
+    """Blobs, manifest parts and records, each known by a keyed digest of its content.
+
+    What is put goes to a growing pack and is there for `get` at once; `flush` makes it
+    durable, `discard` drops it. One process at a time may put, flush, recover or prune:
+    the caller holds the application's lock. Any number may read meanwhile.
+
+    Thread-safe. A child forked from the process that opened the store may call `identify`
+    and `seal`, nothing else (it is refused); call `check_key` before forking, so that the
+    children need not each open the key. What they sealed, the parent appends by `put_sealed`.
+
+    Attributes:
+        path: the store's folder.
+        id: of the repository, 32 hex digits.
+    """
+
+    def __init__(self, path: str, key: str, record: Repository) -> None:
+        """Use `open` or `create`."""
+        self.path = path
+        self.id = record.id
+        self._record = record
+        self._sealer = Sealer(lambda: unwrap(record, key, path))
+        self._shelf = Shelf(Place(path), record.id, self._sealer)
+
+    @classmethod
+    def create(cls, path: str, key: str) -> Store:
+        """Make an empty store.
+
+        Args:
+            path: its folder, made with mode 0700 when missing.
+            key: the key file, made with mode 0600 when missing; an existing one is used.
+
+        Raises:
+            UsageError: store.exists, store.writable, store.key_open or store.key_wrong.
+            RollbackError: store.no_space or store.unwritable.
+        """
+        place = Place(path)
+        if _is_store(place):
+            raise UsageError("store.exists", path=path)
+        make_key_file(key)
+        check_key_file(key)
+        with writing(path):
+            _make_private(path)
+        _refuse_writable(path)
+        record = new_repository(key, path)
+        with writing(path):
+            for folder in (place.packs, place.tmp):
+                _make_private(folder)
+            # The copy goes with the packs, so that they and the key are a whole store.
+            write_durably(place.repository_copy, encode_repository(record), replace=True)
+            write_durably(place.repository, encode_repository(record), replace=True)
+        return cls(path, key, record)
+
+    @classmethod
+    def open(cls, path: str, key: str) -> Store:
+        """Open a store. Cheap: the key is only read when something is sealed or opened, or by `check_key`.
+
+        Raises:
+            NotFoundError: store.none.
+            UsageError: store.writable, store.key_missing or store.key_open.
+            RollbackError: store.format, written by a newer release; store.unreadable.
+            IntegrityError: store.damaged, both copies of the repository's record are.
+        """
+        place = Place(path)
+        if not _is_store(place):
+            raise NotFoundError("store.none", path=path)
+        _refuse_writable(path)
+        for name in (place.repository, place.repository_copy):
+            record = _read_record(name, path)
+            if record is not None:
+                check_key_file(key)
+                return cls(path, key, record)
+        raise IntegrityError(
+            "store.damaged",
+            what=f"both copies of the store's record, {place.repository} and {place.repository_copy}",
+            hint="Bring one of them back from a backup; without it no checkpoint can be read.",
+        )
+
+    def check_key(self) -> None:
+        """Make sure that the key opens this store.
+
+        Raises:
+            UsageError: store.key_missing, store.key_open, store.key_wrong or store.key_format.
+        """
+        self._sealer.unlock()
+
+    def close(self) -> None:
+        """Drop what was not flushed and close all files."""
+        self._shelf.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def stored(self) -> int:
+        """Bytes appended to packs since the store was opened."""
+        return self._shelf.stored
+
+    # — blobs and manifest parts —
+
+    def identify(self, data: Data) -> bytes:
+        """Return the id that `put` would give: 32 bytes."""
+        return self._sealer.identify(data)
+
+    def has(self, blob: bytes) -> bool:
+        """Tell whether a blob or manifest part is here, as far as is known undamaged."""
+        return self._shelf.has(blob)
+
+    def put(self, data: Data) -> bytes:
+        """Store a blob unless it is here; return its id.
+
+        Raises:
+            RollbackError: store.no_space or store.unwritable; `discard` before anything else is put.
+            ValueError: it is larger than 1 GiB.
+        """
+        return self._put(data, Type.BLOB)
+
+    def put_part(self, refs: Sequence[bytes], body: bytes) -> bytes:
+        """Store a manifest part unless it is here; return its id.
+
+        Args:
+            refs: ids of the blobs that `body` needs.
+            body: the driver's own encoding.
+
+        Raises:
+            As `put`.
+        """
+        return self._put(encode_part(refs, body), Type.PART)
+
+    def _put(self, data: Data, kind: Type) -> bytes:
+        blob = self._sealer.identify(data, kind)
+        self._shelf.add(blob, kind, len(data), lambda: self._sealer.seal(data, blob, kind))
+        return blob
+
+    def seal(self, data: Data) -> tuple[bytes, bytes]:
+        """Return (id, sealed bytes) of a blob without storing anything; also in a forked child."""
+        blob = self._sealer.identify(data)
+        return blob, self._sealer.seal(data, blob)
+
+    def put_sealed(self, blob: bytes, sealed: bytes, size: int) -> None:
+        """Store what `seal` returned, unless the blob is here.
+
+        Args:
+            size: of the content, bytes.
+
+        Raises:
+            As `put`.
+        """
+        self._shelf.add(blob, Type.BLOB, size, lambda: sealed)
+
+    def get(self, blob: bytes) -> bytes:
+        """Return a blob, verified against its id.
+
+        Raises:
+            IntegrityError: store.blob_missing or store.damaged.
+        """
+        return self._shelf.get(blob, Type.BLOB)
+
+    def get_part(self, part: bytes) -> tuple[list[bytes], bytes]:
+        """Return (refs, body) of a manifest part, verified against its id.
+
+        Raises:
+            IntegrityError: store.blob_missing or store.damaged.
+        """
+        return decode_part(self._shelf.get(part, Type.PART))
+
+    def reachable(self, parts: Iterable[bytes]) -> set[bytes]:
+        """Return the ids of the parts and of all that they refer to.
+
+        Raises:
+            IntegrityError: a part is missing or damaged.
+        """
+        found: set[bytes] = set()
+        for part in parts:
+            if part not in found:
+                found.add(part)
+                found.update(self.get_part(part)[0])
+        return found
+
+    # — records —
+
+    def put_record(self, kind: str, body: bytes) -> bytes:
+        """Append a record: something small that must be found again from the packs and the key alone.
+
+        Args:
+            kind: such as "checkpoint"; at most 255 bytes.
+
+        Returns:
+            Its id.
+
+        Raises:
+            As `put`.
+        """
+        return self._shelf.add_record(lambda stamp: encode_record(kind, body, stamp))
+
+    def records(self, kind: str, problems: list[str] | None = None) -> Iterator[bytes]:
+        """Yield the bodies of all flushed records of a kind, in the order in which they were put.
+
+        Args:
+            problems: takes a sentence for each record that is damaged; without it, the first raises.
+
+        Raises:
+            IntegrityError: a record is damaged.
+        """
+        return (body for _, found, body in self._shelf.records(problems) if found == kind)
+
+    # — durability —
+
+    def flush(self) -> None:
+        """Make everything that was put durable.
+
+        Raises:
+            RollbackError: store.no_space or store.unwritable; what was put since the last
+                flush does not count, and `discard` is needed.
+        """
+        self._shelf.flush()
+
+    def discard(self) -> None:
+        """Drop what was put since the last flush. What filled whole packs stays until a prune."""
+        self._shelf.discard()
+
+    # — upkeep —
+
+    def recover(self) -> list[str]:
+        """Put the store in order after a crash; each changing command calls it first, under the lock.
+
+        Unsealed packs are removed, packs that the index does not know are added to it, and what is
+        whole in a damaged pack is brought to a new one.
+
+        Returns:
+            A sentence for each thing that was done; a second call returns none.
+
+        Raises:
+            RollbackError: store.no_space, store.unwritable or store.format.
+        """
+        from rfs.production.rollback.store.recover import recover
+
+        return self._complete_record() + recover(self._shelf)
+
+    def _complete_record(self) -> list[str]:
+        place = Place(self.path)
+        done = []
+        for name in (place.repository, place.repository_copy):
+            if _read_record(name, self.path) != self._record:
+                with writing(name):
+                    write_durably(name, encode_repository(self._record), replace=True)
+                done.append(f"The store's record {name} was missing or damaged; it was written again.")
+        return done
+
+    def rebuild(self) -> None:
+        """Make the index anew from the packs alone."""
+        self._shelf.rebuild()
+
+    def verify(self, tick: Callable[[int, int], None] | None = None, only: set[bytes] | None = None) -> Damage:
+        """Read blobs and check every bit of them.
+
+        A copy that fails is remembered: `has` is then false for a blob without another copy, so
+        that the next checkpoint which meets the same content stores it again.
+
+        Args:
+            tick: called with (blobs, bytes) done since its last call; it may raise to stop.
+            only: ids to check; by default everything in the store, and the packs' own indexes.
+
+        Returns:
+            What is damaged. Ids in `only` that are not in the store count as damaged.
+        """
+        from rfs.production.rollback.store.verify import verify
+
+        return verify(self._shelf, tick, only)
+
+    def prune(self, keep: Set[bytes], records: Callable[[str, bytes], bool], *, dry_run: bool) -> Pruned:
+        """Remove what is not kept. A crash at any moment loses nothing that is kept.
+
+        Args:
+            keep: ids of blobs and parts, as `reachable` returns them.
+            records: called with (kind, body) of each record; whether to keep it.
+            dry_run: only count.
+
+        Raises:
+            RollbackError: store.no_space or store.unwritable; nothing that is kept was lost.
+            RuntimeError: something was put and not flushed or discarded.
+        """
+        from rfs.production.rollback.store.prune import prune
+
+        if self._shelf.growing:
+            raise RuntimeError("prune with unflushed blobs: flush or discard them first")
+        return prune(self._shelf, keep, records, dry_run=dry_run)
+
+    def size(self) -> int:
+        """Return the bytes of all packs.
+
+        Raises:
+            RollbackError: store.unreadable.
+        """
+        with reading(self.path):
+            return sum(Place(self.path).names().values())
+
+
+def _is_store(place: Place) -> bool:
+    return os.path.lexists(place.repository) or os.path.lexists(place.repository_copy)
+
+
+def _read_record(name: str, path: str) -> Repository | None:
+    try:
+        data = read_whole(name)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RollbackError("store.unreadable", path=name, why=error.strerror) from error
+    return decode_repository(data, path)
+
+
+def _make_private(path: str) -> None:
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(os.path.abspath(path))
+    os.makedirs(parent, exist_ok=True)
+    os.mkdir(path, PRIVATE_FOLDER)
+    sync_folder(parent)
+
+
+def _refuse_writable(path: str) -> None:
+    with reading(path):
+        mode = os.stat(path).st_mode
+    if mode & _OTHERS_MAY_WRITE:
+        raise UsageError("store.writable", path=path)
