@@ -157,6 +157,13 @@ class Driver(ABC):
 
     # — may be written —
 
+    def salvage(self, c: Component, sink: BlobSink, previous: Capture | None) -> Capture:
+        """Record the state before a rollback: like `capture`, but what is missing or broken is recorded as it is.
+
+        A broken component must not stand in the way of the rollback that mends it.
+        """
+        return self.capture(c, sink, previous)
+
     def owns(self, c: Component) -> tuple[str, ...]:
         """Return the absolute paths that belong to this component; other components leave them alone."""
         return ()

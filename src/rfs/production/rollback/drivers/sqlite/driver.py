@@ -1,0 +1,277 @@
+"""The driver of SQLite databases."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+import msgspec
+
+from rfs.production.rollback.driver import BlobSink, BlobSource, Driver, Finding
+from rfs.production.rollback.drivers.sqlite import rows
+from rfs.production.rollback.drivers.sqlite.live import (
+    SIDES,
+    Patience,
+    explained,
+    look,
+    observed,
+    private_file,
+    set_journal,
+    soundness,
+    status,
+)
+from rfs.production.rollback.drivers.sqlite.pages import (
+    Facts,
+    assemble,
+    differing,
+    facts_of,
+    fingerprint_of,
+    store_runs,
+)
+from rfs.production.rollback.drivers.sqlite.place import (
+    move_aside,
+    put_database,
+    put_raw,
+    require_permission,
+    set_ownership,
+    sync_folder,
+)
+from rfs.production.rollback.drivers.sqlite.unchanged import recall, remember, signature
+from rfs.production.rollback.duration import Duration, parse_duration
+from rfs.production.rollback.errors import IntegrityError, RollbackError, UsageError
+from rfs.production.rollback.model import (
+    Capture,
+    Change,
+    ChangeKind,
+    Component,
+    Fingerprint,
+    Loss,
+    Ref,
+    Restored,
+)
+
+# Up to here a copy is checked when it is captured, and its indexes against their tables; above,
+# that would cost more than the capture itself.
+CHECKED_BYTES = 64 << 20
+LISTED = 20
+DOCTOR_SECONDS = 2.0
+_STAGED = "staged-"
+
+
+class SqliteOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Options of a sqlite component.
+
+    Attributes:
+        path: the database file; relative to the folder of rfs.toml.
+        busy_timeout: how long to wait for other programs' locks.
+    """
+
+    path: str
+    busy_timeout: Duration = "30s"
+
+
+class SqliteDriver(Driver):
+    """A SQLite database, captured online and restored in place.
+
+    Capture copies it through SQLite's backup API under readers and writers. Restore goes back
+    through the same API, as one transaction in the live file: connections that other programs
+    hold open stay correct, and a crash is rolled back by SQLite itself. The log and the journal
+    of a database are SQLite's: they are never copied, written or removed here.
+
+    Where a database is wanted and something else stands, that is moved into the component's
+    work folder (`displaced/`), and the database is made anew.
+    """
+
+    kind = "sqlite"
+    options = SqliteOptions
+
+    def capture(self, c: Component, sink: BlobSink, previous: Capture | None) -> Capture:
+        return self._capture(c, sink, previous, strict=True)
+
+    def salvage(self, c: Component, sink: BlobSink, previous: Capture | None) -> Capture:
+        return self._capture(c, sink, previous, strict=False)
+
+    def _capture(self, c: Component, sink: BlobSink, previous: Capture | None, *, strict: bool) -> Capture:
+        path = _path(c)
+        known = recall(c, path)
+        if previous is not None and known == previous.fingerprint:
+            return msgspec.structs.replace(previous, stored=0)
+        before = signature(path)
+        with observed(c, path, _patience(c, sink), strict=strict) as (copy, fd, found):
+            facts, warnings = _checked(path, copy, found)
+            fingerprint, parts = store_runs(fd, facts, sink)
+        remember(c, path, before, fingerprint)
+        return Capture(
+            component=c.name,
+            kind=self.kind,
+            fingerprint=fingerprint,
+            parts=parts,
+            entries=facts.pages,
+            size=facts.length,
+            warnings=warnings,
+            meta=msgspec.to_builtins(facts),
+        )
+
+    def fingerprint(self, c: Component, *, rehash: bool) -> Fingerprint:
+        path = _path(c)
+        known = None if rehash else recall(c, path)
+        if known is not None:
+            return known
+        before = signature(path)
+        with observed(c, path, _patience(c)) as (_, fd, facts):
+            fingerprint = fingerprint_of(fd, facts)
+        remember(c, path, before, fingerprint)
+        return fingerprint
+
+    def restore(self, c: Component, source: BlobSource, want: Capture) -> Restored:
+        path, wanted, patience = _path(c), facts_of(want), _patience(c, source)
+        with observed(c, path, patience) as (_, fd, live):
+            stretches = differing(fd, live, want, source)
+        require_permission(path, live, wanted)
+        changed = sum(last - first + 1 for first, last in stretches)
+        warnings: list[str] = []
+        if stretches:
+            with _assembled(c, source, want) as staged:
+                if live.state != "database" or wanted.state != "database":
+                    warnings += move_aside(c, path, live, patience)
+                if wanted.state == "database":
+                    put_database(c, staged, path, live, patience)
+                elif wanted.state == "raw":
+                    put_raw(c, path, staged, wanted)
+        if wanted.state == "database" and (stretches or live.wal != wanted.wal):
+            set_journal(c, path, wal=wanted.wal, patience=patience)
+            changed = changed or 1
+        if wanted.state != "absent" and set_ownership(path, wanted):
+            changed = changed or 1
+        if wanted.damaged:
+            warnings.append(f"{path} failed SQLite's check when it was captured; it was restored as it was.")
+        return Restored(changed, tuple(warnings))
+
+    def owns(self, c: Component) -> tuple[str, ...]:
+        path = _path(c)
+        return (path, *(path + side for side in SIDES))
+
+    def examine(self, c: Component) -> Iterator[Finding]:
+        path = _path(c)
+        patience = Patience(min(DOCTOR_SECONDS, _seconds(c)))
+        try:
+            if status(c, path) is None:
+                raise RollbackError("path.missing", component=c.name, path=path)
+            with explained(c, path, patience):
+                look(path, patience)
+        except RollbackError as error:
+            yield Finding("error", str(error), error.hint)
+            return
+        for needed in (path, os.path.dirname(path)):
+            if not os.access(needed, os.W_OK):
+                why = "this user may not write there"
+                refused = RollbackError("path.unwritable", component=c.name, path=needed, why=why)
+                yield Finding("warning", str(refused), refused.hint)
+
+    def stage(self, c: Component, source: BlobSource, want: Capture) -> None:
+        if os.path.exists(_staged_path(c, want)) or self.fingerprint(c, rehash=False) == want.fingerprint:
+            return
+        with private_file(c, "stage") as (temporary, fd):
+            _assemble(c, source, want, temporary, fd)
+            os.rename(temporary, _staged_path(c, want))
+        sync_folder(c.work)
+
+    def release(self, c: Component) -> None:
+        for name in os.listdir(c.work) if os.path.isdir(c.work) else ():
+            if name.startswith(_STAGED):
+                with suppress(FileNotFoundError):
+                    os.unlink(os.path.join(c.work, name))
+
+    def verify(self, c: Component, source: BlobSource, want: Capture) -> list[Change]:
+        path, wanted = _path(c), facts_of(want)
+        with observed(c, path, _patience(c, source)) as (copy, fd, live):
+            keys = [f"pages {first}–{last}" for first, last in differing(fd, live, want, source)[:LISTED]]
+            found = ""
+            if live.state == "database" and not wanted.damaged:
+                found = soundness(copy, thorough=live.length <= CHECKED_BYTES)
+        changes = [Change(c.name, ChangeKind.CHANGED, key) for key in keys]
+        changes += rows.facts_changed(c.name, wanted, live)
+        if found:
+            changes.append(Change(c.name, ChangeKind.CHANGED, "integrity", None, Ref("integrity", label=found)))
+        return changes
+
+    def changes(self, c: Component, source: BlobSource, a: Capture, b: Capture | None) -> Iterator[Change]:
+        if b is not None:
+            if a.fingerprint != b.fingerprint:
+                with _assembled(c, source, b) as after:
+                    yield from self._compared(c, source, a, after, facts_of(b))
+            return
+        path = _path(c)
+        if recall(c, path) == a.fingerprint:
+            return
+        with observed(c, path, _patience(c, source)) as (after, fd, facts):
+            if fingerprint_of(fd, facts) != a.fingerprint:
+                yield from self._compared(c, source, a, after, facts)
+
+    def _compared(self, c: Component, source: BlobSource, a: Capture, after: str, facts: Facts) -> list[Change]:
+        with _assembled(c, source, a) as before:
+            return rows.compare(c.name, (before, facts_of(a)), (after, facts), source.tick)
+
+    def losses(self, c: Component, source: BlobSource, want: Capture, changes: Sequence[Change]) -> Iterator[Loss]:
+        yield from rows.losses(c.name, changes)
+
+
+def _options(c: Component) -> SqliteOptions:
+    return msgspec.convert(dict(c.options), SqliteOptions)
+
+
+def _path(c: Component) -> str:
+    return os.path.abspath(os.path.join(c.home, _options(c).path))
+
+
+def _seconds(c: Component) -> float:
+    try:
+        return parse_duration(_options(c).busy_timeout)
+    except ValueError as error:
+        where = os.path.join(c.home, "rfs.toml")
+        raise UsageError("settings.value", path=where, key=f"{c.name}.busy_timeout", why=error) from None
+
+
+def _patience(c: Component, pulse: BlobSink | BlobSource | None = None) -> Patience:
+    seconds = _seconds(c)
+    return Patience(seconds if pulse is None else min(seconds, pulse.remaining()), pulse)
+
+
+def _checked(path: str, copy: str, facts: Facts) -> tuple[Facts, tuple[str, ...]]:
+    """Return the facts with what SQLite's check of the copy found, and the warnings to record."""
+    if facts.state != "database":
+        what = "was missing" if facts.state == "absent" else "was no usable SQLite database"
+        return facts, (f"{path} {what}; that was recorded as it was.",)
+    damaged = soundness(copy, thorough=False) if facts.length <= CHECKED_BYTES else ""
+    if not damaged:
+        return facts, ()
+    return msgspec.structs.replace(facts, damaged=damaged), (
+        f"{path} fails SQLite's check ({damaged}); it was captured as it is.",
+    )
+
+
+def _staged_path(c: Component, want: Capture) -> str:
+    return os.path.join(c.work, f"{_STAGED}{want.fingerprint.digest[:32]}.db")
+
+
+@contextmanager
+def _assembled(c: Component, source: BlobSource, want: Capture) -> Iterator[str]:
+    """Yield the path of a private copy of what was captured: the staged one, else one made now."""
+    staged = _staged_path(c, want)
+    if os.path.exists(staged):
+        yield staged
+        return
+    with private_file(c, "whole") as (temporary, fd):
+        _assemble(c, source, want, temporary, fd)
+        yield temporary
+
+
+def _assemble(c: Component, source: BlobSource, want: Capture, path: str, fd: int) -> None:
+    facts = facts_of(want)
+    assemble(want, source, fd)
+    # A database known to be damaged is put back as it was: that may be the state before.
+    if facts.state == "database" and not facts.damaged:
+        found = soundness(path, thorough=facts.length <= CHECKED_BYTES)
+        if found:
+            raise IntegrityError("sqlite.damaged", path=_path(c), why=found)
