@@ -89,6 +89,22 @@ class Application:
         """
         return cls(load(config or find(os.getcwd())), reporter=reporter, wait=wait)
 
+    @classmethod
+    def create(cls, config: str) -> Application:
+        """Make the store of a new application, with its key, and open it.
+
+        Args:
+            config: the path of its rfs.toml.
+
+        Raises:
+            UsageError: rfs.toml is wrong; nothing was made.
+            RollbackError: there is a store already, or it cannot be made.
+        """
+        settings = load(config)
+        load_parts(settings, os.path.join(settings.store.path, "work"))
+        Store.create(settings.store.path, settings.store.key).close()
+        return cls(settings)
+
     def close(self) -> None:
         self.catalog.close()
         self.store.close()
@@ -309,7 +325,6 @@ class Application:
             created_at=utc_now(),
             safety=safety.checkpoint_id,
             undoes=undoes,
-            warnings=plan.warnings,
             max_rollback_time=self.settings.policy.max_rollback_time,
             recovery_time=self.settings.policy.recovery_time,
         )
