@@ -7,13 +7,14 @@ application changes, and most of it for the worse: see v2/README.md.
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+
+from install import mark_release
 
 OVERLAY = Path(__file__).resolve().parent / "v2"
 DELETED = ("app/stock.py", "static/icon.svg")
@@ -45,8 +46,12 @@ def lay_over(folder: Path) -> None:
         shutil.copytree(OVERLAY / part, folder / part, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name in DELETED:
         (folder / name).unlink()
-    (folder / "static" / "logo.svg").chmod(0o600)  # the classic: a file that only its owner may read
-    (folder / "static" / "current.css").symlink_to("style.css")
+    static = folder / "static"
+    (static / "touch-icon.svg").unlink()
+    shutil.copy(static / "logo.svg", static / "touch-icon.svg")  # was one file with two names
+    (static / "logo.svg").chmod(0o600)  # the classic: a file that only its owner may read
+    (static / "current.css").symlink_to("style.css")
+    mark_release(folder / "app", "2.0.0")
     (folder / "RELEASE").write_text("2.0.0\n", encoding="utf-8")
 
 
@@ -83,7 +88,7 @@ def migrate(database: Path) -> None:
 
 def supervisorctl(folder: Path, *words: str) -> None:
     command = [sys.executable, "-m", "supervisor.supervisorctl", "-c", "supervisord.conf", *words]
-    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, env=os.environ)
+    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ here: a free port, the secrets in .env, supervisord.conf, the database with its 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import secrets
@@ -16,7 +17,7 @@ import sys
 import zlib
 from pathlib import Path
 
-from app import checkout, database
+from app import VERSION, checkout, database
 
 SOURCE = Path(__file__).resolve().parent
 SEED = 20_240_601  # the same shop every time
@@ -87,6 +88,8 @@ def install(folder: Path) -> int:
     for part in ("data", "log", "run", "uploads"):
         (folder / part).mkdir()
     (folder / "static" / "icon.svg").symlink_to("logo.svg")
+    (folder / "static" / "touch-icon.svg").hardlink_to(folder / "static" / "logo.svg")
+    mark_release(folder / "app", VERSION)
     port = free_port()
     settings = folder / "config" / "settings.toml"
     settings.write_text(settings.read_text(encoding="utf-8").replace("port = 8000", f"port = {port}"), encoding="utf-8")
@@ -98,6 +101,13 @@ def install(folder: Path) -> int:
     (folder / "supervisord.conf").write_text(conf, encoding="utf-8")
     seed(folder)
     return port
+
+
+def mark_release(path: Path, version: str) -> None:
+    """Write the version into an extended attribute, as some deployment tools do."""
+    if hasattr(os, "setxattr"):
+        with contextlib.suppress(OSError):  # not every file system has them
+            os.setxattr(path, "user.release", version.encode())
 
 
 def free_port() -> int:

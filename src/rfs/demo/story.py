@@ -1,0 +1,314 @@
+"""The story: install, checkpoint, break, look, roll back, prove, undo, prove, roll back again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from rfs.demo import witness
+from rfs.demo.shop import Shop, ShopError
+from rfs.demo.teller import ClaimError, Teller
+
+COMMAND_SECONDS = 120
+HEALTH_LINES = ("[[health]]", "name = ", "http = ", "required = ")
+KINDS = {"files", "config", "environment", "sqlite", "service"}
+# Here somebody else makes and removes files: SQLite its journals, supervisord its socket, visitors their pictures.
+BUSY_FOLDERS = {"data", "run", "uploads"}
+KETTLE, CUP = "glass-kettle-1", "porcelain-cup-2"
+
+
+def run(folder: Path | None = None, *, keep: bool = False) -> int:
+    """Tell the story, and return the exit code: 0 only when every claim held.
+
+    Args:
+        folder: where to put the shop, new or empty; None takes a temporary one.
+        keep: leave the folder behind.
+    """
+    teller = Teller()
+    if find_spec("supervisor") is None:
+        teller.error("The demo runs its shop under supervisor, which is not installed.")
+        teller.error("Install it next to rfs: pip install supervisor")
+        return 2
+    if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        teller.error(f"{folder} is not an empty folder. Name a new one with --dir.")
+        return 2
+    base = Path(tempfile.mkdtemp(prefix="rfs-demo-")) if folder is None else folder.absolute()
+    base.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    demo = Demo(base, teller)
+    code = _guarded(demo, teller)
+    if keep:
+        teller.say(f"The shop is still in {demo.shop.folder}.")
+    else:
+        shutil.rmtree(base)
+    if code == 0:
+        teller.say(f"{teller.claims} claims, each checked, in {time.monotonic() - started:.0f} s.")
+    return code
+
+
+def _guarded(demo: Demo, teller: Teller) -> int:
+    """Tell the story, and end every process of it whatever happens."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        demo.tell()
+        code = 0
+    except ClaimError:
+        teller.error("The demo stops here: the claim above does not hold.")
+        code = 1
+    except (ShopError, OSError) as error:
+        teller.error(f"The demo could not go on: {error}")
+        code = 1
+    except KeyboardInterrupt:
+        teller.error("Interrupted.")
+        code = 130
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave the shop running
+        killed = demo.shop.stop()
+    left = [f"{pid}: {command}" for pid, command in demo.shop.running()]
+    with contextlib.suppress(ClaimError):
+        teller.chapter("The end")
+        teller.claim("every process of the demo has ended", [*killed, *left])
+        return code
+    return code or 1
+
+
+def _terminated(number: int, _: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+class Demo:
+    """One telling. `base` is an existing, empty folder; all that is written is in it."""
+
+    def __init__(self, base: Path, teller: Teller) -> None:
+        self.base = base
+        self.teller = teller
+        self.shop = Shop(base)
+        # The key of the store goes to the user's configuration, and here that is the demo's.
+        self.shop.environment["XDG_CONFIG_HOME"] = str(base / "config")
+        self.files: dict[str, dict[str, witness.Entry]] = {}
+        self.rows: dict[str, witness.Rows] = {}
+
+    def tell(self) -> None:
+        """Raises ClaimError when a claim does not hold, ShopError when the shop does not work."""
+        self.open_shop()
+        self.set_up()
+        self.take_checkpoint()
+        self.break_it()
+        self.look()
+        self.roll_back("2.0.0 is taken back")
+        self.prove("1.4.2", "v1")
+        self.undo()
+        self.roll_back("2.0.0 is taken back again")
+        self.prove("1.4.2", "v1")
+        self.finish()
+
+    # — the chapters —
+
+    def open_shop(self) -> None:
+        self.teller.chapter("A shop: web and worker under supervisor, SQLite, settings, secrets, pictures")
+        self.shop.install()
+        self.shop.start()
+        self.shop.order(KETTLE, CUP)
+        self.teller.say(f"It runs at http://127.0.0.1:{self.shop.port}/ in {self.shop.folder}")
+        self._claim_health("1.4.2")
+
+    def set_up(self) -> None:
+        self.teller.chapter("Two minutes of set-up, once")
+        self.rfs("init", "--store", str(self.base / "store"))
+        path = self.shop.folder / "rfs.toml"
+        path.write_text(uncommented(path.read_text(encoding="utf-8"), HEALTH_LINES), encoding="utf-8")
+        self.teller.say("The health check that it suggests is taken: its four lines lose their “#”.")
+        self.rfs("doctor")
+        found = {
+            line.split('"')[1] for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("kind")
+        }
+        self.teller.claim(
+            "files, configuration, environment, database and services were all found by `rfs init`",
+            [f"not found: {kind}" for kind in sorted(KINDS - found)],
+        )
+
+    def take_checkpoint(self) -> None:
+        self.teller.chapter("A checkpoint of the whole application, while it runs")
+        self.rfs("checkpoint", "-m", "before version 2", "--tag", "v1")
+        self.remember("v1")
+        paths, rows = len(self.files["v1"]), row_count(self.rows["v1"])
+        self.teller.say(f"The demo notes {paths} paths and {rows} rows for itself, to compare with later.")
+
+    def break_it(self) -> None:
+        self.teller.chapter("Version 2 is deployed: code, settings, secrets, templates, schema and data change")
+        self.teller.command(["python", "deploy_v2.py", "shop"])
+        self.shop.deploy_v2()
+        number = self.shop.order(KETTLE)
+        picture = self.shop.upload(KETTLE, (self.shop.folder / "uploads" / f"{CUP}.png").read_bytes())
+        self.teller.say(f"A customer orders on it (number {number}), and somebody uploads {picture}.")
+        status, _ = self.shop.checkout(KETTLE, CUP)
+        self.teller.say(f"Then the complaints come: an order of two products answers {status}, and the ledger is off.")
+        self.remember("v2")
+        files = witness.file_differences(self.files["v1"], self.files["v2"])
+        rows = witness.row_differences(self.rows["v1"], self.rows["v2"])
+        broken = [] if status == 500 and files and rows and self.ledger("v2") else ["version 2 works"]
+        self.teller.claim(f"it is broken: {len(files)} paths and {len(rows)} tables are other than before", broken)
+
+    def look(self) -> None:
+        self.teller.chapter("What happened, and what would a rollback do and lose?")
+        self.rfs("status", codes=(0, 15))
+        self.rfs("diff", "v1")
+        self.rfs("plan", "v1")
+        plan = self.json("plan", "v1")
+        lost = " ".join(f"{loss['component']} {loss['what']}" for loss in plan["losses"])
+        self.teller.claim(
+            "the plan says that the order placed on version 2 would be lost",
+            [] if "orders" in lost else [f"it lists: {lost or 'nothing'}"],
+        )
+        self._claim_same("v2", "looking changed nothing")
+
+    def roll_back(self, title: str) -> None:
+        self.teller.chapter(f"One command, and {title}")
+        self.rfs("rollback", "v1", "--reason", "orders fail on version 2", "--yes")
+
+    def prove(self, version: str, state: str) -> None:
+        self.teller.chapter(f"Is it really {version} again? Not rfs says so: the demo's own comparison does")
+        self._claim_same(state, "as they were")
+        self._claim_health(version)
+
+    def undo(self) -> None:
+        self.teller.chapter("The rollback itself can be undone: version 2, with the order placed on it")
+        self.rfs("undo", "--yes")
+        self._claim_same("v2", "as they were on version 2")
+        self._claim_health("2.0.0")
+
+    def finish(self) -> None:
+        number = self.shop.order(KETTLE, CUP)
+        self.remember("now")
+        self.teller.claim(
+            f"an order of two products goes through (number {number}), and the ledger adds up to 0",
+            [f"the ledger adds up to {self.ledger('now')}"] if self.ledger("now") else [],
+        )
+        pictures = [path for path in self.files["v2"] if path.startswith("uploads/")]
+        self.teller.claim(
+            f"all {len(pictures)} pictures are there, the one uploaded on version 2 too: uploads are kept",
+            [f"{path} is gone" for path in pictures if path not in self.files["now"]],
+        )
+        self.teller.chapter("Nothing of it is forgotten")
+        self.rfs("log")
+
+    # — how it is checked —
+
+    def remember(self, state: str) -> None:
+        self.files[state] = {path: steady(path, entry) for path, entry in self._files().items()}
+        self.rows[state] = witness.rows(self.shop.database)
+
+    def _files(self) -> dict[str, witness.Entry]:
+        return witness.files(self.shop.folder, left_out)
+
+    def ledger(self, state: str) -> int:
+        return sum(row[3] for row in self.rows[state]["ledger"])
+
+    def _claim_same(self, state: str, how: str) -> None:
+        found = {path: steady(path, entry) for path, entry in self._files().items()}
+        wanted = self.files[state]
+        # What was uploaded since is kept by a rollback, and is no difference.
+        kept = {path for path in found.keys() - wanted.keys() if path.startswith("uploads/")}
+        self.teller.claim(
+            f"{len(wanted)} files, folders and links {how}: bytes, modes, owners, times, attributes",
+            witness.file_differences(wanted, {path: entry for path, entry in found.items() if path not in kept}),
+        )
+        rows = witness.rows(self.shop.database)
+        problems = witness.row_differences(self.rows[state], rows)
+        self.teller.claim(f"{row_count(rows)} rows and the schema {how}, compared one by one", problems)
+
+    def _claim_health(self, version: str) -> None:
+        health = self.shop.health()
+        good = health["http"] == 200 and health["version"] == version
+        self.teller.claim(f"/health answers 200, version {version}", [] if good else [json.dumps(health)])
+
+    # — the command line —
+
+    def rfs(self, *words: str, codes: Sequence[int] = (0,)) -> None:
+        """Run a command of rfs in the shop's folder and show it with what it printed.
+
+        Raises:
+            ClaimError: it ended with none of `codes`.
+        """
+        self.teller.command(["rfs", *words])
+        done = self._run(words)
+        self.teller.output(done.stderr + done.stdout)
+        if done.returncode not in codes:
+            self.teller.claim(f"rfs {words[0]} succeeds", [f"it ended with {done.returncode}"])
+
+    def json(self, *words: str) -> dict[str, Any]:
+        """Run a command of rfs with --json, unseen, and return its data."""
+        done = self._run([*words, "--json"])
+        try:
+            data: dict[str, Any] = json.loads(done.stdout)["data"]
+        except (ValueError, KeyError):
+            self.teller.claim(f"rfs {words[0]} --json prints its envelope", [done.stdout or done.stderr])
+            raise
+        return data
+
+    def _run(self, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*rfs_command(), *words],
+            cwd=self.shop.folder,
+            env=self.shop.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+
+
+def rfs_command() -> list[str]:
+    """Return the `rfs` that belongs to this Python, whatever else is on the PATH."""
+    script = Path(sysconfig.get_path("scripts")) / "rfs"
+    if script.is_file():
+        return [str(script)]
+    return [sys.executable, "-c", "import sys; from rfs.cli.main import main; sys.exit(main())"]
+
+
+def left_out(path: str) -> bool:
+    """Tell whether a path is no part of the shop's state: logs, caches, sockets, rfs.toml, and what SQLite owns."""
+    name = os.path.basename(path)
+    if name == "__pycache__" or path in ("log", "rfs.toml"):
+        return True
+    return path.startswith(("run/", "data/shop.db"))
+
+
+def steady(path: str, entry: witness.Entry) -> witness.Entry:
+    """Return an entry without the time of a folder in which others make and remove files."""
+    return entry._replace(mtime=0) if path in BUSY_FOLDERS else entry
+
+
+def uncommented(text: str, beginnings: Sequence[str]) -> str:
+    """Return rfs.toml with the lines that begin so, behind "#   ", taken out of their comment.
+
+    Raises:
+        ShopError: there is no such line.
+    """
+    lines = text.splitlines()
+    for beginning in beginnings:
+        number = next((n for n, line in enumerate(lines) if line.startswith(f"#   {beginning}")), None)
+        if number is None:
+            raise ShopError(f"rfs init suggests no {beginning}")
+        lines[number] = lines[number].removeprefix("#   ")
+    return "\n".join([*lines, ""])
+
+
+def row_count(rows: witness.Rows) -> int:
+    return sum(len(found) for found in rows.values())
