@@ -11,20 +11,30 @@ import msgspec
 from blake3 import blake3
 
 from rfs.production.rollback.driver import BlobSink, BlobSource, Driver
-from rfs.production.rollback.errors import IntegrityError
+from rfs.production.rollback.errors import IntegrityError, TimedOutError
 from rfs.production.rollback.model import Capture, Component, Fingerprint, Restored
 
 
 class MemoryStore:
-    """A BlobSink and BlobSource that holds everything in a dictionary."""
+    """A BlobSink and BlobSource that holds everything in dictionaries.
+
+    Attributes:
+        blobs: content by id; spoil it to see what a damaged store does: `get` verifies.
+        parts: (refs, body) by id.
+        ticks: how often `tick` was called.
+        time_out_at: the number of the tick at which the time is over; None is never.
+    """
 
     def __init__(self) -> None:
         self.blobs: dict[bytes, bytes] = {}
         self.parts: dict[bytes, tuple[list[bytes], bytes]] = {}
         self.ticks = 0
+        self.time_out_at: int | None = None
 
     def tick(self, items: int = 0, size: int = 0) -> None:
         self.ticks += 1
+        if self.time_out_at is not None and self.ticks >= self.time_out_at:
+            raise TimedOutError("timeout", seconds=0)
 
     def remaining(self) -> float:
         return 60.0
@@ -47,15 +57,25 @@ class MemoryStore:
 
     def get(self, blob: bytes) -> bytes:
         try:
-            return self.blobs[blob]
+            data = self.blobs[blob]
         except KeyError:
             raise IntegrityError("store.blob_missing", blob=blob.hex()[:12]) from None
+        if self.identify(data) != blob:
+            raise _damaged(blob)
+        return data
 
     def get_part(self, part: bytes) -> tuple[list[bytes], bytes]:
         try:
-            return self.parts[part]
+            refs, body = self.parts[part]
         except KeyError:
             raise IntegrityError("store.blob_missing", blob=part.hex()[:12]) from None
+        if self.identify(b"".join(refs) + body) != part:
+            raise _damaged(part)
+        return list(refs), body
+
+
+def _damaged(blob: bytes) -> IntegrityError:
+    return IntegrityError("store.damaged", what=f"blob {blob.hex()[:12]}", hint="Choose another checkpoint.")
 
 
 def component(kind: str, home: Path, *, name: str = "part", carved: Sequence[str] = (), **options: Any) -> Component:
@@ -104,5 +124,7 @@ class MemoryDriver(Driver):
     def restore(self, c: Component, source: BlobSource, want: Capture) -> Restored:
         self._point("restore")
         (blob,), _ = source.get_part(want.parts[0])
-        self.value = json.loads(source.get(blob))
-        return Restored(1)
+        value = json.loads(source.get(blob))
+        changed = value != self.value
+        self.value = value
+        return Restored(int(changed))

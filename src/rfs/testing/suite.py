@@ -1,0 +1,457 @@
+"""Is a driver right? Every rule of the plugin page as a check that can fail."""
+
+from __future__ import annotations
+
+import os
+import unittest
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from rfs.production.rollback.driver import Driver
+from rfs.production.rollback.errors import IntegrityError, TimedOutError
+from rfs.production.rollback.model import Capture, Change, ChangeKind, Component
+from rfs.testing.faults import interrupt_at
+from rfs.testing.memory import MemoryStore
+
+
+class DriverSuite:
+    """Subclass it in a file that pytest collects, write four methods, and every check is a test of the driver.
+
+    Attributes:
+        ways: `change` is called with 0 … ways-1.
+        most_interruptions: at most so many places of a restore are interrupted, evenly spread.
+
+    A subclass may also override `set_up`, `tear_down` and `driver_after_crash`.
+    """
+
+    ways = 3
+    most_interruptions = 60
+
+    driver: Driver
+    c: Component
+    store: MemoryStore
+
+    # — to be written —
+
+    def make_driver(self) -> Driver:
+        """Return the driver under test. Called again wherever a crash would have ended its process."""
+        raise NotImplementedError
+
+    def make_component(self, tmp: Path) -> Component:
+        """Make a component with some live state inside the empty folder `tmp`; see rfs.testing.component."""
+        raise NotImplementedError
+
+    def change(self, c: Component, n: int) -> None:
+        """Change the live state in the nth way, from whatever it is, to one that differs from it.
+
+        What the driver finds hard belongs here: content, metadata, something added, all of it removed.
+        """
+        raise NotImplementedError
+
+    def read(self, c: Component) -> object:
+        """Return the live state as something that `==` compares, without the driver's help."""
+        raise NotImplementedError
+
+    # — may be written —
+
+    def set_up(self, c: Component) -> None:
+        """Start what the component needs; called once after make_component."""
+
+    def tear_down(self, c: Component) -> None:
+        """End what `set_up` started; called also when a check fails."""
+
+    def driver_after_crash(self) -> Driver:
+        """Return the driver as a new process would have it."""
+        return self.make_driver()
+
+    # — the checks: capture —
+
+    def test_capture_changes_nothing(self, tmp_path: Path) -> None:
+        with self._world(tmp_path):
+            before = self.read(self.c)
+            self.capture()
+            self._equal(self.read(self.c), before, "capture changed the live state")
+
+    def test_capture_is_complete_in_its_references(self, tmp_path: Path) -> None:
+        """Prune keeps only what the parts refer to."""
+        with self._world(tmp_path):
+            want, state = self.capture(), self.read(self.c)
+            kept = {ref for part in want.parts for ref in self.store.parts[part][0]}
+            self.store.blobs = {blob: data for blob, data in self.store.blobs.items() if blob in kept}
+            self.change(self.c, 0)
+            self.bring(want)
+            self._equal(self.read(self.c), state, "restore was not exact after a prune")
+
+    def test_capture_of_an_unchanged_state_stores_nothing(self, tmp_path: Path) -> None:
+        with self._world(tmp_path):
+            first = self.capture()
+            stored = len(self.store.blobs)
+            second = self.capture(first)
+            self._equal(second.fingerprint.digest, first.fingerprint.digest, "the second capture's digest differs")
+            self._equal(len(self.store.blobs), stored, "capturing an unchanged state stored new blobs")
+
+    def test_capture_with_a_previous_one_is_exact(self, tmp_path: Path) -> None:
+        with self._world(tmp_path):
+            previous = self.capture()
+            for n in range(self.ways):
+                self.change(self.c, n)
+                previous, state = self.capture(previous), self.read(self.c)
+                self.change(self.c, (n + 1) % self.ways)
+                self.bring(previous)
+                self._equal(self.read(self.c), state, f"restoring an incremental capture of change {n} was not exact")
+
+    # — fingerprint, changes —
+
+    def test_fingerprint_is_equal_only_for_equal_states(self, tmp_path: Path) -> None:
+        with self._world(tmp_path):
+            seen: list[tuple[object, str]] = []
+            for n in range(-1, self.ways):
+                if n >= 0:
+                    self.change(self.c, n)
+                capture, state = self.capture(), self.read(self.c)
+                for rehash in (True, False):
+                    live = self.driver.fingerprint(self.c, rehash=rehash)
+                    self._equal(live.digest, capture.fingerprint.digest, f"fingerprint(rehash={rehash}) differs")
+                for other, digest in seen:
+                    equal = digest == capture.fingerprint.digest
+                    self._equal(equal, other == state, "equal digests and equal states do not go together")
+                seen.append((state, capture.fingerprint.digest))
+
+    def test_changes_are_sorted_consistent_and_antisymmetric(self, tmp_path: Path) -> None:
+        with self._world(tmp_path):
+            a = self.capture()
+            for n in range(self.ways):
+                self.change(self.c, n)
+                b = self.capture()
+                there = list(self.driver.changes(self.c, self.store, a, b))
+                back = list(self.driver.changes(self.c, self.store, b, a))
+                live = list(self.driver.changes(self.c, self.store, a, None))
+                differ = a.fingerprint.digest != b.fingerprint.digest
+                self._equal(bool(there), differ, f"changes and fingerprints disagree after change {n}")
+                self._check_changes(there)
+                self._equal(_keys(back), _keys(there), "changes(b, a) has other keys than changes(a, b)")
+                self._equal([_turned(change) for change in back], there, "changes(b, a) is not changes(a, b) turned")
+                self._equal(_shape(live), _shape(there), "changes(a, None) is not changes(a, b) while b is live")
+                self._equal(list(self.driver.changes(self.c, self.store, b, b)), [], "changes(b, b) is not empty")
+                a = b
+
+    def _check_changes(self, changes: Sequence[Change]) -> None:
+        self._equal(_keys(changes), sorted(_keys(changes)), "changes are not sorted by key")
+        self._equal(len(set(_keys(changes))), len(changes), "a key stands twice in changes")
+        for change in changes:
+            self._equal(change.component, self.c.name, "a change names another component")
+            sides = (change.before is not None, change.after is not None)
+            wanted = {ChangeKind.ADDED: (False, True), ChangeKind.REMOVED: (True, False)}.get(change.kind, (True, True))
+            self._equal(sides, wanted, f"a change of kind {change.kind} has the wrong sides")
+
+    def test_losses_are_well_formed(self, tmp_path: Path) -> None:
+        with self._world(tmp_path):
+            want = self.capture()
+            self.change(self.c, 0)
+            changes = list(self.driver.changes(self.c, self.store, want, None))
+            before = self.read(self.c)
+            for loss in self.driver.losses(self.c, self.store, want, changes):
+                self._equal(loss.component, self.c.name, "a loss names another component")
+                self._check(loss.count is None or loss.count > 0, f"a loss of nothing: {loss}")
+            self._equal(self.read(self.c), before, "losses changed the live state")
+
+    def test_examine_changes_nothing_and_finds_no_error_in_a_sound_component(self, tmp_path: Path) -> None:
+        with self._world(tmp_path):
+            before = self.read(self.c)
+            errors = [finding for finding in self.driver.examine(self.c) if finding.level == "error"]
+            self._equal(errors, [], "examine reports an error")
+            self._equal(self.read(self.c), before, "examine changed the live state")
+
+    # — restore —
+
+    def test_restore_is_exact_from_and_to_every_state(self, tmp_path: Path) -> None:
+        with self._world(tmp_path):
+            states = [(self.capture(), self.read(self.c))]
+            for n in range(self.ways):
+                self.change(self.c, n)
+                states.append((self.capture(), self.read(self.c)))
+            for want, state in [*states, *states[::-1], *states[::2]]:
+                self.bring(want)
+                self._equal(self.read(self.c), state, "restore was not exact")
+
+    def test_restore_is_idempotent(self, tmp_path: Path) -> None:
+        with self._world(tmp_path):
+            want, state = self.capture(), self.read(self.c)
+            self.change(self.c, 0)
+            self.bring(want)
+            self._stop()
+            again = self.driver.restore(self.c, self.store, want)
+            self._start(want)
+            self._equal(again.changed, 0, "a second restore says it changed something")
+            self._equal(self.read(self.c), state, "a second restore changed the state")
+
+    def test_restore_from_a_stored_capture(self, tmp_path: Path) -> None:
+        """What a restore needs to know must be in the record, not in the driver's memory."""
+        with self._world(tmp_path):
+            want, state = self.capture(), self.read(self.c)
+            stored = msgspec.json.decode(msgspec.json.encode(want), type=Capture)
+            self._equal(stored, want, "the capture is not equal after it was stored as JSON")
+            self.change(self.c, 0)
+            self.driver = self.driver_after_crash()
+            self.bring(stored)
+            self._equal(self.read(self.c), state, "restore in a new process was not exact")
+
+    def test_restore_converges_after_it_was_interrupted(self, tmp_path: Path) -> None:
+        with self._world(tmp_path):
+            want, state = self.capture(), self.read(self.c)
+            for at in self._interruptions(want):
+                self.change(self.c, at % self.ways)
+                self._interrupt(want, at)
+                self.bring(want)
+                self._equal(self.read(self.c), state, f"restore did not converge after an interruption at call {at}")
+
+    def test_restore_turns_back_after_it_was_interrupted(self, tmp_path: Path) -> None:
+        """The way back: half restored to one state, then restored to another."""
+        with self._world(tmp_path):
+            want = self.capture()
+            for at in self._interruptions(want):
+                self.change(self.c, at % self.ways)
+                other, state = self.capture(), self.read(self.c)
+                self._interrupt(want, at)
+                self.bring(other)
+                self._equal(self.read(self.c), state, f"the way back was not exact after an interruption at call {at}")
+                self.driver.release(self.c)
+                self.bring(want)
+
+    def test_restore_is_exact_after_its_time_ran_out(self, tmp_path: Path) -> None:
+        with self._world(tmp_path):
+            want, state = self.capture(), self.read(self.c)
+            self.change(self.c, 0)
+            self.store.ticks = 0
+            self.bring(want)
+            ticks = self.store.ticks
+            if not ticks:
+                reason = "this restore never ticks"
+                raise unittest.SkipTest(reason)
+            for at in _spread(ticks, self.most_interruptions):
+                self.change(self.c, at % self.ways)
+                self._stop()
+                self.store.ticks, self.store.time_out_at = 0, at
+                try:
+                    self.driver.stage(self.c, self.store, want)
+                    self.driver.restore(self.c, self.store, want)
+                except TimedOutError:
+                    timed_out = True
+                else:
+                    timed_out = self.store.ticks < at
+                self.store.time_out_at = None
+                self._check(timed_out, f"restore went on although tick {at} said that its time was over")
+                self.bring(want)
+                self._equal(self.read(self.c), state, f"restore was not exact after its time ran out at tick {at}")
+
+    def test_restore_refuses_damaged_blobs_before_it_changes_anything(self, tmp_path: Path) -> None:
+        with self._world(tmp_path):
+            want, state = self.capture(), self.read(self.c)
+            needed = {ref for part in want.parts for ref in self.store.parts[part][0]}
+            self._check(bool(needed), "the capture refers to no blobs")
+            refused = 0
+            for n in range(self.ways):
+                self.change(self.c, n)
+                for blob in sorted(needed):
+                    refused += self._refuses(want, blob)
+                self.bring(want)
+                self._equal(self.read(self.c), state, "restore was not exact once the store was whole again")
+            self._check(refused > 0, "restore noticed none of the damaged blobs")
+
+    def _refuses(self, want: Capture, blob: bytes) -> bool:
+        """Tell whether restore refused; if not, it needed nothing of the damaged blob and must be exact."""
+        whole = self.store.blobs[blob]
+        self.store.blobs[blob] = bytes([whole[0] ^ 1]) + whole[1:] if whole else b"?"
+        self._stop()
+        before = self.read(self.c)
+        try:
+            self.driver.restore(self.c, self.store, want)
+        except IntegrityError:
+            self._equal(self.read(self.c), before, "restore had changed something before it refused a damaged blob")
+            return True
+        else:
+            self._equal(self.driver.verify(self.c, self._whole(blob, whole), want), [], "a damaged blob was restored")
+            return False
+        finally:
+            self.store.blobs[blob] = whole
+
+    def _whole(self, blob: bytes, data: bytes) -> MemoryStore:
+        self.store.blobs[blob] = data
+        return self.store
+
+    # — stage, release, verify, and what may be repeated —
+
+    def test_stage_changes_nothing_live_and_may_be_repeated(self, tmp_path: Path) -> None:
+        with self._world(tmp_path):
+            want, state = self.capture(), self.read(self.c)
+            self.change(self.c, 0)
+            before = self.read(self.c)
+            for _ in range(2):
+                self.driver.stage(self.c, self.store, want)
+                self._equal(self.read(self.c), before, "stage changed the live state")
+            self.bring(want)
+            self._equal(self.read(self.c), state, "restore after stage was not exact")
+
+    def test_restore_is_exact_when_the_state_changed_after_staging(self, tmp_path: Path) -> None:
+        with self._world(tmp_path):
+            want, state = self.capture(), self.read(self.c)
+            for n in range(self.ways):
+                self.driver.stage(self.c, self.store, want)
+                self.change(self.c, n)
+                self.bring(want)
+                self._equal(self.read(self.c), state, "restore trusted what was true when it staged")
+
+    def test_release_leaves_nothing_behind_and_may_be_repeated(self, tmp_path: Path) -> None:
+        with self._world(tmp_path):
+            want, state = self.capture(), self.read(self.c)
+            before = self._surroundings(tmp_path)
+            self.driver.release(self.c)
+            self.change(self.c, 0)
+            self.driver.stage(self.c, self.store, want)
+            self.bring(want)
+            for _ in range(2):
+                self.driver.release(self.c)
+                self._equal(self.read(self.c), state, "release changed the live state")
+            self._equal(self._surroundings(tmp_path), before, "something was left or changed outside the component")
+
+    def test_verify_is_empty_only_when_it_is_equal(self, tmp_path: Path) -> None:
+        with self._world(tmp_path):
+            want = self.capture()
+            for n in range(self.ways):
+                self._equal(self.driver.verify(self.c, self.store, want), [], "verify finds a difference in equality")
+                self.change(self.c, n)
+                if not self.driver.runs:  # what runs is not yet so when verify is asked
+                    self._check(bool(self.driver.verify(self.c, self.store, want)), f"verify misses change {n}")
+                self.bring(want)
+
+    def test_quiesce_and_resume_may_be_repeated(self, tmp_path: Path) -> None:
+        with self._world(tmp_path):
+            before = self.read(self.c)
+            self.driver.resume(self.c)
+            for _ in range(2):
+                self.driver.quiesce(self.c)
+            held = self.capture()
+            for _ in range(2):
+                self.driver.resume(self.c)
+            self._equal(self.read(self.c), before, "quiesce and resume changed the live state")
+            self._equal(self.capture().fingerprint.digest, held.fingerprint.digest, "the held state has another digest")
+
+    def test_stop_and_start_may_be_repeated(self, tmp_path: Path) -> None:
+        with self._world(tmp_path):
+            want, state = self.capture(), self.read(self.c)
+            for _ in range(2):
+                self.driver.stop(self.c, self.store)
+            for _ in range(2):
+                self.driver.start(self.c, self.store, want)
+            self._equal(self.read(self.c), state, "stop and start did not come back to the captured state")
+
+    def test_options_refuse_unknown_keys(self) -> None:
+        driver = self.make_driver()
+        self._check(bool(driver.kind), "the driver has no kind")
+        strict = driver.options.__struct_config__.forbid_unknown_fields
+        self._check(strict, "the options accept unknown keys; declare them with forbid_unknown_fields=True")
+
+    # — what the checks stand on —
+
+    @contextmanager
+    def _world(self, tmp: Path) -> Iterator[None]:
+        self.store = MemoryStore()
+        self.driver = self.make_driver()
+        self.c = self.make_component(tmp)
+        self.set_up(self.c)
+        try:
+            yield
+        finally:
+            self.tear_down(self.c)
+
+    def capture(self, previous: Capture | None = None) -> Capture:
+        """Capture the live state into the store."""
+        return self.driver.capture(self.c, self.store, previous)
+
+    def bring(self, want: Capture) -> None:
+        """Do to the component what a rollback does: stop, restore, verify, start."""
+        self._stop()
+        self.driver.restore(self.c, self.store, want)
+        found = self.driver.verify(self.c, self.store, want)
+        self._equal(found, [], "verify finds a difference right after restore")
+        self._start(want)
+
+    def _stop(self) -> None:
+        if self.driver.runs:
+            self.driver.stop(self.c, self.store)
+
+    def _start(self, want: Capture) -> None:
+        if self.driver.runs:
+            self.driver.start(self.c, self.store, want)
+
+    def _interrupt(self, want: Capture, at: int) -> None:
+        self._stop()
+        with interrupt_at(at):
+            self.driver.stage(self.c, self.store, want)
+            self.driver.restore(self.c, self.store, want)
+        self.driver = self.driver_after_crash()
+
+    def _interruptions(self, want: Capture) -> list[int]:
+        """Return the calls at which to interrupt: as many as staging and restoring makes for the changes made here."""
+        most = 1
+        for n in range(self.ways):
+            self.change(self.c, n)
+            self._stop()
+            with interrupt_at(1_000_000) as fault:
+                self.driver.stage(self.c, self.store, want)
+                self.driver.restore(self.c, self.store, want)
+            self._start(want)
+            self.driver.release(self.c)
+            most = max(most, fault.calls)
+        return _spread(most, self.most_interruptions)
+
+    def _surroundings(self, tmp: Path) -> dict[str, tuple[int, bytes]]:
+        """Return what lies in `tmp` outside the component and its work folder."""
+        own = [os.fsencode(path) for path in (*self.driver.owns(self.c), self.c.work)]
+        found: dict[str, tuple[int, bytes]] = {}
+        for folder, folders, files in os.walk(tmp):
+            here = os.fsencode(folder)
+            if any(here == path or here.startswith(path + b"/") for path in own):
+                folders.clear()
+                continue
+            for name in files:
+                path = os.path.join(folder, name)
+                if os.fsencode(path) not in own and os.path.isfile(path) and not os.path.islink(path):
+                    found[path] = (os.lstat(path).st_mode, Path(path).read_bytes())
+            found.update({os.path.join(folder, name): (0, b"") for name in folders})
+        return found
+
+    def _check(self, right: bool, text: str) -> None:
+        if not right:
+            raise AssertionError(text)
+
+    def _equal(self, found: Any, wanted: Any, text: str) -> None:
+        if found != wanted:
+            message = f"{text}\n   found: {found!r:.2000}\n  wanted: {wanted!r:.2000}"
+            raise AssertionError(message)
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Return at most `most` of the numbers 1 … count, evenly spread, both ends among them."""
+    if count <= most:
+        return list(range(1, count + 1))
+    return sorted({1 + (count - 1) * i // (most - 1) for i in range(most)})
+
+
+def _keys(changes: Sequence[Change]) -> list[str]:
+    return [change.key for change in changes]
+
+
+def _shape(changes: Sequence[Change]) -> list[tuple[str, ChangeKind]]:
+    return [(change.key, change.kind) for change in changes]
+
+
+def _turned(change: Change) -> Change:
+    kinds = {ChangeKind.ADDED: ChangeKind.REMOVED, ChangeKind.REMOVED: ChangeKind.ADDED}
+    return Change(
+        change.component, kinds.get(change.kind, change.kind), change.key, before=change.after, after=change.before
+    )
