@@ -7,6 +7,7 @@ Unix socket. Redirects are not followed and proxies are not used: what is asked 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import re
@@ -288,7 +289,9 @@ class _Wire:
 
     def sendall(self, data: bytes) -> None:
         self._sock.settimeout(_left(self._deadline))
-        self._sock.sendall(data)
+        # Who refuses a request may answer and close before the whole of it was sent; reading tells.
+        with contextlib.suppress(BrokenPipeError):
+            self._sock.sendall(data)
 
     def makefile(self, mode: str) -> io.BufferedReader:
         return io.BufferedReader(_Reader(self._sock, self._deadline))

@@ -254,6 +254,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "{manager} knows no unit {unit} (component {component}).",
         "Its units are: {known}.",
     ),
+    "service.definitions": (
+        "{manager} refuses the definitions of the component {component}: {why}.",
+        "Mend the configuration file that it names.",
+    ),
     "service.no_stop": (
         "The unit {unit} did not stop: {why}.",
         "Stop it by hand, then run `rfs resume`.",

@@ -1,0 +1,165 @@
+"""The files that define a component's units: read, compared, put back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+
+from rfs.production.rollback.driver import BlobSink, BlobSource
+from rfs.production.rollback.drivers import meta as files
+from rfs.production.rollback.errors import IntegrityError, RollbackError
+from rfs.production.rollback.model import Component
+
+
+class Definition(msgspec.Struct, frozen=True):
+    """One file, or one symbolic link on the way to a file.
+
+    Attributes:
+        path: relative to the folder of rfs.toml when it lies in there, else absolute.
+        data: the file's content, or the link's text.
+    """
+
+    path: str
+    meta: files.Meta
+    data: bytes
+
+    @property
+    def is_link(self) -> bool:
+        return stat.S_ISLNK(self.meta.mode)
+
+
+class Recorded(msgspec.Struct, frozen=True, array_like=True):
+    """A Definition as a capture stores it; its data is the blob at the same position."""
+
+    path: bytes
+    meta: files.Meta
+
+
+def expand_links(paths: Sequence[str]) -> list[str]:
+    """Return the absolute paths that matter for reading these: links, what they point to, files. Sorted."""
+    found: set[str] = set()
+    left = list(paths)
+    while left:
+        path = left.pop()
+        # What was found already is not followed again: links may point at each other.
+        if path not in found and os.path.lexists(path):
+            found.add(path)
+            if os.path.islink(path):
+                left.append(os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path))))
+    return sorted(found)
+
+
+def read_definitions(c: Component, paths: Sequence[str]) -> dict[str, Definition]:
+    """Return what stands at these absolute paths, by path; those that are not there are left out.
+
+    Raises:
+        RollbackError: path.unreadable.
+    """
+    found: dict[str, Definition] = {}
+    for path in expand_links(paths):
+        try:
+            if os.path.islink(path):
+                status = os.lstat(path)
+                about = files.Meta(status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns)
+                data = os.fsencode(os.readlink(path))
+            else:
+                data, about = files.read_file(path)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            shown = files.shown(path)
+            raise RollbackError("path.unreadable", component=c.name, path=shown, why=files.reason(error)) from error
+        found[path] = Definition(_relative(c, path), about, data)
+    return found
+
+
+def record(definitions: Mapping[str, Definition], sink: BlobSink) -> tuple[list[bytes], list[Recorded]]:
+    """Store the contents; return their blobs and what to store about them."""
+    ordered = [definitions[path] for path in sorted(definitions)]
+    blobs = [sink.put(each.data) for each in ordered]
+    return blobs, [Recorded(os.fsencode(each.path), each.meta) for each in ordered]
+
+
+def recall(
+    c: Component, blobs: Sequence[bytes], recorded: Sequence[Recorded], source: BlobSource
+) -> dict[str, Definition]:
+    """Return what `record` stored, by absolute path.
+
+    Raises:
+        IntegrityError: a blob is missing, or a path is not one that `record` writes.
+    """
+    found: dict[str, Definition] = {}
+    for blob, each in zip(blobs, recorded, strict=True):
+        path = os.fsdecode(each.path)
+        absolute = os.path.join(c.home, path)
+        # A relative path lies in the folder of rfs.toml, and none is roundabout.
+        if os.path.normpath(path) != path or path.startswith("..") or "\0" in path:
+            raise IntegrityError("path.unsafe", path=files.shown(path))
+        found[absolute] = Definition(path, each.meta, source.get(blob))
+    return found
+
+
+def differing(wanted: Mapping[str, Definition], live: Mapping[str, Definition]) -> Iterator[str]:
+    """Yield the absolute paths at which the two differ, sorted."""
+    for path in sorted(wanted.keys() | live.keys()):
+        if wanted.get(path) != live.get(path):
+            yield path
+
+
+def put_back(c: Component, path: str, wanted: Definition | None) -> None:
+    """Make `path` what it is wanted to be; None removes it.
+
+    Raises:
+        RollbackError: it could not be written; the old one is untouched.
+    """
+    if wanted is None:
+        files.remove_file(path, component=c.name)
+    elif wanted.is_link:
+        _replace_link(c, path, wanted)
+    else:
+        _make_folder(c, os.path.dirname(path))
+        files.replace_file(path, wanted.data, wanted.meta, component=c.name)
+
+
+def _replace_link(c: Component, path: str, wanted: Definition) -> None:
+    files.check_owner(path, wanted.meta)
+    folder = os.path.dirname(path)
+    _make_folder(c, folder)
+    temporary = os.path.join(folder, files.TEMPORARY_PREFIX + "link")
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        os.symlink(os.fsdecode(wanted.data), temporary)
+        os.lchown(temporary, wanted.meta.uid, wanted.meta.gid)
+        os.utime(temporary, ns=(wanted.meta.mtime_ns, wanted.meta.mtime_ns), follow_symlinks=False)
+        before = os.stat(folder)
+        os.rename(temporary, path)
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            files.put_times_back(fd, before)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise files.refused(error, path, c.name) from error
+
+
+def _make_folder(c: Component, folder: str) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise files.refused(error, folder, c.name) from error
+
+
+def shown(path: str) -> str:
+    """Return a path fit for any output."""
+    return files.shown(path)
+
+
+def _relative(c: Component, path: str) -> str:
+    home = c.home.rstrip("/") + "/"
+    return path[len(home) :] if path.startswith(home) else path
