@@ -249,9 +249,13 @@ def _read(response: HTTPResponse, limit: int) -> bytes:
     import http.client
 
     try:
-        return response.read(limit)
+        body = response.read(limit)
+        # With a limit, http.client takes an early end for the end.
+        if response.length and len(body) < limit:
+            raise http.client.IncompleteRead(b"", response.length)
     except http.client.HTTPException as error:
         raise _broken(error) from error
+    return body
 
 
 def _broken(error: Exception) -> RequestError:
