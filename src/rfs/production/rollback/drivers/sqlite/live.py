@@ -7,6 +7,7 @@ from lstat, which takes no descriptor.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -22,6 +23,7 @@ from rfs.production.rollback.errors import IntegrityError, LockedError, Rollback
 from rfs.production.rollback.model import Component, new_id
 
 SIDES = ("-wal", "-shm", "-journal")
+_TEMPORARY = "tmp-"
 PAGES_PER_STEP = 4096
 LONGEST_NAP = 0.005
 _READ_WRITE = apsw.SQLITE_OPEN_READWRITE
@@ -54,8 +56,12 @@ class Patience:
 
 
 @contextmanager
-def explained(c: Component, path: str, patience: Patience) -> Iterator[None]:
-    """Turn SQLite's errors about the live database into those that a user can act on."""
+def explained(c: Component, path: str, patience: Patience, *, writes: str = "") -> Iterator[None]:
+    """Turn SQLite's errors about the live database into those that a user can act on.
+
+    Args:
+        writes: the folder that is written to, when it is not the database's own.
+    """
     try:
         yield
     except (apsw.BusyError, apsw.LockedError):
@@ -71,7 +77,7 @@ def explained(c: Component, path: str, patience: Patience) -> Iterator[None]:
     except (apsw.ReadOnlyError, apsw.PermissionsError) as error:
         raise RollbackError("path.unwritable", component=c.name, path=path, why=error) from None
     except apsw.FullError:
-        raise RollbackError("store.no_space", path=os.path.dirname(path)) from None
+        raise RollbackError("store.no_space", path=writes or os.path.dirname(path)) from None
     except apsw.IOError as error:
         raise RollbackError("path.unreadable", component=c.name, path=path, why=error) from None
 
@@ -132,24 +138,32 @@ def private_file(c: Component, stem: str) -> Iterator[tuple[str, int]]:
 
     Yields:
         Its path and a descriptor; the descriptor holds the lock that says it is in use.
+
+    Raises:
+        RollbackError: there is no space, also when that shows within the block.
     """
-    os.makedirs(c.work, mode=0o700, exist_ok=True)
-    _sweep(c.work)
-    path = os.path.join(c.work, f"tmp-{stem}-{new_id()}.db")
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    path = os.path.join(c.work, f"{_TEMPORARY}{stem}-{new_id()}.db")
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield path, fd
-    finally:
-        for name in (path, path + "-journal", path + "-wal", path + "-shm"):
-            with suppress(FileNotFoundError):
-                os.unlink(name)
-        os.close(fd)
+        os.makedirs(c.work, mode=0o700, exist_ok=True)
+        _sweep(c.work)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield path, fd
+        finally:
+            for name in (path, path + "-journal"):
+                with suppress(FileNotFoundError):
+                    os.unlink(name)
+            os.close(fd)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RollbackError("store.no_space", path=c.work) from error
+        raise
 
 
 def _sweep(folder: str) -> None:
     for name in os.listdir(folder):
-        if not name.startswith("tmp-"):
+        if not name.startswith(_TEMPORARY):
             continue
         path = os.path.join(folder, name)
         with suppress(OSError):
@@ -190,7 +204,7 @@ def _observe_database(c: Component, path: str, copy: str, fd: int, patience: Pat
     before = status(c, path)
     if before is None:
         raise RollbackError("path.missing", component=c.name, path=path)
-    with explained(c, path, patience):
+    with explained(c, path, patience, writes=c.work):
         _copy(path, copy, patience)
     header = os.pread(fd, 100, 0)
     # Opened as it is, the copy of a database with a write-ahead log would want one too.

@@ -51,6 +51,8 @@ def compare(component: str, before: Side, after: Side, tick: Callable[[], None])
     changes = facts_changed(component, before[1], after[1])
     if before[1].state == after[1].state == "database":
         changes += _content_changed(component, before[0], after[0], tick)
+    elif before[1].state == after[1].state:
+        changes.append(_replaced(component, before[1], after[1]))
     if not changes:
         same = Ref("pages", label="the same rows, laid out differently")
         changes = [Change(component, ChangeKind.CHANGED, "pages", same, same)]
@@ -58,8 +60,8 @@ def compare(component: str, before: Side, after: Side, tick: Callable[[], None])
 
 
 def facts_changed(component: str, before: Facts, after: Facts) -> list[Change]:
-    """Return what differs between two databases besides their content."""
-    if before.state != after.state or "raw" in (before.state, after.state):
+    """Return what differs between two states besides their content; none when only that differs."""
+    if before.state != after.state:
         return [_replaced(component, before, after)]
     pairs = {
         "file:mode": (f"{before.mode:04o}", f"{after.mode:04o}"),
