@@ -269,14 +269,15 @@ class Application:
         """
         with self.exclusively("undo"):
             done: list[Operation] = []
-            for each in self._to_undo(number, operation):
+            for each in self.to_undo(number, operation):
                 before = self.catalog.checkpoint(each.state_before)
                 captures = {name: before.captures[name] for name in each.plan.components}
                 why = reason or f"undo of {each.kind} {each.operation_id}"
                 done.append(self._roll_back(before, captures, kind="undo", reason=why, undoes=each.operation_id))
             return done
 
-    def _to_undo(self, number: int, named: str | None) -> list[Operation]:
+    def to_undo(self, number: int, named: str | None) -> list[Operation]:
+        """Return the operations that `undo` would take back, in that order; raises as it does."""
         operations = self.catalog.operations()
         if named is not None:
             chosen = self.catalog.operation(selectors.find_id(named, [o.operation_id for o in operations]))
@@ -288,7 +289,7 @@ class Application:
         able = undoable(operations)
         if len(able) < number:
             raise NotFoundError(
-                "operation.too_few" if able else "operation.nothing_to_undo", asked=number, count=len(able)
+                "operation.too_few" if able else "operation.nothingto_undo", asked=number, count=len(able)
             )
         return able[:number]
 

@@ -76,6 +76,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "{folder} is a whole system or a home, not an application.",
         "Run `rfs init` in the application's own folder.",
     ),
+    "init.unwritable": (
+        "{path} cannot be written: {why}.",
+        "Run `rfs init` as a user who may write there.",
+    ),
     "secret.unavailable": (
         "The secret {source} could not be had: {why}.",
         "Provide it, or correct the value in rfs.toml.",
@@ -234,6 +238,18 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "{path} of the component {component} cannot be changed: {why}.",
         "Run rfs as a user who may write there.",
     ),
+    "path.swapped": (
+        "{path} became a link, or another kind of file, while it was restored.",
+        "Stop what writes there, then run `rfs resume` or the rollback again.",
+    ),
+    "path.sheltering": (
+        "{path} must become something else, but it holds files that are excluded or belong to another component.",
+        "Move those away, or leave the component out with --except.",
+    ),
+    "path.mounted": (
+        "{path} of the component {component} is a mount point and cannot be replaced.",
+        "Unmount it, then try again.",
+    ),
     "sqlite.locked": (
         "The database {path} stayed locked for {seconds} s.",
         "End the long transaction of the other program, then try again.",
@@ -299,6 +315,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "The plan changed since it was written: {what}.",
         "Look at the new plan with `rfs plan`, then try again.",
     ),
+    "plan.unwritable": (
+        "The plan could not be written to {path}: {why}.",
+        "Give --out another path.",
+    ),
     "plan.file": (
         "{path} is not a plan: {why}.",
         "Write one with `rfs plan TARGET --out {path}`.",
@@ -324,6 +344,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Raise [policy] {key}, or find out what was slow with `rfs show`.",
     ),
     "timeout": ("It took longer than {seconds} s.", "Give a longer --timeout."),
+    "declined": ("Nothing was changed.", "You answered no."),
     "interrupted": ("It was interrupted.", "Nothing is half done; run the command again."),
     "unexpected": ("{what}.", "Run it again with --debug, and report it with what it prints."),
 }

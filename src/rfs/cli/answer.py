@@ -1,0 +1,29 @@
+"""What a command has to say: for a program, for a person, and for a person in a hurry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+SCHEMA = "rfs/1"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The outcome of a command that did what it was asked to do.
+
+    Attributes:
+        data: JSON-like; the `data` of the envelope.
+        text: for people, without a final newline.
+        brief: instead of `text` with -q.
+        notes: sentences that should be read, though nothing is wrong.
+        warnings: sentences that make the exit code 3.
+        code: the exit code, when it is not decided by `warnings`.
+    """
+
+    data: Any
+    text: str = ""
+    brief: str = ""
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    code: int = 0

@@ -1,0 +1,118 @@
+"""The command tree, loaded one command at a time, and what becomes of each error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import click
+
+from rfs import __version__
+from rfs.cli.answer import Answer
+from rfs.cli.codes import ExitCode
+from rfs.cli.session import CommonGroup, Session
+from rfs.production.rollback.errors import InterruptedByUserError, RollbackError, UsageError
+
+# command: (module below rfs.cli, one line of help). The line stands here so that `rfs --help` loads no command.
+COMMANDS = {
+    "init": ("setup", "Detect the application here and write rfs.toml."),
+    "doctor": ("setup", "Check configuration, store, drivers, permissions, clock; say what to fix."),
+    "checkpoint": ("checkpoint", "Take a checkpoint; list, show, compare, pin and forget them."),
+    "plan": ("rollback", "Show what a rollback would do, lose and need. Changes nothing."),
+    "rollback": ("rollback", "Bring the application back to a checkpoint."),
+    "undo": ("rollback", "Take back the last operations, newest first."),
+    "status": ("look", "Compare the live state with the last checkpoint; show open operations."),
+    "diff": ("look", "Show the changes between two checkpoints, or one and the live state."),
+    "log": ("look", "List the operations, newest first."),
+    "show": ("look", "Show one operation: its steps, its outage, what was written late."),
+    "recover": ("operations", "Finish or revert whatever a crash interrupted."),
+    "resume": ("operations", "Go on with a held operation from the step that failed."),
+    "abort": ("operations", "Turn an open operation back now."),
+    "prune": ("upkeep", "Remove what retention does not keep, and the space it took."),
+    "verify": ("upkeep", "Read stored data back and say which checkpoints are whole."),
+    "completion": ("completion", "Print the completion script for bash, zsh or fish."),
+    "demo": ("demo", "Break and bring back a small web shop, in about a minute."),
+}
+
+
+class LazyCommands(CommonGroup):
+    """Imports the module of a command when that command is run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"rfs.cli.{COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            close = get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"Did you mean `rfs {close[0]}`?" if close else "`rfs --help` lists the commands."
+            raise UsageError("usage", what=f"There is no command called {args[0]}", hint=hint)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.command(cls=LazyCommands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="rfs %(version)s")
+def cli() -> None:
+    """One undo for a whole application: files, configuration, environment, database and services.
+
+    CHECKPOINT is the beginning of an id, @latest, @last-good, @-2, a tag, a version, or a time.
+    """
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; print its answer or what went wrong; return the exit code."""
+    session = Session()
+    # Known before parsing, as parsing itself may fail.
+    session.json = "--json" in arguments
+    session.debug = "--debug" in arguments
+    try:
+        answer = _call(list(arguments), session)
+        return session.finish(answer) if isinstance(answer, Answer) else int(answer or 0)
+    except RollbackError as error:
+        if session.debug:
+            _print_traceback()
+        return session.fail(error)
+    except Exception as error:  # a bug: the user still gets one sentence, the traceback with --debug
+        if session.debug:
+            _print_traceback()
+        return session.fail(RollbackError("unexpected", what=f"rfs has a bug: {type(error).__name__}: {error}"))
+
+
+def _call(arguments: list[str], session: Session) -> Any:
+    """Run click; everything that it raises becomes a RollbackError, a bug, or a code."""
+    try:
+        return cli.main(arguments, prog_name="rfs", standalone_mode=False, obj=session)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return int(ExitCode.USAGE)
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "rfs"
+        what = error.format_message().rstrip(".")
+        raise UsageError("usage", what=what, hint=f"`{where} --help` shows how it is used.") from error
+    except click.ClickException as error:
+        raise UsageError("usage", what=error.format_message().rstrip("."), hint="`rfs --help` tells more.") from error
+    except (click.Abort, KeyboardInterrupt) as error:
+        raise InterruptedByUserError("interrupted") from error
+
+
+def _print_traceback() -> None:
+    import traceback
+
+    traceback.print_exc(file=sys.stderr)
+    sys.stderr.flush()

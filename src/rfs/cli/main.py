@@ -1,0 +1,30 @@
+"""The entry point. `rfs --version` is answered before anything else is imported."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: without the program's name; those of this process when None.
+
+    Returns:
+        The exit code; see rfs.cli.codes.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words == ["--version"]:
+        from rfs import __version__
+
+        sys.stdout.write(f"rfs {__version__}\n")
+        return 0
+    from rfs.cli.app import run
+
+    return run(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""`rfs recover`, `rfs resume`, `rfs abort`: out of what a crash or a failure left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from rfs.cli.answer import Answer
+from rfs.cli.session import CommonCommand, Session
+from rfs.cli.text import counted
+from rfs.cli.views import done_text, fresh_warnings, operation_json, status_word
+from rfs.production.rollback.errors import NotFoundError
+
+
+@click.command(cls=CommonCommand)
+@click.option("--rebuild", is_flag=True, help="Make index and catalog again from the packs and the key.")
+@click.pass_obj
+def recover(session: Session, rebuild: bool) -> Answer:
+    """Finish or revert whatever a crash interrupted. Every command that changes something does this first."""
+    from rfs.production.rollback import upkeep
+
+    with session.application(changes=not session.dry_run) as app:
+        if session.dry_run:
+            return _would_recover(app.catalog.open_operation(), rebuild=rebuild)
+        if rebuild:
+            count = upkeep.rebuild(app)
+            text = f"{counted(count, 'record')} found in the packs; index and catalog are whole again."
+            return Answer({"records": count}, text, str(count))
+        settled = app.recover()
+    text = "\n".join(done_text(operation) for operation in settled) or "Nothing was interrupted."
+    warnings = tuple(warning for operation in settled for warning in fresh_warnings(operation))
+    return Answer([operation_json(operation) for operation in settled], text, warnings=warnings)
+
+
+def _would_recover(operation: object, *, rebuild: bool) -> Answer:
+    from rfs.production.rollback.operation import Operation
+
+    data: dict[str, Any] = {"dry_run": True, "rebuild": rebuild, "open_operation": None}
+    lines = ["It would make index and catalog again from the packs."] if rebuild else []
+    if isinstance(operation, Operation):
+        data["open_operation"] = operation_json(operation)
+        lines.append(f"Open: {operation.kind} {operation.operation_id}, {status_word(operation.status)}.")
+    elif not rebuild:
+        lines.append("Nothing was interrupted.")
+    return Answer(data, "\n".join(lines))
+
+
+@click.command(cls=CommonCommand)
+@click.argument("selector", metavar="[OPERATION]", required=False)
+@click.option("--skip", metavar="STEP", help="Leave out this step, e.g. start:web.")
+@click.pass_obj
+def resume(session: Session, selector: str | None, skip: str | None) -> Answer:
+    """Go on with a held operation from the step that failed, in the direction that it had."""
+    with session.application(changes=not session.dry_run) as app:
+        if session.dry_run:
+            operation = app.catalog.open_operation()
+            if operation is None:
+                raise NotFoundError("operation.none_open")
+            done = {entry.step for entry in app.catalog.journal(operation.operation_id) if entry.mark == "done"}
+            text = f"It would go on with {operation.kind} {operation.operation_id}, {status_word(operation.status)}."
+            return Answer({"dry_run": True, "done": sorted(done), "open_operation": operation_json(operation)}, text)
+        if skip is not None:
+            session.confirm(f"Leave out the step {skip}? What it would have done is then up to you.")
+        operation = app.resume(selector, skip=skip)
+    warnings = tuple(fresh_warnings(operation))
+    return Answer(operation_json(operation), done_text(operation), operation.operation_id, warnings=warnings)
+
+
+@click.command(cls=CommonCommand)
+@click.argument("selector", metavar="[OPERATION]", required=False)
+@click.pass_obj
+def abort(session: Session, selector: str | None) -> Answer:
+    """Turn an open operation back now, to the state before it."""
+    with session.application(changes=not session.dry_run) as app:
+        if session.dry_run:
+            found = app.catalog.open_operation()
+            if found is None:
+                raise NotFoundError("operation.none_open")
+            text = f"It would turn {found.kind} {found.operation_id} back to {found.state_before}."
+            return Answer({"dry_run": True, "open_operation": operation_json(found)}, text)
+        operation = app.abort(selector)
+    text = f"{operation.kind.capitalize()} {operation.operation_id} was turned back: {status_word(operation.status)}."
+    warnings = tuple(fresh_warnings(operation))
+    return Answer(operation_json(operation), text, operation.operation_id, warnings=warnings)

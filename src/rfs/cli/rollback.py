@@ -1,0 +1,159 @@
+"""`rfs plan`, `rfs rollback`, `rfs undo`."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rfs.cli.answer import Answer
+from rfs.cli.selecting import COMPONENTS, complete_checkpoint
+from rfs.cli.session import CommonCommand, Session, bad_usage
+from rfs.cli.text import counted
+from rfs.cli.views import done_text, fresh_warnings, operation_json, plan_json, plan_text
+from rfs.production.rollback.errors import ConflictError, UsageError
+
+if TYPE_CHECKING:
+    from rfs.production.rollback.application import Application
+    from rfs.production.rollback.operation import Operation
+    from rfs.production.rollback.plan import Plan
+
+
+@click.command(cls=CommonCommand)
+@click.argument("target", metavar="[CHECKPOINT]", default="@latest", shell_complete=complete_checkpoint)
+@click.option("--only", type=COMPONENTS, default="", help="Only these components, with commas between.")
+@click.option("--except", "without", type=COMPONENTS, default="", help="All but these components.")
+@click.option("--out", metavar="FILE", help="Write the plan down, for `rfs rollback --plan FILE`.")
+@click.pass_obj
+def plan(session: Session, target: str, only: tuple[str, ...], without: tuple[str, ...], out: str | None) -> Answer:
+    """Show what a rollback to CHECKPOINT (the latest) would do, lose, need and cost. Changes nothing."""
+    with session.application(changes=False) as app:
+        made = app.plan(target, only=only, without=without)
+    notes: tuple[str, ...] = ()
+    if out is not None and session.dry_run:
+        notes = (f"{out} was not written (--dry-run).",)
+    elif out is not None:
+        _write_plan(made, out)
+        notes = (f"Written to {out}; `rfs rollback --plan {out}` carries it out unless it changed meanwhile.",)
+    everything = session.verbose or session.json
+    text = plan_text(made, everything=everything)
+    brief = "nothing to do" if made.nothing_to_do else made.hash
+    return Answer(plan_json(made, everything=everything), text, brief, notes=(*made.warnings, *notes))
+
+
+def _write_plan(made: Plan, path: str) -> None:
+    import msgspec
+
+    try:
+        # Names of files are in it, which are nobody else's business.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(made)) + b"\n")
+    except OSError as error:
+        raise UsageError("plan.unwritable", path=path, why=error.strerror) from error
+
+
+def _read_plan(path: str) -> Plan:
+    import msgspec
+
+    from rfs.production.rollback.plan import Plan
+
+    try:
+        with open(path, "rb") as file:
+            return msgspec.json.decode(file.read(), type=Plan)
+    except OSError as error:
+        raise UsageError("plan.file", path=path, why=error.strerror) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UsageError("plan.file", path=path, why=str(error)) from error
+
+
+@click.command(cls=CommonCommand)
+@click.argument("target", metavar="CHECKPOINT", required=False, shell_complete=complete_checkpoint)
+@click.option("--only", type=COMPONENTS, default="", help="Only these components, with commas between.")
+@click.option("--except", "without", type=COMPONENTS, default="", help="All but these components.")
+@click.option("--plan", "plan_file", metavar="FILE", help="A plan written by `rfs plan --out`; refused if it changed.")
+@click.pass_obj
+def rollback(
+    session: Session, target: str | None, only: tuple[str, ...], without: tuple[str, ...], plan_file: str | None
+) -> Answer:
+    """Bring the application to CHECKPOINT; if that fails, bring it back to the state before.
+
+    The state before is kept: `rfs undo` goes back to it.
+    """
+    expected: Plan | None = None
+    if plan_file is not None:
+        if target is not None or only or without:
+            bad_usage("--plan names the target and the components itself", "Leave CHECKPOINT, --only and --except out.")
+        expected = _read_plan(plan_file)
+        target, only = expected.target, expected.components
+    if target is None:
+        bad_usage("CHECKPOINT is missing", "Name one, or @latest or @last-good; `rfs checkpoint list` shows them.")
+    if session.dry_run:
+        return _only_planned(session, target, only, without, expected)
+    reason = session.ask_reason()
+    with session.application(changes=True) as app:
+        if not session.yes:
+            seen = app.plan(target, only=only, without=without)
+            _refuse_if_changed(expected, seen)
+            session.show_and_confirm(plan_text(seen, everything=session.verbose), seen.warnings, "Roll back?")
+            expected = seen
+        operation = app.rollback(target, reason=reason, only=only, without=without, expected=expected)
+    warnings = tuple(fresh_warnings(operation))
+    notes = () if session.yes is False else operation.plan.warnings
+    return Answer(operation_json(operation), done_text(operation), operation.operation_id, notes, warnings)
+
+
+def _only_planned(
+    session: Session, target: str, only: tuple[str, ...], without: tuple[str, ...], expected: Plan | None
+) -> Answer:
+    with session.application(changes=False) as app:
+        made = app.plan(target, only=only, without=without)
+    _refuse_if_changed(expected, made)
+    everything = session.verbose or session.json
+    data = {"dry_run": True, **plan_json(made, everything=everything)}
+    session.take_reason()
+    return Answer(data, plan_text(made, everything=everything), made.hash, notes=made.warnings)
+
+
+def _refuse_if_changed(expected: Plan | None, made: Plan) -> None:
+    from rfs.production.rollback.plan import differs
+
+    if expected is not None and (change := differs(expected, made)):
+        raise ConflictError("plan.changed", what=change)
+
+
+@click.command(cls=CommonCommand)
+@click.argument("named", metavar="[OPERATION]", required=False)
+@click.option("-n", "number", type=int, default=1, help="How many operations, newest first.")
+@click.pass_obj
+def undo(session: Session, named: str | None, number: int) -> Answer:
+    """Take back the last operations, newest first, or the one that is named. An undo can be undone: name it."""
+    if named is not None and number != 1:
+        bad_usage("-n counts from the newest operation", "Leave out -n or OPERATION.")
+    reason = session.take_reason()
+    with session.application(changes=not session.dry_run) as app:
+        meant = app.to_undo(number, named)
+        if session.dry_run or not session.yes:
+            plans = [_undo_plan(app, operation) for operation in meant]
+            text = "\n\n".join(
+                f"Undo of {operation.kind} {operation.operation_id}:\n{plan_text(plan, everything=session.verbose)}"
+                for operation, plan in zip(meant, plans, strict=True)
+            )
+            warnings = tuple(dict.fromkeys(warning for plan in plans for warning in plan.warnings))
+            if session.dry_run:
+                data: list[Any] = [
+                    {"undoes": operation.operation_id, **plan_json(plan, everything=session.verbose)}
+                    for operation, plan in zip(meant, plans, strict=True)
+                ]
+                return Answer({"dry_run": True, "undo": data}, text, notes=warnings)
+            session.show_and_confirm(text, warnings, f"Undo {counted(len(meant), 'operation')}?")
+        done = app.undo(number, operation=named, reason=reason)
+    text = "\n".join(done_text(operation) for operation in done)
+    fresh = tuple(dict.fromkeys(warning for operation in done for warning in fresh_warnings(operation)))
+    brief = "\n".join(operation.operation_id for operation in done)
+    return Answer([operation_json(operation) for operation in done], text, brief, warnings=fresh)
+
+
+def _undo_plan(app: Application, operation: Operation) -> Plan:
+    return app.plan(operation.state_before, only=operation.plan.components)

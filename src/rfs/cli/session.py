@@ -1,0 +1,312 @@
+"""One run of the command line: the flags that every command has, the application, and what is printed."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from rfs.cli.answer import SCHEMA, Answer
+from rfs.cli.codes import ExitCode
+from rfs.production.rollback.errors import InterruptedByUserError, RollbackError, TimedOutError, UsageError
+
+if TYPE_CHECKING:
+    from rfs.production.rollback.application import Application
+
+
+class Session:
+    """The flags, and everything that goes in and out.
+
+    Attributes:
+        timeout: seconds for the whole command; infinite without --timeout.
+        reason: --reason, or None.
+        reason_used: whether the command records the reason somewhere.
+    """
+
+    def __init__(self) -> None:
+        self.json = False
+        self.quiet = False
+        self.verbose = False
+        self.no_color = False
+        self.debug = False
+        self.dry_run = False
+        self.yes = False
+        self.config: str | None = None
+        self.timeout = math.inf
+        self.reason: str | None = None
+        self.reason_used = False
+        self.notices: list[str] = []
+        self._changes_now = False
+        self._begun = False
+        self._timed_out = False
+
+    # — flags —
+
+    def absorb(self, values: dict[str, Any]) -> None:
+        """Take over the common flags among a command's parameters; the later one wins."""
+        for name in COMMON_NAMES:
+            value = values.pop(name, None)
+            if value is None or value is False:
+                continue
+            if name == "timeout":
+                value = _seconds(value)
+            setattr(self, name, value)
+        if self.quiet and self.verbose:
+            raise UsageError("usage", what="-q and -v contradict each other", hint="Give one of them.")
+
+    @property
+    def color(self) -> bool:
+        """Whether standard output takes colours."""
+        return not self.no_color and not os.environ.get("NO_COLOR") and not self.json and sys.stdout.isatty()
+
+    @property
+    def interactive(self) -> bool:
+        """Whether there is somebody to ask."""
+        return not self.json and sys.stdin.isatty() and sys.stderr.isatty()
+
+    def confirm(self, question: str) -> None:
+        """Go on only when the user agrees, now or with --yes.
+
+        Raises:
+            UsageError: there is nobody to ask.
+            InterruptedByUserError: the user said no.
+        """
+        if self.yes:
+            return
+        if not self.interactive:
+            raise UsageError("flag.needed", question=question, flag="--yes")
+        if not click.confirm(question, err=True):
+            raise InterruptedByUserError("declined")
+
+    def show_and_confirm(self, text: str, warnings: tuple[str, ...], question: str) -> None:
+        """Show what is about to happen, then go on only when the user agrees; see `confirm`."""
+        if self.interactive:
+            click.echo(text if not self.no_color else click.unstyle(text), err=True)
+            self._say(list(warnings), "note")
+        self.confirm(question)
+
+    def ask_reason(self) -> str:
+        """Return --reason, or ask for it.
+
+        Raises:
+            UsageError: there is none, and nobody to ask.
+        """
+        self.reason_used = True
+        if self.reason is None:
+            if not self.interactive:
+                raise UsageError("flag.needed", question="Why is this done?", flag="--reason TEXT")
+            self.reason = str(click.prompt("Reason (kept in the log)", err=True))
+        return self.reason
+
+    def take_reason(self) -> str:
+        """Return --reason, or "" without it."""
+        self.reason_used = True
+        return self.reason or ""
+
+    # — the application —
+
+    @contextmanager
+    def application(self, *, changes: bool) -> Iterator[Application]:
+        """Open the application; signals and --timeout turn its operation back instead of killing it.
+
+        Args:
+            changes: whether the command changes something. One that only looks may simply end.
+        """
+        from rfs.production.rollback.application import Application
+
+        reporter = self.reporter(announce=changes)
+        wait = self.timeout if math.isfinite(self.timeout) else 0.0
+        try:
+            with Application.open(self.config, reporter=reporter, wait=wait) as app:
+                reporter.known = app.catalog.latest_captures
+                with self._stoppable(app, changes):
+                    try:
+                        yield app
+                    finally:
+                        self.notices += app.notices
+        except InterruptedByUserError as error:
+            if self._timed_out:
+                raise TimedOutError("timeout", seconds=f"{self.timeout:g}") from error
+            raise
+        finally:
+            reporter.close()
+
+    def reporter(self, *, announce: bool) -> Any:
+        """Return what progress is reported to, as suits the terminal and the flags."""
+        from rfs.cli.progress import make_reporter
+
+        def begun() -> None:
+            self._begun = True
+
+        terminal = sys.stderr.isatty() and not self.json
+        color = terminal and not self.no_color and not os.environ.get("NO_COLOR")
+        return make_reporter(
+            begun, json=self.json, terminal=terminal, quiet=self.quiet, announce=announce or self.verbose, color=color
+        )
+
+    @contextmanager
+    def _stoppable(self, app: Application, changes: bool) -> Iterator[None]:
+        def stop(number: int, frame: object) -> None:
+            # Before anything began (waiting for the lock, say) there is nothing to turn back.
+            if changes and self._begun:
+                app.beat.interrupt()
+                sys.stderr.write("\nStopping: the operation is turned back, please wait.\n")
+            else:
+                raise KeyboardInterrupt
+
+        def too_late(number: int, frame: object) -> None:
+            self._timed_out = True
+            if changes and self._begun:
+                app.beat.interrupt()
+            else:
+                raise TimedOutError("timeout", seconds=f"{self.timeout:g}")
+
+        stopping = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        # One that is ignored (nohup) stays ignored.
+        heard = [number for number in stopping if signal.getsignal(number) is not signal.SIG_IGN]
+        old = {number: signal.signal(number, stop) for number in heard}
+        if math.isfinite(self.timeout):
+            old[signal.SIGALRM] = signal.signal(signal.SIGALRM, too_late)
+            signal.setitimer(signal.ITIMER_REAL, self.timeout)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+    # — what is printed —
+
+    def finish(self, answer: Answer) -> int:
+        """Print an answer and return the exit code."""
+        warnings = list(answer.warnings)
+        if self.reason is not None and not self.reason_used:
+            warnings.append("--reason was not recorded: this command leaves no record.")
+        code = answer.code or (int(ExitCode.WARNINGS) if warnings else 0)
+        notes = [*self.notices, *answer.notes]
+        if self.json:
+            self._envelope(code, answer.data, [*notes, *warnings])
+            return code
+        text = answer.brief if self.quiet else answer.text
+        self._say([] if self.quiet else notes, "note")
+        if text:
+            self._print(text)
+        self._say(warnings, "warning")
+        return code
+
+    def fail(self, error: RollbackError) -> int:
+        """Print what went wrong and what to do; return the exit code."""
+        if self.json:
+            data = {
+                "error": {"key": error.key, "message": str(error), "hint": error.hint, "retryable": error.retryable}
+            }
+            self._envelope(error.code, data, self.notices)
+            return error.code
+        self._say(self.notices, "note")
+        color = not self.no_color and not os.environ.get("NO_COLOR") and sys.stderr.isatty()
+        mark = click.style("error:", fg="red", bold=True) if color else "error:"
+        _write(sys.stderr, f"{mark} {error}\n" + (f"{error.hint}\n" if error.hint else ""))
+        return error.code
+
+    def _say(self, sentences: list[str], word: str) -> None:
+        for sentence in dict.fromkeys(sentences):
+            _write(sys.stderr, f"{word}: {sentence}\n")
+
+    def _envelope(self, code: int, data: Any, warnings: list[str]) -> None:
+        import msgspec
+
+        ok = code in (ExitCode.OK, ExitCode.WARNINGS)
+        envelope = {"schema": SCHEMA, "ok": ok, "code": code, "data": data, "warnings": list(dict.fromkeys(warnings))}
+        _write(sys.stdout, msgspec.json.encode(envelope).decode() + "\n")
+
+    def _print(self, text: str) -> None:
+        _write(sys.stdout, (text if self.color else click.unstyle(text)) + "\n")
+
+
+def _write(stream: Any, text: str) -> None:
+    """Write, whatever the terminal can show; a reader that went away (`rfs log | head`) is no error."""
+    try:
+        try:
+            stream.write(text)
+        except UnicodeEncodeError:
+            encoding = stream.encoding or "ascii"
+            stream.write(text.encode(encoding, errors="backslashreplace").decode(encoding))
+        stream.flush()
+    except BrokenPipeError:
+        # What is still buffered would be written at exit, and fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _seconds(value: str) -> float:
+    from rfs.production.rollback.duration import parse_duration
+
+    try:
+        seconds = parse_duration(value)
+    except ValueError as error:
+        raise UsageError(
+            "usage", what=f"--timeout: {error}", hint='Write "30s", "5m" or a number of seconds.'
+        ) from error
+    if seconds == 0:
+        raise UsageError("usage", what="--timeout must be longer than nothing", hint='Write "30s" or "5m".')
+    return seconds
+
+
+def bad_usage(what: str, hint: str) -> NoReturn:
+    """Raise UsageError with a text of its own."""
+    raise UsageError("usage", what=what, hint=hint)
+
+
+# — the flags that every command has —
+
+
+def common_options() -> list[click.Parameter]:
+    """Return new parameters for the flags that every command has, before or after its name."""
+    return [
+        click.Option(["--dry-run"], is_flag=True, help="Say what would be done; change nothing."),
+        click.Option(["-y", "--yes"], is_flag=True, help="Answer yes to every question."),
+        click.Option(["--reason"], metavar="TEXT", help="Why; kept in the log."),
+        click.Option(["--json"], is_flag=True, help="One JSON envelope on stdout, progress as NDJSON on stderr."),
+        click.Option(["-q", "--quiet"], is_flag=True, help="Only what matters: an id, an error."),
+        click.Option(["-v", "--verbose"], is_flag=True, help="Everything, not just the beginning of it."),
+        click.Option(["--no-color"], is_flag=True, help="No colours (also: NO_COLOR in the environment)."),
+        click.Option(["--config"], metavar="FILE", help="Use this rfs.toml instead of the nearest one upward."),
+        click.Option(
+            ["--timeout"], metavar="TIME", help='Give up after this long, e.g. "5m"; also waits for the lock.'
+        ),
+        click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."),
+    ]
+
+
+COMMON_NAMES = tuple(option.name for option in common_options() if option.name)
+
+
+class CommonCommand(click.Command):
+    """A command with the common flags. Its function is given the session first."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += common_options()
+
+    def invoke(self, ctx: click.Context) -> Any:
+        ctx.obj.absorb(ctx.params)
+        return super().invoke(ctx)
+
+
+class CommonGroup(click.Group):
+    """A group whose commands have the common flags, as it has itself."""
+
+    command_class = CommonCommand
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += common_options()
+
+    def invoke(self, ctx: click.Context) -> Any:
+        ctx.obj.absorb(ctx.params)
+        return super().invoke(ctx)

@@ -1,0 +1,279 @@
+"""Records as the command line shows them: JSON-like for programs, text for people.
+
+The JSON is part of the interface: keys are only ever added. Nothing secret is in it, as
+drivers mask what they hand out; a caller's own `state` and fields that only the engine
+needs are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import msgspec
+
+from rfs.cli.text import change_lines, counted, nice_seconds, nice_size, nice_time, printable, table
+from rfs.production.rollback.model import Change, ChangeKind, DeploymentCheckpoint, HealthReport, OperationStatus
+from rfs.production.rollback.operation import Operation
+from rfs.production.rollback.plan import Action, Plan
+
+STATUS_COLORS = {
+    OperationStatus.COMPLETED: "green",
+    OperationStatus.REVERTED: "yellow",
+    OperationStatus.HELD: "red",
+    OperationStatus.RUNNING: "cyan",
+}
+
+
+def as_json(value: Any) -> Any:
+    """Return a record as JSON-like values."""
+    return msgspec.to_builtins(value)
+
+
+# — checkpoints —
+
+
+def checkpoint_json(checkpoint: DeploymentCheckpoint) -> dict[str, Any]:
+    """Return what programs may know of a checkpoint."""
+    return {
+        "id": checkpoint.checkpoint_id,
+        "created_at": checkpoint.created_at.isoformat(),
+        "type": str(checkpoint.type),
+        "deployment_id": checkpoint.deployment_id,
+        "version": checkpoint.version,
+        "message": checkpoint.message,
+        "tags": list(checkpoint.tags),
+        "pinned": checkpoint.pinned,
+        "healthy": checkpoint.health.healthy if checkpoint.health is not None else None,
+        "health": as_json(checkpoint.health),
+        "operation_id": checkpoint.operation_id,
+        "seconds": checkpoint.seconds,
+        "components": {
+            name: {
+                "kind": capture.kind,
+                "entries": capture.entries,
+                "size": capture.size,
+                "stored": capture.stored,
+                "fingerprint": capture.fingerprint.digest,
+                "warnings": list(capture.warnings),
+            }
+            for name, capture in checkpoint.captures.items()
+        },
+    }
+
+
+def checkpoint_table(checkpoints: Sequence[DeploymentCheckpoint]) -> str:
+    """Return one line for each checkpoint."""
+    rows = []
+    for each in checkpoints:
+        words = [f"[{tag}]" for tag in each.tags] + ["pinned"] * each.pinned + [each.version, each.message]
+        rows.append(
+            (
+                click.style(each.checkpoint_id, fg="cyan"),
+                nice_time(each.created_at),
+                str(each.type),
+                nice_size(sum(capture.size for capture in each.captures.values())),
+                health_word(each.health),
+                printable(" ".join(word for word in words if word)),
+            )
+        )
+    return table(rows, ("ID", "TAKEN", "TYPE", "SIZE", "HEALTH", ""))
+
+
+def checkpoint_text(checkpoint: DeploymentCheckpoint) -> str:
+    """Return everything about one checkpoint."""
+    facts = [
+        ("checkpoint", click.style(checkpoint.checkpoint_id, fg="cyan")),
+        ("taken", f"{nice_time(checkpoint.created_at)} in {nice_seconds(checkpoint.seconds)}"),
+        ("type", str(checkpoint.type)),
+        ("message", printable(checkpoint.message)),
+        ("tags", printable(", ".join(checkpoint.tags))),
+        ("version", printable(checkpoint.version)),
+        ("deployment", printable(checkpoint.deployment_id)),
+        ("pinned", "yes" if checkpoint.pinned else ""),
+        ("operation", checkpoint.operation_id or ""),
+        ("health", health_word(checkpoint.health)),
+    ]
+    lines = [table([(name, value) for name, value in facts if value]), ""]
+    rows = [
+        (
+            name,
+            capture.kind,
+            counted(capture.entries, "entry", "entries"),
+            nice_size(capture.size),
+            f"{nice_size(capture.stored)} new",
+        )
+        for name, capture in checkpoint.captures.items()
+    ]
+    lines.append(table(rows, ("COMPONENT", "KIND", "ENTRIES", "SIZE", "STORED")))
+    return "\n".join(lines)
+
+
+def capture_warnings(checkpoint: DeploymentCheckpoint) -> list[str]:
+    """Return what could not be captured exactly, and what was not well when it was captured."""
+    warnings = [f"{name}: {text}" for name, capture in checkpoint.captures.items() for text in capture.warnings]
+    return warnings + health_warnings(checkpoint.health)
+
+
+# — health —
+
+
+def health_word(health: HealthReport | None) -> str:
+    """Return the health at the time as one word."""
+    if health is None or not health.checks:
+        return "unknown"
+    return click.style("healthy", fg="green") if health.healthy else click.style("unhealthy", fg="red")
+
+
+def health_warnings(health: HealthReport | None) -> list[str]:
+    """Return one sentence for each check that failed."""
+    failures = health.failures if health is not None else ()
+    return [f"The health check {check.name} failed: {check.detail}." for check in failures]
+
+
+# — plans —
+
+
+def plan_json(plan: Plan, *, everything: bool) -> dict[str, Any]:
+    """Return a plan for programs: counts, and with `everything` each change."""
+    data = as_json(plan)
+    data["hash"] = plan.hash
+    data["nothing_to_do"] = plan.nothing_to_do
+    data["counts"] = {name: _counts(changes) for name, changes in plan.changes.items()}
+    if not everything:
+        del data["changes"]
+    return dict(data)
+
+
+def _counts(changes: Sequence[Change]) -> dict[str, int]:
+    counts = {str(kind): 0 for kind in ChangeKind}
+    for change in changes:
+        counts[change.kind] += 1
+    return counts
+
+
+# What a rollback does about a change that happened since the checkpoint.
+BACKWARDS = {ChangeKind.ADDED: "to remove", ChangeKind.CHANGED: "to change back", ChangeKind.REMOVED: "to bring back"}
+
+
+def plan_text(plan: Plan, *, everything: bool) -> str:
+    """Return what a rollback would do, lose, need and cost."""
+    head = f"Rollback to {click.style(plan.target, fg='cyan')}, taken {nice_time(plan.target_created_at)}"
+    lines = [click.style(head, bold=True)]
+    for name in plan.components:
+        changes = plan.changes.get(name, ())
+        counts = _counts(changes)
+        words = [f"{counts[kind]:,} {what}" for kind, what in BACKWARDS.items() if counts[kind]]
+        lines.append(f"\n{click.style(name, bold=True)}: {', '.join(words) or 'nothing differs'}")
+        lines += _backward_lines(changes, everything=everything)
+    lines.append("")
+    if plan.losses:
+        lines.append(click.style("Written since the checkpoint, and lost (kept in the safety checkpoint):", fg="red"))
+        for loss in plan.losses:
+            number = f"{loss.count:,} " if loss.count is not None else "some "
+            examples = f" ({printable(', '.join(loss.examples))})" if loss.examples else ""
+            lines.append(f"  {loss.component}: {number}{loss.what}{examples}")
+    else:
+        lines.append("Nothing written since the checkpoint would be lost.")
+    stopped = [step.component or "" for step in plan.steps if step.action is Action.STOP]
+    lines.append(f"Services stopped meanwhile: {', '.join(stopped) or 'none'}.")
+    gate = "turns it back when it fails" if plan.health_gates else "only warns"
+    estimate = f"about {nice_seconds(plan.estimate.seconds)}, {nice_seconds(plan.estimate.outage)} of it outage"
+    lines.append(f"It is {plan.reversibility}; {estimate}; the health check {gate}.")
+    return "\n".join(lines)
+
+
+def _backward_lines(changes: Sequence[Change], *, everything: bool) -> list[str]:
+    """The changes as the rollback makes them: what was added since is removed, and so on."""
+    opposite = {ChangeKind.ADDED: ChangeKind.REMOVED, ChangeKind.REMOVED: ChangeKind.ADDED}
+    turned = [
+        Change(each.component, opposite.get(each.kind, each.kind), each.key, each.after, each.before)
+        for each in changes
+    ]
+    return change_lines(turned, everything=everything)
+
+
+def changes_text(changes: Sequence[Change], *, everything: bool) -> str:
+    """Return changes by component."""
+    lines = []
+    for name in dict.fromkeys(change.component for change in changes):
+        own = [change for change in changes if change.component == name]
+        lines.append(f"{click.style(name, bold=True)}: {counted(len(own), 'change')}")
+        lines += change_lines(own, everything=everything)
+    return "\n".join(lines) or "Nothing differs."
+
+
+# — operations —
+
+
+def operation_json(operation: Operation) -> dict[str, Any]:
+    """Return what programs may know of an operation."""
+    data: dict[str, Any] = as_json(operation.record())
+    data["late_count"] = operation.late_count
+    data["safety"] = operation.safety
+    return data
+
+
+def status_word(status: OperationStatus) -> str:
+    """Return the status, coloured; a held operation says what the word means."""
+    word = "HELD (needs attention)" if status is OperationStatus.HELD else str(status)
+    return click.style(word, fg=STATUS_COLORS.get(status))
+
+
+def operation_table(operations: Sequence[Operation]) -> str:
+    """Return one line for each operation."""
+    rows = [
+        (
+            click.style(each.operation_id, fg="cyan"),
+            nice_time(each.created_at),
+            each.kind,
+            each.plan.target,
+            status_word(each.status),
+            each.actor,
+            printable(each.reason),
+        )
+        for each in operations
+    ]
+    return table(rows, ("ID", "BEGAN", "KIND", "TO", "STATUS", "BY", "REASON"))
+
+
+def operation_text(operation: Operation, *, everything: bool) -> str:
+    """Return everything about one operation but its steps."""
+    facts = [
+        (operation.kind, click.style(operation.operation_id, fg="cyan")),
+        ("status", status_word(operation.status)),
+        ("to checkpoint", operation.plan.target),
+        ("state before", operation.state_before),
+        ("undoes", operation.undoes or ""),
+        ("reason", printable(operation.reason)),
+        ("by", operation.actor),
+        ("began", nice_time(operation.created_at)),
+        ("ended", nice_time(operation.finished_at) if operation.finished_at else ""),
+        ("outage", nice_seconds(operation.outage) if operation.outage is not None else ""),
+        ("components", ", ".join(operation.plan.components)),
+        ("health", health_word(operation.health) if operation.health is not None else ""),
+        ("error", printable(operation.error or "")),
+    ]
+    lines = [table([(name, value) for name, value in facts if value])]
+    if operation.late_count:
+        lines.append(
+            f"\nWritten late, between the safety checkpoint and the stop: {counted(operation.late_count, 'change')}"
+        )
+        lines += change_lines(operation.late, everything=everything)
+    return "\n".join(lines)
+
+
+def done_text(operation: Operation) -> str:
+    """Return what an operation that just ended did, in a sentence or two."""
+    outage = f", {nice_seconds(operation.outage)} outage" if operation.outage is not None else ""
+    name = click.style(operation.operation_id, fg="cyan")
+    what = f"{operation.kind.capitalize()} {name} {status_word(operation.status)}"
+    return f"{what}: at {operation.plan.target}{outage}. The state before is {operation.state_before}."
+
+
+def fresh_warnings(operation: Operation) -> list[str]:
+    """Return the warnings that the plan had not given already."""
+    late = operation.late_count
+    written = [f"{counted(late, 'change')} written late; `rfs show {operation.operation_id}` lists them."] * bool(late)
+    return [warning for warning in operation.warnings if warning not in operation.plan.warnings] + written
