@@ -6,9 +6,11 @@ output. Used by health checks, service commands and reloads.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -80,7 +82,7 @@ def run(
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise RollbackError("command.missing", command=_named(command), why=why) from error
     try:
-        tail.started()
+        tail.started(child.pid)
         while not _has_ended(child.pid):
             if time.monotonic() - began >= timeout:
                 raise TimedOutError("command.slow", command=_named(command), seconds=f"{timeout:g}")
@@ -138,41 +140,42 @@ class _Tail:
 
     def __init__(self, log: str | None) -> None:
         self._kept = bytearray()
-        self._pipe: int | None = None
-        self._log: int | None = None
+        self._pipe = self._log = self._exit = -1
         if log is None:
             self._pipe, self.writer = os.pipe()
             os.set_blocking(self._pipe, False)
         else:
             self.writer = self._log = os.open(log, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
 
-    def started(self) -> None:
+    def started(self, pid: int) -> None:
         """The child has its own copy of the writing end; only without ours does the pipe end."""
-        if self._pipe is not None:
+        if self._pipe >= 0:
             os.close(self.writer)
-            self.writer = -1
+        self.writer = -1
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):  # an old kernel, or a sandbox without it: then it is polled
+                self._exit = os.pidfd_open(pid)
 
     def wait(self, seconds: float) -> None:
-        """Wait for output, or for `seconds`."""
-        if self._pipe is None:
-            time.sleep(seconds)
-        elif select.select([self._pipe], [], [], seconds)[0] and not self._drain():
-            # Nobody writes any more, but the command runs on: there is nothing left to select on.
+        """Wait for output or the command's end, for `seconds` at most."""
+        watched = [descriptor for descriptor in (self._pipe, self._exit) if descriptor >= 0]
+        ready = select.select(watched, [], [], seconds if self._exit >= 0 else min(seconds, _POLL_SECONDS / 5))[0]
+        if self._pipe in ready and not self._drain():
+            # Nobody writes any more, but the command runs on: there is nothing left to read.
             os.close(self._pipe)
-            self._pipe = None
+            self._pipe = -1
 
     def text(self) -> str:
-        if self._log is not None:
+        if self._log >= 0:
             size = os.fstat(self._log).st_size
             return os.pread(self._log, TAIL_BYTES, max(0, size - TAIL_BYTES)).decode(errors="replace").strip()
-        self._drain()
+        if self._pipe >= 0:
+            self._drain()
         return bytes(self._kept).decode(errors="replace").strip()
 
     def _drain(self) -> bool:
         """Read what is there; return whether more may come. Bounded, as a writer may outrun us for ever."""
         for _ in range(64):
-            if self._pipe is None:
-                return False
             try:
                 data = os.read(self._pipe, 65536)
             except BlockingIOError:
@@ -184,5 +187,5 @@ class _Tail:
         return True
 
     def close(self) -> None:
-        for descriptor in {self._pipe, self._log, self.writer} - {None, -1}:
-            os.close(descriptor)  # type: ignore[arg-type]
+        for descriptor in {self._pipe, self._log, self._exit, self.writer} - {-1}:
+            os.close(descriptor)

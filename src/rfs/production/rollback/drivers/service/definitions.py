@@ -155,6 +155,16 @@ def _make_folder(c: Component, folder: str) -> None:
         raise files.refused(error, folder, c.name) from error
 
 
+def tidy(folder: str) -> None:
+    """Remove what a `put_back` that was killed left in a folder. The folder keeps its times."""
+    try:
+        left = [name for name in os.listdir(folder) if name.startswith(files.TEMPORARY_PREFIX)]
+    except OSError:
+        return  # it is gone, or cannot be looked into: then nothing of ours is in it
+    for name in left:
+        files.remove_file(os.path.join(folder, name))
+
+
 def shown(path: str) -> str:
     """Return a path fit for any output."""
     return files.shown(path)

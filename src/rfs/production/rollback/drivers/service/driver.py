@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from hashlib import sha256
 from typing import ClassVar
@@ -87,14 +88,21 @@ class ServiceDriver(Driver):
         return _live(c).fingerprint()
 
     def restore(self, c: Component, source: BlobSource, want: Capture) -> Restored:
-        """See Driver: put the definition files back exactly, and remove those that define units otherwise."""
+        """See Driver: put the definition files back exactly, and remove those that define units otherwise.
+
+        Of a link that led elsewhere, what it led to is left alone: without the link it defines nothing.
+        """
         wanted = _recorded(c, source, want).definitions
+        self.release(c)
         changed: set[str] = set()
         for _ in range(_ROUNDS):
-            different = list(files.differing(wanted, _definitions(c)))
+            paths = _manager(c).definition_paths()
+            different = list(files.differing(wanted, files.read_definitions(c, paths)))
             if not different:
                 break
             for path in different:
+                if path not in wanted and path not in paths:
+                    continue
                 files.put_back(c, path, wanted.get(path))
                 changed.add(path)
                 source.tick(1)
@@ -103,6 +111,11 @@ class ServiceDriver(Driver):
     def verify(self, c: Component, source: BlobSource, want: Capture) -> list[Change]:
         """See Driver. The units are still stopped, so that only their definitions are compared."""
         return list(_definition_changes(c.name, _recorded(c, source, want).definitions, _definitions(c)))
+
+    def release(self, c: Component) -> None:
+        """See Driver: remove the temporary files of a restore that was killed."""
+        for folder in sorted({os.path.dirname(path) for path in self.owns(c)}):
+            files.tidy(folder)
 
     def stop(self, c: Component, pulse: Pulse) -> None:
         """See Driver. On return the units' processes and their children are gone.
