@@ -39,10 +39,12 @@ class Scenario(ABC):
 
     `live` names what, under `world`, a second recovery must leave untouched.
     `seconds` is how long a stage may take before it counts as stuck.
+    `drop_syncfs` makes syncfs do nothing: a negative control.
     """
 
     live: Sequence[str] = ("live",)
     seconds = 20.0
+    drop_syncfs = False
 
     @abstractmethod
     def prepare(self, world: Path) -> None:
@@ -183,7 +185,7 @@ class Bench:
 
     def stage(self, work: Callable[[], object], fault: Fault | None = None, at: int = 0, **options: object) -> Outcome:
         """Run `work` in a child, armed as told, and return how it ended."""
-        self.control.set(fault, at, **options)  # type: ignore[arg-type]
+        self.control.set(fault, at, drop_syncfs=self.scenario.drop_syncfs, **options)  # type: ignore[arg-type]
         began = time.monotonic()
         reader, writer = os.pipe()
         child = os.fork()

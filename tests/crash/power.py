@@ -37,7 +37,7 @@ _OBJECT = struct.Struct("=QQQqIIII")
 _RECORD = struct.Struct("=IIQQIIII")
 _HEAD_SIZE = _RECORD.size + 3 * _OBJECT.size
 
-CREATE, LINK, RENAME, REMOVE, WRITE, SIZE, CONTENT, META, XATTR, SYNC, SYNC_ALL = range(1, 12)
+CREATE, LINK, RENAME, REMOVE, WRITE, SIZE, CONTENT, META, XATTR, SYNC, SYNC_ALL, SYNC_DATA = range(1, 13)
 EXCHANGE = 2
 
 
@@ -93,9 +93,10 @@ class Node:
         self.pending.append(self.data)
         self.data = data
 
-    def settle(self) -> None:
+    def settle(self, *, metadata: bool = True) -> None:
         """Make data and metadata durable; names are the file system's to settle."""
-        self.durable = self.attributes
+        if metadata:
+            self.durable = self.attributes
         self.durable_data = self.data
         self.pending.clear()
 
@@ -179,8 +180,9 @@ class FileSystem:
                 self._change(node, record)
 
     def _change(self, node: Node, record: Record) -> None:
-        if record.op == SYNC:
-            node.settle()
+        if record.op in (SYNC, SYNC_DATA):
+            # fdatasync owes the data and the size, but neither mode nor owner nor times.
+            node.settle(metadata=record.op == SYNC)
             if node.is_folder:
                 self._sync_folder(node)
             return

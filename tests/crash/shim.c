@@ -42,7 +42,7 @@ enum verdict { PASS, HALF, AFTER, REFUSE };
 enum kind { K_WRITE = 1, K_SIZE, K_NAME, K_META, K_SYNC, K_OPEN };
 enum op {
     OP_CREATE = 1, OP_LINK, OP_RENAME, OP_REMOVE, OP_WRITE, OP_SIZE, OP_CONTENT,
-    OP_META, OP_XATTR, OP_SYNC, OP_SYNC_ALL
+    OP_META, OP_XATTR, OP_SYNC, OP_SYNC_ALL, OP_SYNC_DATA
 };
 
 /* Shared with shim.py: keep the two layouts equal. */
@@ -660,7 +660,7 @@ int fdatasync(int fd) {
     int result;
     find_fdatasync();
     if (!counts(fd)) return real_fdatasync(fd);
-    COUNTED(K_SYNC, "fdatasync", -1, real_fdatasync(fd), log_fd(OP_SYNC, fd, 0, NULL, 0));
+    COUNTED(K_SYNC, "fdatasync", -1, real_fdatasync(fd), log_fd(OP_SYNC_DATA, fd, 0, NULL, 0));
 }
 int syncfs(int fd) {
     int result;
