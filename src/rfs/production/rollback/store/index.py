@@ -25,11 +25,14 @@ _BUSY_MILLISECONDS = 30_000
 # Above this, ids in memory would cost more than the questions.
 _MOST_CACHED = 2_000_000
 _ASKED_BEFORE_CACHING = 1_000
+_LONG_WAL = 1 << 20
 MEMORY = ":memory:"
 _SCHEMA = """
 DROP TABLE IF EXISTS blobs;
 DROP TABLE IF EXISTS packs;
-CREATE TABLE packs (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, size INT NOT NULL, stamp INT NOT NULL);
+CREATE TABLE packs (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, size INT NOT NULL, stamp INT NOT NULL
+);
 CREATE TABLE blobs (
     id BLOB NOT NULL, pack INT NOT NULL, type INT NOT NULL, offset INT NOT NULL, length INT NOT NULL,
     size INT NOT NULL, bad INT NOT NULL DEFAULT 0, PRIMARY KEY (id, pack)
@@ -39,7 +42,7 @@ CREATE INDEX bad ON blobs (pack) WHERE bad = 1;
 PRAGMA user_version = 1;
 """
 _COPY = "SELECT packs.name, id, type, offset, length, blobs.size, bad FROM blobs JOIN packs ON number = pack "
-_NEWEST = "ORDER BY bad, pack DESC"
+_FIND = "SELECT pack, type, offset, length, size, bad FROM blobs WHERE id = ?"
 _SEVERAL = "WHERE id IN (SELECT id FROM blobs GROUP BY id HAVING count(*) > 1) "
 
 
@@ -55,20 +58,27 @@ class IndexDamagedError(Exception):
     """The file is not a sound index: it must be made again. Never leaves the store."""
 
 
+def _translated(error: apsw.Error, path: str) -> Exception:
+    import apsw
+
+    if isinstance(error, (apsw.CorruptError, apsw.NotADBError, apsw.SQLError)):
+        # SQLError: a table or column is missing, so the file is of somebody else.
+        return IndexDamagedError()
+    if isinstance(error, apsw.FullError) or getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE:
+        return RollbackError("store.no_space", path=path)
+    if isinstance(error, (apsw.IOError, apsw.ReadOnlyError, apsw.CantOpenError, apsw.BusyError)):
+        return RollbackError("store.unwritable", path=path, why=str(error))
+    return error
+
+
 @contextmanager
 def _failures(path: str) -> Iterator[None]:
     import apsw
 
     try:
         yield
-    except (apsw.CorruptError, apsw.NotADBError, apsw.SQLError) as error:
-        # SQLError: a table or column is missing, so the file is of somebody else.
-        raise IndexDamagedError from error
-    except (apsw.FullError, apsw.IOError) as error:
-        full = isinstance(error, apsw.FullError) or getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE
-        raise RollbackError("store.no_space" if full else "store.unwritable", path=path, why=str(error)) from error
-    except (apsw.ReadOnlyError, apsw.CantOpenError, apsw.BusyError) as error:
-        raise RollbackError("store.unwritable", path=path, why=str(error)) from error
+    except apsw.Error as error:
+        raise _translated(error, path) from error
 
 
 class Index:
@@ -86,10 +96,15 @@ class Index:
         self.path = path
         self._db: apsw.Connection
         self._known: set[bytes] | None = None
+        self._names: dict[int, str] = {}
         self._asked = 0
         with _failures(path):
             self._connect()
-            if self._value("PRAGMA user_version") != FORMAT:
+            version = self._value("PRAGMA user_version")
+            if self._db.readonly("main"):
+                # The file was opened for writing, so it is its header that says so.
+                raise IndexDamagedError
+            if version != FORMAT:
                 self._make()
         self._version = self._data_version()
 
@@ -100,11 +115,13 @@ class Index:
             # SQLite gives its -wal and -shm files the mode of the database.
             with writing(self.path):
                 os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE))
+        self._error = apsw.Error
         self._db = apsw.Connection(self.path)
         self._db.set_busy_timeout(_BUSY_MILLISECONDS)
         # Emptying the WAL at every close would wait for the disk three times, for nothing.
         self._db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         self._db.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 256")
+        self._db.execute(f"PRAGMA journal_size_limit = {_LONG_WAL}")
 
     def _make(self) -> None:
         with self._change():
@@ -144,6 +161,10 @@ class Index:
 
     def close(self) -> None:
         """Close the file."""
+        with suppress(FileNotFoundError, self._error):
+            # Left as it is while it is short: see `_connect`.
+            if self.path != MEMORY and os.stat(f"{self.path}-wal").st_size > _LONG_WAL:
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._db.close()
 
     @staticmethod
@@ -160,11 +181,13 @@ class Index:
         if self._known is not None:
             return blob in self._known
         self._asked += 1
-        with _failures(self.path):
+        try:
             if self._asked == _ASKED_BEFORE_CACHING and self._value("SELECT count(*) FROM blobs") <= _MOST_CACHED:
                 self._known = {row[0] for row in self._db.execute("SELECT id FROM blobs WHERE bad = 0")}
                 return blob in self._known
             return self._value("SELECT 1 FROM blobs WHERE id = ? AND bad = 0", blob) is not None
+        except self._error as error:
+            raise _translated(error, self.path) from error
 
     def forget(self) -> None:
         """Drop the ids held in memory; the next questions go to the file."""
@@ -180,7 +203,22 @@ class Index:
 
     def find(self, blob: bytes) -> list[Copy]:
         """Return all copies of a blob, the best first: not known to be bad, then newest."""
-        return self._copies("WHERE id = ? " + _NEWEST, blob)
+        # Restores ask this once for each file: neither a join nor a context manager here.
+        try:
+            rows = list(self._db.execute(_FIND, (blob,)))
+            if len(rows) > 1:
+                rows.sort(key=lambda row: (row[5], -row[0]))
+            return [
+                Copy(self._name(pack), Entry(blob, kind, offset, length, size), bool(bad))
+                for pack, kind, offset, length, size, bad in rows
+            ]
+        except self._error as error:
+            raise _translated(error, self.path) from error
+
+    def _name(self, number: int) -> str:
+        if number not in self._names:
+            self._names[number] = self._value("SELECT name FROM packs WHERE number = ?", number)
+        return self._names[number]
 
     def packs(self) -> dict[str, int]:
         """Return the name and size in bytes of each pack."""
@@ -210,7 +248,7 @@ class Index:
     def duplicates(self) -> dict[bytes, list[Copy]]:
         """Return, by id, all copies of the blobs that lie in more than one pack, the best first."""
         found: dict[bytes, list[Copy]] = {}
-        for copy in self._copies(_SEVERAL + _NEWEST):
+        for copy in self._copies(_SEVERAL + "ORDER BY bad, pack DESC"):
             found.setdefault(copy.entry.blob, []).append(copy)
         return found
 

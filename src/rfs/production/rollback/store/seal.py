@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from rfs.production.rollback.store.keys import FORMAT, NONCE_SIZE, derive
 
 if TYPE_CHECKING:
+    from blake3 import blake3
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     from zstandard import ZstdCompressor, ZstdDecompressor
 
@@ -46,8 +47,9 @@ class _Codec(threading.local):
     """Contexts of zstd serve one thread at a time."""
 
     def __init__(self) -> None:
-        from zstandard import ZstdCompressor, ZstdDecompressor
+        from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError
 
+        self.error = ZstdError
         self.compressor: ZstdCompressor = ZstdCompressor(level=_LEVEL)
         self.decompressor: ZstdDecompressor = ZstdDecompressor()
 
@@ -63,6 +65,9 @@ class Sealer:
         self._unwrap = unwrap
         self._lock = threading.Lock()
         self._id_keys: tuple[bytes, ...] = ()
+        # Set by `unlock`, with what would cost too much to import again at each call.
+        self._blake3: type[blake3]
+        self._invalid: tuple[type[Exception], ...]
         self._blobs: AESGCM
         self._footers: AESGCM
         self._codec: _Codec
@@ -78,8 +83,13 @@ class Sealer:
         with self._lock:
             if self._id_keys:
                 return
+            from blake3 import blake3
+            from cryptography.exceptions import InvalidTag
             from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+            self._blake3 = blake3
+            # ValueError: too short to hold a nonce and a tag.
+            self._invalid = (InvalidTag, ValueError)
             key = self._unwrap()
             self._blobs = AESGCM(derive("rfs-rollback store 1: encryption of blobs", key))
             self._footers = AESGCM(derive("rfs-rollback store 1: encryption of footers", key))
@@ -89,10 +99,9 @@ class Sealer:
 
     def identify(self, data: Data, kind: Type = Type.BLOB) -> bytes:
         """Return the id of `data`: 32 bytes of BLAKE3, keyed by the repository and the type."""
-        from blake3 import blake3
-
-        self.unlock()
-        return blake3(data, key=self._id_keys[kind]).digest()
+        if not self._id_keys:
+            self.unlock()
+        return self._blake3(data, key=self._id_keys[kind]).digest()
 
     def seal(self, data: Data, blob: bytes, kind: Type = Type.BLOB) -> bytes:
         """Return `data` compressed and encrypted under the id `blob`.
@@ -114,7 +123,7 @@ class Sealer:
             DamagedError: a bit differs, or it is not of this id and type.
         """
         self.unlock()
-        data = self._unpacked(_decrypt(self._blobs, sealed, _context(blob, kind)))
+        data = self._unpacked(self._decrypted(self._blobs, sealed, _context(blob, kind)))
         if self.identify(data, kind) != blob:
             raise DamagedError("its content is not what its id says")
         return data
@@ -123,7 +132,7 @@ class Sealer:
         """Tell whether `sealed` is, to the bit, what was sealed under this id."""
         self.unlock()
         try:
-            _decrypt(self._blobs, sealed, _context(blob, kind))
+            self._decrypted(self._blobs, sealed, _context(blob, kind))
         except DamagedError:
             return False
         return True
@@ -141,37 +150,33 @@ class Sealer:
             DamagedError: a bit of it or of the header differs.
         """
         self.unlock()
-        return self._unpacked(_decrypt(self._footers, sealed, header))
+        return self._unpacked(self._decrypted(self._footers, sealed, header))
 
     def _packed(self, data: Data) -> bytes:
         small = self._codec.compressor.compress(data)
         return _ZSTD + small if len(small) < len(data) else b"".join((_RAW, data))
+
+    def _decrypted(self, cipher: AESGCM, sealed: Data, context: bytes) -> bytes:
+        view = memoryview(sealed)
+        try:
+            return cipher.decrypt(view[:NONCE_SIZE], view[NONCE_SIZE:], context)
+        except self._invalid as error:
+            raise DamagedError("it is not what was sealed") from error
 
     def _unpacked(self, packed: bytes) -> bytes:
         if packed[:1] == _RAW:
             return packed[1:]
         if packed[:1] != _ZSTD:
             raise DamagedError("it is compressed in a way that is not known")
-        from zstandard import ZstdError
-
+        codec = self._codec
         try:
-            return self._codec.decompressor.decompress(memoryview(packed)[1:])
-        except ZstdError as error:
+            return codec.decompressor.decompress(memoryview(packed)[1:])
+        except codec.error as error:
             raise DamagedError("it does not decompress") from error
 
 
 def _context(blob: bytes, kind: Type) -> bytes:
     return _CONTEXT.pack(b"rfs blob", FORMAT, kind) + blob
-
-
-def _decrypt(cipher: AESGCM, sealed: Data, context: bytes) -> bytes:
-    from cryptography.exceptions import InvalidTag
-
-    view = memoryview(sealed)
-    try:
-        return cipher.decrypt(view[:NONCE_SIZE], view[NONCE_SIZE:], context)
-    except (InvalidTag, ValueError) as error:  # ValueError: too short to hold a nonce and a tag
-        raise DamagedError("it is not what was sealed") from error
 
 
 # — manifest parts and records, as they are inside their seals —

@@ -300,9 +300,7 @@ class Shelf:
             if self.has(blob):
                 return
         sealed = seal()
-        with self._lock:
-            if not self.has(blob):
-                self.append(blob, kind, sealed, size)
+        self.append(blob, kind, sealed, size)
 
     def add_record(self, encode: Callable[[int], bytes]) -> bytes:
         """Append a record, stamped later than all others; return its id."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from contextlib import suppress
 from types import TracebackType
 
 from rfs.production.rollback.errors import IntegrityError, NotFoundError, RollbackError, UsageError
@@ -336,7 +337,12 @@ class Store:
 
 
 def _is_store(place: Place) -> bool:
-    return os.path.lexists(place.repository) or os.path.lexists(place.repository_copy)
+    for name in (place.repository, place.repository_copy):
+        # A folder that may not be searched must not pass for one without a store.
+        with reading(name), suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(name)
+            return True
+    return False
 
 
 def _read_record(name: str, path: str) -> Repository | None:
