@@ -78,8 +78,8 @@ def test_it_works_in_a_fresh_environment(installed: Path, tmp_path: Path) -> Non
         "-W",
         "error",
         "-c",
-        "from importlib.metadata import entry_points\n"
-        "print(*sorted(e.name + ':' + e.load().kind for e in entry_points(group='rfs.drivers')))",
+        "from rfs.production.rollback.wiring import BUILT_IN, _drivers\n"
+        "print(*sorted(kind + ':' + driver.kind for kind, driver in _drivers(set(BUILT_IN)).items()))",
         cwd=tmp_path,
     ).split()
     assert drivers == [f"{name}:{name}" for name in ("config", "environment", "files", "service", "sqlite")]

@@ -6,25 +6,15 @@ something takes the application's lock, settles what a crash left behind, and ac
 
 from __future__ import annotations
 
-import getpass
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from rfs.production.rollback import selectors
-from rfs.production.rollback.catalog import Catalog, entry
-from rfs.production.rollback.engine import Engine, Part
-from rfs.production.rollback.errors import (
-    ConflictError,
-    HeldError,
-    NotFoundError,
-    RollbackError,
-    UsageError,
-)
-from rfs.production.rollback.lock import exclusive, holder
+from rfs.production.rollback.engine import Part
+from rfs.production.rollback.errors import ConflictError, NotFoundError, RollbackError, UsageError
+from rfs.production.rollback.lock import holder
 from rfs.production.rollback.model import (
     Capture,
     Change,
@@ -35,12 +25,9 @@ from rfs.production.rollback.model import (
     new_id,
     utc_now,
 )
-from rfs.production.rollback.operation import Mark, Operation, position, undoable
+from rfs.production.rollback.operation import Operation, undoable
 from rfs.production.rollback.plan import Plan, Scope, differs, make_plan, select
-from rfs.production.rollback.pulse import Beat, Reporter
-from rfs.production.rollback.settings import Settings, find, load
-from rfs.production.rollback.store import Store
-from rfs.production.rollback.wiring import load_parts
+from rfs.production.rollback.recovery import Recoverable, actor
 
 
 class Drift(msgspec.Struct, frozen=True):
@@ -62,58 +49,11 @@ class Status(msgspec.Struct, frozen=True):
     running: str
 
 
-class Application:
-    """Args: settings: of rfs.toml. reporter: told of progress. wait: seconds to wait for the lock.
+class Application(Recoverable):
+    """What can be done with an application: checkpoint, look, plan, roll back, undo.
 
     `beat.interrupt()` may be called from a signal handler or another thread: the operation turns back.
     """
-
-    def __init__(self, settings: Settings, *, reporter: Reporter | None = None, wait: float = 0.0) -> None:
-        self.settings = settings
-        self.wait = wait
-        self.store = Store.open(settings.store.path, settings.store.key)
-        self.catalog = Catalog(os.path.join(settings.store.path, "catalog.db"))
-        self.parts: dict[str, Part] = load_parts(settings, os.path.join(settings.store.path, "work"))
-        self.beat = Beat(reporter)
-        self.engine = Engine(self.store, self.catalog, self.parts, self.check_health, self.beat)
-        self.notices: list[str] = []
-
-    @classmethod
-    def open(cls, config: str | None = None, *, reporter: Reporter | None = None, wait: float = 0.0) -> Application:
-        """Open the application of the rfs.toml given, or found upward from the working directory.
-
-        Raises:
-            UsageError: rfs.toml is wrong.
-            NotFoundError: there is no rfs.toml, or no store yet.
-            RollbackError: the store or its key cannot be used.
-        """
-        return cls(load(config or find(os.getcwd())), reporter=reporter, wait=wait)
-
-    @classmethod
-    def create(cls, config: str) -> Application:
-        """Make the store of a new application, with its key, and open it.
-
-        Args:
-            config: the path of its rfs.toml.
-
-        Raises:
-            UsageError: rfs.toml is wrong; nothing was made.
-            RollbackError: there is a store already, or it cannot be made.
-        """
-        settings = load(config)
-        load_parts(settings, os.path.join(settings.store.path, "work"))
-        Store.create(settings.store.path, settings.store.key).close()
-        return cls(settings)
-
-    def close(self) -> None:
-        self.catalog.close()
-        self.store.close()
-
-    def __enter__(self) -> Application:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     # — checkpoints —
 
@@ -210,7 +150,7 @@ class Application:
             capture = latest.captures.get(name) if latest is not None else None
             drift.append(self._drift(part, capture))
         open_operation = self.catalog.open_operation()
-        return Status(self.settings.name, latest, tuple(drift), open_operation, holder(self._lock_path))
+        return Status(self.settings.name, latest, tuple(drift), open_operation, holder(self.lock_path))
 
     def _drift(self, part: Part, capture: Capture | None) -> Drift:
         c = part.component
@@ -221,15 +161,6 @@ class Application:
         except RollbackError as error:
             return Drift(c.name, c.kind, None, str(error))
         return Drift(c.name, c.kind, live.digest == capture.fingerprint.digest)
-
-    def check_health(self, beat: Beat) -> HealthReport:
-        """Run every health check of rfs.toml."""
-        if not self.settings.health:
-            return HealthReport()
-        from rfs.production.rollback.health import parse_checks, run_checks
-
-        with beat.doing("checking health"):
-            return run_checks(parse_checks(self.settings.health, self.settings.path), beat)
 
     def _health_or_none(self) -> HealthReport | None:
         return self.check_health(self.beat) if self.settings.health else None
@@ -372,147 +303,6 @@ class Application:
             losses = tuple(driver.losses(c, self.engine.blobs, want, changes))
         return msgspec.structs.replace(scope, changes=changes, losses=losses, warnings=want.warnings)
 
-    # — after a crash, and when held —
-
-    def recover(self) -> list[Operation]:
-        """Finish or revert whatever a crash interrupted. Does nothing when nothing was.
-
-        Raises:
-            HeldError: an operation is held, or became so.
-            RevertedError: it could not be finished and was turned back.
-        """
-        with self.locked("recover"):
-            self._tidy()
-            interrupted = self.catalog.open_operation()
-            if interrupted is None:
-                return []
-            if interrupted.status is OperationStatus.HELD:
-                raise self._held(interrupted)
-            return [self._carry_on(interrupted)]
-
-    def resume(self, selector: str | None = None, *, skip: str | None = None) -> Operation:
-        """Go on with a held operation from the step that failed, in the direction it had.
-
-        Args:
-            skip: the id of a step to leave out.
-
-        Raises:
-            RevertedError: it went on, back to the state before.
-            HeldError: it failed again.
-        """
-        with self.locked("resume"):
-            self._tidy()
-            held = self._open_operation(selector)
-            if skip is not None:
-                steps = [step.id for step in held.plan.steps]
-                if skip not in steps:
-                    raise NotFoundError(
-                        "operation.step", operation=held.operation_id, step=skip, known=", ".join(steps)
-                    )
-                self.catalog.mark(entry(held, skip, Mark.SKIPPED, f"by {actor()}"))
-            return self._run_again(held)
-
-    def abort(self, selector: str | None = None) -> Operation:
-        """Turn an open operation back now.
-
-        Raises:
-            RevertedError: it is back at the state before: what was asked for.
-            HeldError: it could not be turned back.
-        """
-        with self.locked("abort"):
-            self._tidy()
-            operation = self._open_operation(selector)
-            try:
-                return self.engine.turn(operation, RollbackError("operation.aborted", actor=actor()))
-            except HeldError:
-                raise
-            except RollbackError:
-                return self.catalog.operation(operation.operation_id)
-
-    def _open_operation(self, selector: str | None) -> Operation:
-        if selector is None:
-            found = self.catalog.open_operation()
-            if found is None:
-                raise NotFoundError("operation.none_open")
-            return found
-        ids = [operation.operation_id for operation in self.catalog.operations()]
-        operation = self.catalog.operation(selectors.find_id(selector, ids))
-        if operation.status not in (OperationStatus.RUNNING, OperationStatus.HELD):
-            raise ConflictError("operation.not_open", operation=operation.operation_id, status=operation.status)
-        return operation
-
-    def _run_again(self, operation: Operation) -> Operation:
-        operation = msgspec.structs.replace(operation, status=OperationStatus.RUNNING)
-        self.catalog.put_operation(operation)
-        return self.engine.run(operation)
-
-    def _carry_on(self, operation: Operation) -> Operation:
-        """Before the first stop nothing live was changed, so an interrupted rollback is dropped:
-        finishing it hours later would surprise. After it, it is finished."""
-        where = position(operation.plan, self.catalog.journal(operation.operation_id))
-        if where.outage or where.turned:
-            return self._run_again(operation)
-        try:
-            self.engine.turn(operation, RollbackError("operation.interrupted"))
-        except HeldError:
-            raise
-        except RollbackError:
-            self.notices.append(f"The interrupted {operation.kind} {operation.operation_id} had changed nothing.")
-        return self.catalog.operation(operation.operation_id)
-
-    def _held(self, operation: Operation) -> HeldError:
-        return HeldError("rollback.open", operation=operation.operation_id, status=operation.status)
-
-    # — one at a time —
-
-    @contextmanager
-    def locked(self, what: str) -> Iterator[None]:
-        with exclusive(self._lock_path, what, self.wait):
-            yield
-
-    @contextmanager
-    def exclusively(self, what: str) -> Iterator[None]:
-        """Hold the lock, with everything a crash left behind settled."""
-        with self.locked(what):
-            self._tidy()
-            interrupted = self.catalog.open_operation()
-            if interrupted is not None and interrupted.status is OperationStatus.HELD:
-                raise self._held(interrupted)
-            if interrupted is not None:
-                self._settle(interrupted)
-            yield
-
-    def _settle(self, interrupted: Operation) -> None:
-        try:
-            settled = self._carry_on(interrupted)
-        except HeldError:
-            raise
-        except RollbackError as error:
-            self.notices.append(f"An interrupted {interrupted.kind} was settled first: {error}")
-        else:
-            self.notices.append(
-                f"An interrupted {interrupted.kind} ({interrupted.operation_id}) was settled first: {settled.status}."
-            )
-
-    def _tidy(self) -> None:
-        self.notices += self.store.recover()
-        self.engine.let_writers_go()
-        finished = next((o for o in self.catalog.operations()[:1] if o.finished_at is not None), None)
-        if finished is not None:
-            self.engine.release(finished)
-
-    @property
-    def _lock_path(self) -> str:
-        return os.path.join(self.settings.store.path, "lock")
-
     def _require_components(self) -> None:
         if not self.parts:
             raise UsageError("app.empty", path=self.settings.path)
-
-
-def actor() -> str:
-    """Return who runs this: the user behind sudo, where there is one."""
-    try:
-        return os.environ.get("SUDO_USER") or getpass.getuser()
-    except OSError:
-        return str(os.getuid())

@@ -13,7 +13,6 @@ import errno
 import fcntl
 import json
 import os
-import socket
 import struct
 import time
 from collections.abc import Iterator
@@ -72,7 +71,7 @@ def _describe(descriptor: int, what: str) -> None:
     words = {
         "what": what,
         "pid": os.getpid(),
-        "host": socket.gethostname(),
+        "host": os.uname().nodename,
         "user": os.environ.get("SUDO_USER") or os.environ.get("USER") or str(os.getuid()),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
         "boot_id": boot_id(),

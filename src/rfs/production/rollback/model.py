@@ -7,7 +7,7 @@ a newer release reads every older format (see docs/format.md).
 from __future__ import annotations
 
 import enum
-import secrets
+import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -284,7 +284,7 @@ class RollbackRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 def new_id() -> str:
     """Return a new random id of 12 hexadecimal digits (48 bits; ids are compared by prefix)."""
-    return secrets.token_hex(ID_HEX_DIGITS // 2)
+    return os.urandom(ID_HEX_DIGITS // 2).hex()
 
 
 def utc_now() -> datetime:
