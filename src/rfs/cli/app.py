@@ -103,8 +103,9 @@ def _call(arguments: list[str], session: Session) -> Any:
         return int(ExitCode.USAGE)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "rfs"
-        what = error.format_message().rstrip(".")
-        raise UsageError("usage", what=what, hint=f"`{where} --help` shows how it is used.") from error
+        what, _, guess = error.format_message().partition(" Did you mean ")
+        hint = f"Did you mean {guess}" if guess else f"`{where} --help` shows how it is used."
+        raise UsageError("usage", what=what.rstrip("."), hint=hint) from error
     except click.ClickException as error:
         raise UsageError("usage", what=error.format_message().rstrip("."), hint="`rfs --help` tells more.") from error
     except (click.Abort, KeyboardInterrupt) as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 
 from rfs.cli.answer import Answer
-from rfs.cli.codes import ExitCode
 from rfs.cli.selecting import COMPONENTS, complete_checkpoint
 from rfs.cli.session import CommonGroup, Session, bad_usage
 from rfs.cli.text import counted, nice_seconds, nice_size
@@ -43,7 +42,8 @@ def checkpoint(
     if ctx.invoked_subcommand is not None:
         if any(given):
             bad_usage(
-                "The options of a new checkpoint stand before a subcommand", f"Drop them, or {ctx.invoked_subcommand}."
+                "The options of a new checkpoint stand before a subcommand",
+                f"Leave out the options, or the word {ctx.invoked_subcommand}.",
             )
         return None
     from rfs.production.rollback.plan import select
@@ -174,11 +174,13 @@ def forget(session: Session, selectors: tuple[str, ...]) -> Answer:
     """Remove checkpoints. Their space comes back with the next `rfs prune`."""
     from rfs.production.rollback import upkeep
 
+    if not session.dry_run:
+        session.must_answer("Remove them for ever?")
     with session.application(changes=not session.dry_run) as app:
         ids = [app.find(selector).checkpoint_id for selector in selectors]
         listed = ", ".join(ids)
         if session.dry_run:
-            return Answer({"dry_run": True, "forget": ids}, f"It would remove {listed}.", code=int(ExitCode.OK))
+            return Answer({"dry_run": True, "forget": ids}, f"It would remove {listed}.")
         session.confirm(f"Remove {counted(len(ids), 'checkpoint')} for ever ({listed})?")
         gone = upkeep.forget(app, ids)
     names = [each.checkpoint_id for each in gone]

@@ -92,6 +92,7 @@ def rollback(
     if session.dry_run:
         return _only_planned(session, target, only, without, expected)
     reason = session.ask_reason()
+    session.must_answer("Roll back?")
     with session.application(changes=True) as app:
         if not session.yes:
             seen = app.plan(target, only=only, without=without)
@@ -100,7 +101,7 @@ def rollback(
             expected = seen
         operation = app.rollback(target, reason=reason, only=only, without=without, expected=expected)
     warnings = tuple(fresh_warnings(operation))
-    notes = () if session.yes is False else operation.plan.warnings
+    notes = operation.plan.warnings if session.yes else ()  # otherwise they were shown before the question
     return Answer(operation_json(operation), done_text(operation), operation.operation_id, notes, warnings)
 
 
@@ -132,6 +133,8 @@ def undo(session: Session, named: str | None, number: int) -> Answer:
     if named is not None and number != 1:
         bad_usage("-n counts from the newest operation", "Leave out -n or OPERATION.")
     reason = session.take_reason()
+    if not session.dry_run:
+        session.must_answer("Undo it?")
     with session.application(changes=not session.dry_run) as app:
         meant = app.to_undo(number, named)
         if session.dry_run or not session.yes:

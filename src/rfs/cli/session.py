@@ -70,6 +70,15 @@ class Session:
         """Whether there is somebody to ask."""
         return not self.json and sys.stdin.isatty() and sys.stderr.isatty()
 
+    def must_answer(self, question: str) -> None:
+        """Make sure, before any work, that `confirm` will have an answer.
+
+        Raises:
+            UsageError: there is nobody to ask, and no --yes.
+        """
+        if not self.yes and not self.interactive:
+            raise UsageError("flag.needed", question=question, flag="--yes")
+
     def confirm(self, question: str) -> None:
         """Go on only when the user agrees, now or with --yes.
 
@@ -77,11 +86,8 @@ class Session:
             UsageError: there is nobody to ask.
             InterruptedByUserError: the user said no.
         """
-        if self.yes:
-            return
-        if not self.interactive:
-            raise UsageError("flag.needed", question=question, flag="--yes")
-        if not click.confirm(question, err=True):
+        self.must_answer(question)
+        if not self.yes and not click.confirm(question, err=True):
             raise InterruptedByUserError("declined")
 
     def show_and_confirm(self, text: str, warnings: tuple[str, ...], question: str) -> None:
@@ -162,10 +168,10 @@ class Session:
 
         def too_late(number: int, frame: object) -> None:
             self._timed_out = True
-            if changes and self._begun:
-                app.beat.interrupt()
-            else:
+            if not changes:
                 raise TimedOutError("timeout", seconds=f"{self.timeout:g}")
+            # Also while it waits for the lock: that wait ends by itself, and says who has it.
+            app.beat.interrupt()
 
         stopping = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         # One that is ignored (nohup) stays ignored.
@@ -186,10 +192,10 @@ class Session:
     def finish(self, answer: Answer) -> int:
         """Print an answer and return the exit code."""
         warnings = list(answer.warnings)
-        if self.reason is not None and not self.reason_used:
-            warnings.append("--reason was not recorded: this command leaves no record.")
         code = answer.code or (int(ExitCode.WARNINGS) if warnings else 0)
         notes = [*self.notices, *answer.notes]
+        if self.reason is not None and not self.reason_used:
+            notes.append("--reason was not recorded: this command leaves no record.")
         if self.json:
             self._envelope(code, answer.data, [*notes, *warnings])
             return code
