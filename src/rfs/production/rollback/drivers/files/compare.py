@@ -1,0 +1,260 @@
+"""How two trees differ, folder by folder, and what of that a restore has to do."""
+
+from __future__ import annotations
+
+import enum
+import stat
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from rfs.production.rollback.drivers.files.options import Rules
+from rfs.production.rollback.drivers.files.tree import (
+    DIGEST,
+    GID,
+    MTIME,
+    ROW,
+    ROW_BYTES,
+    Block,
+    Entry,
+    Tree,
+    above,
+    empty_block,
+    join,
+)
+from rfs.production.rollback.drivers.meta import shown
+from rfs.production.rollback.errors import ConflictError
+from rfs.production.rollback.model import Change, ChangeKind, Ref
+
+_NO_FOLDER = empty_block()
+# Where time, size, mode, owner and group stand in a row.
+_STATE_FROM, _STATE_TO = 8 * MTIME, 8 * (GID + 1)
+
+
+class Difference(NamedTuple):
+    """One path at which two trees differ; None where it is not there. The root's path is ""."""
+
+    path: str
+    before: Entry | None
+    after: Entry | None
+
+
+class Verb(enum.Enum):
+    """What a restore does to one path."""
+
+    PUT = "put"  # there is something else, or nothing: a staged one takes its place
+    WRITE = "write"  # a file whose inode must stay
+    DESCRIBE = "describe"  # the content is right, the metadata is not
+    TAKE = "take"  # it should not be there
+
+
+class Task(NamedTuple):
+    """One thing that a restore does. `group` is the position in the wanted tree's groups, or -1."""
+
+    path: str
+    verb: Verb
+    want: Entry | None
+    live: Entry | None
+    group: int = -1
+
+
+def differences(a: Tree, b: Tree, *, live: bool) -> Iterator[Difference]:
+    """Yield how `b` differs from `a`, in the order of folders, then of names.
+
+    Args:
+        live: `b` is the live tree: what was added to it and must stay (it matches `keep`, or it is a
+            folder that only shelters what is left out) is then no difference.
+    """
+    if a.absent or b.absent:
+        yield from _all_or_nothing(a, b)
+        return
+    regrouped = _regrouped(a, b)
+    tops = (a.top.entry(0), b.top.entry(0))
+    if not tops[0].same_meta(tops[1], time=not (a.top.loose or b.top.loose)):
+        yield Difference("", *tops)
+    shelters = shelters_of(b) if live else None
+    for path in sorted(a.blocks.keys() | b.blocks.keys()):
+        for found in _in_folder(path, a, b, shelters):
+            regrouped.discard(found.path)
+            yield found
+    for path in sorted(regrouped):
+        yield Difference(path, a.find(path), b.find(path))
+
+
+def _all_or_nothing(a: Tree, b: Tree) -> Iterator[Difference]:
+    if a.absent and b.absent:
+        return
+    tree = b if a.absent else a
+    top = tree.top.entry(0)
+    yield Difference("", None, top) if a.absent else Difference("", top, None)
+    for path in sorted(tree.blocks):
+        yield from _in_folder(path, a, b, None)
+
+
+def _in_folder(path: str, a: Tree, b: Tree, shelters: set[str] | None) -> Iterator[Difference]:
+    before, after = a.blocks.get(path, _NO_FOLDER), b.blocks.get(path, _NO_FOLDER)
+    plain = before.counted and after.counted and not before.kept and not after.kept
+    if plain and before.digest == after.digest and not _times_differ(before, after):
+        return
+    old, new = _places(before), _places(after)
+    kept = set(after.kept) if shelters is not None else set()
+    for name in sorted(old.keys() | new.keys()):
+        i, j = old.get(name), new.get(name)
+        here = join(path, name)
+        if i is None:
+            if j is not None and j not in kept and not (shelters and here in shelters):
+                yield Difference(here, None, after.entry(j))
+        elif j is None:
+            yield Difference(here, before.entry(i), None)
+        elif not _plainly_same(before, i, after, j):
+            first, second = before.entry(i), after.entry(j)
+            if not _same(here, first, second, a, b):
+                yield Difference(here, first, second)
+
+
+def _plainly_same(before: Block, i: int, after: Block, j: int) -> bool:
+    """Tell quickly that two entries are equal. That they are not, it does not tell."""
+    return (
+        before.rows[i * ROW_BYTES + _STATE_FROM : i * ROW_BYTES + _STATE_TO]
+        == after.rows[j * ROW_BYTES + _STATE_FROM : j * ROW_BYTES + _STATE_TO]
+        and before.digests[i * DIGEST : (i + 1) * DIGEST] == after.digests[j * DIGEST : (j + 1) * DIGEST]
+        and before.extras.get(i) == after.extras.get(j)
+    )
+
+
+def _times_differ(before: Block, after: Block) -> bool:
+    """Tell whether a folder's own time may differ: with equal digests nothing else can."""
+    return before.numbers()[MTIME::ROW] != after.numbers()[MTIME::ROW]
+
+
+def _same(path: str, first: Entry, second: Entry, a: Tree, b: Tree) -> bool:
+    time = True
+    if first.is_folder and second.is_folder:
+        time = not ((path in a.blocks and a.blocks[path].loose) or (path in b.blocks and b.blocks[path].loose))
+    return first.same_meta(second, time=time) and first.same_content(second)
+
+
+def _places(block: Block) -> dict[str, int]:
+    return {name: at for at, name in enumerate(block.listed())}
+
+
+def shelters_of(tree: Tree) -> set[str]:
+    """Return every folder that holds, at any depth, what is left out or kept, and so cannot go as a whole."""
+    found: set[str] = set()
+    for path, block in tree.blocks.items():
+        if block.sheltering and path not in found:
+            found.add(path)
+            found.update(above(path))
+    return found
+
+
+def _regrouped(a: Tree, b: Tree) -> set[str]:
+    """Return the paths that are names of one file together with others than before.
+
+    Names that only `b` has do not count: they are differences of their own.
+    """
+    if not a.groups and not b.groups:
+        return set()
+    before = {path: tuple(group) for group in a.groups for path in group}
+    after: dict[str, tuple[str, ...]] = {}
+    for group in b.groups:
+        shared = tuple(path for path in group if a.find(path) is not None)
+        if len(shared) > 1:
+            after.update(dict.fromkeys(shared, shared))
+    return {
+        path
+        for path in before.keys() | after.keys()
+        if before.get(path) != after.get(path) and b.find(path) is not None and a.find(path) is not None
+    }
+
+
+def tasks(want: Tree, live: Tree, rules: Rules) -> list[Task]:
+    """Return what turns the live tree into the wanted one, in the order of paths.
+
+    A folder that is new, or goes as a whole, is one task.
+
+    Raises:
+        ConflictError: path.sheltering, when a folder must become something else but holds what is left out.
+    """
+    group_of = {path: number for number, group in enumerate(want.groups) for path in group}
+    shelters = shelters_of(live)
+    regrouped = _regrouped(want, live)
+    done: set[str] = set()  # folders that are dealt with as a whole
+    found: list[Task] = []
+    spoilt: set[int] = set()
+    for difference in sorted(differences(want, live, live=True)):
+        path, before, after = difference
+        if done and any(folder in done for folder in above(path)):
+            continue
+        verb = _verb(difference, rules, regrouped=path in regrouped, linked=path in group_of)
+        if (before is None or after is None or not (before.is_folder and after.is_folder)) and path:
+            if after is not None and after.is_folder and path in shelters:
+                raise ConflictError("path.sheltering", path=shown(path))
+            done.add(path)
+        if verb is Verb.PUT and path in group_of:
+            spoilt.add(group_of[path])
+        found.append(Task(path, verb, before, after, group_of.get(path, -1)))
+    return _with_whole_groups(found, want, live, spoilt, done)
+
+
+def _verb(found: Difference, rules: Rules, *, regrouped: bool, linked: bool) -> Verb:
+    path, want, live = found
+    if want is None:
+        return Verb.TAKE
+    if live is None or regrouped:
+        return Verb.PUT
+    if (want.is_folder and live.is_folder) or want.same_content(live):
+        return Verb.DESCRIBE
+    in_place = want.is_file and live.is_file and not linked and _matches_inside(rules, path)
+    return Verb.WRITE if in_place else Verb.PUT
+
+
+def _matches_inside(rules: Rules, path: str) -> bool:
+    """Tell whether a file, or a folder above it, matches `in_place`."""
+    if not rules.in_place:
+        return False
+    folder, _, name = path.rpartition("/")
+    if rules.in_place.match(folder, name, is_folder=False):
+        return True
+    return any(
+        rules.in_place.match(above_it, name, is_folder=True)
+        for above_it, _, name in (parent.rpartition("/") for parent in above(path))
+    )
+
+
+def _with_whole_groups(found: list[Task], want: Tree, live: Tree, spoilt: set[int], done: set[str]) -> list[Task]:
+    """Have every name of a file put anew when one is: they must be one file again."""
+    if not spoilt:
+        return found
+    kept = [task for task in found if task.group not in spoilt]
+    whole = {task.path for task in found if task.group in spoilt and task.verb is Verb.PUT}
+    for number in spoilt:
+        for path in want.groups[number]:
+            if path in whole or not any(folder in done for folder in above(path)):
+                kept.append(Task(path, Verb.PUT, want.find(path), live.find(path), number))
+    kept.sort(key=_path_of)
+    return kept
+
+
+def _path_of(task: Task) -> str:
+    return task.path
+
+
+def as_change(component: str, difference: Difference) -> Change:
+    """Return a difference in the words of the plugin page."""
+    path, before, after = difference
+    if before is None:
+        kind = ChangeKind.ADDED
+    elif after is None:
+        kind = ChangeKind.REMOVED
+    else:
+        kind = ChangeKind.CHANGED
+    return Change(component, kind, shown(path) or ".", _ref(before), _ref(after))
+
+
+def _ref(entry: Entry | None) -> Ref | None:
+    if entry is None:
+        return None
+    label = stat.filemode(entry.mode)
+    if entry.extra.link:
+        label += " -> " + entry.extra.link.decode("utf-8", "backslashreplace")
+    return Ref(entry.identity(), entry.size, label)

@@ -1,0 +1,178 @@
+"""Where a component's tree is, and how its folders are opened without ever being led out of it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from rfs.production.rollback.drivers.files.options import STAGE_PREFIX, root_of
+from rfs.production.rollback.drivers.files.scan import OPEN_FOLDER
+from rfs.production.rollback.drivers.meta import put_times_back, reason, shown
+from rfs.production.rollback.errors import RollbackError
+from rfs.production.rollback.model import Component
+
+
+class Place(NamedTuple):
+    """Where a tree is.
+
+    Attributes:
+        path: as rfs.toml names it, absolute.
+        link: its text when it is a link.
+        real: the folder that holds the tree.
+    """
+
+    path: str
+    link: bytes | None
+    real: str
+
+
+def locate(c: Component) -> Place:
+    """Return where the live tree is.
+
+    Raises:
+        RollbackError: path.missing, or path.kind when it is no folder.
+    """
+    path = root_of(c)
+    try:
+        link = os.fsencode(os.readlink(path)) if os.path.islink(path) else None
+        status = os.stat(path)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            raise RollbackError("path.missing", path=shown(path), component=c.name) from None
+        raise RollbackError("path.unreadable", path=shown(path), component=c.name, why=reason(error)) from error
+    if not stat.S_ISDIR(status.st_mode):
+        raise RollbackError("path.kind", path=shown(path), component=c.name, found="no folder", wanted="a folder")
+    return Place(path, link, os.path.realpath(path))
+
+
+def place_wanted(c: Component, link: bytes | None) -> Place:
+    """Return where a tree is to be restored: the live place, or where the captured link leads.
+
+    Raises:
+        RollbackError: path.unsafe, when the captured link would lead to a place that neither the
+            live link nor the link's own folder speaks for.
+    """
+    path = root_of(c)
+    if link is None:
+        return Place(path, None, path if os.path.islink(path) else os.path.realpath(path))
+    live = os.fsencode(os.readlink(path)) if os.path.islink(path) else None
+    folder = os.path.realpath(os.path.dirname(path))
+    target = os.path.realpath(os.path.join(folder, os.fsdecode(link)))
+    if live != link:
+        beside = os.path.dirname(os.path.realpath(path)) if live is not None else folder
+        if os.path.dirname(target) != beside and not target.startswith(folder.rstrip("/") + "/"):
+            raise RollbackError("path.unsafe", path=shown(target))
+    return Place(path, link, target)
+
+
+@contextlib.contextmanager
+def opened(c: Component, path: str) -> Iterator[int]:
+    """Open the folder of a tree.
+
+    Raises:
+        RollbackError: path.missing or path.unreadable.
+    """
+    try:
+        fd = os.open(path, OPEN_FOLDER)
+    except FileNotFoundError:
+        raise RollbackError("path.missing", path=shown(path), component=c.name) from None
+    except OSError as error:
+        raise RollbackError("path.unreadable", path=shown(path), component=c.name, why=reason(error)) from error
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+class Folders:
+    """Opens folders under a root by walking down, one name after the other, never through a link.
+
+    The last one stays open for the next call, as work goes folder by folder.
+    """
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self._path: str | None = None
+        self._fd = -1
+
+    def open(self, path: str) -> int:
+        """Return a descriptor of the folder at a path from the root; it is good until the next call.
+
+        Raises:
+            RollbackError: path.swapped, when something on the way is no folder, or no longer there.
+            OSError: as the system calls do.
+        """
+        if path == self._path:
+            return self._fd
+        self.close()
+        fd = os.dup(self._root)
+        try:
+            for name in path.split("/") if path else ():
+                child = os.open(name, OPEN_FOLDER, dir_fd=fd)
+                os.close(fd)
+                fd = child
+        except OSError as error:
+            os.close(fd)
+            if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENOENT):
+                raise RollbackError("path.swapped", path=shown(path)) from error
+            raise
+        self._path, self._fd = path, fd
+        return fd
+
+    def close(self) -> None:
+        """Close what is still open."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._path, self._fd = None, -1
+
+
+def mount_points() -> list[str]:
+    """Return every path at which something is mounted; empty where the system does not tell."""
+    try:
+        with open("/proc/self/mountinfo", "rb") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return []
+    # Space, tab, newline and backslash are written as three octal digits.
+    return [os.fsdecode(line.split(b" ")[4].decode("unicode_escape").encode("latin-1")) for line in lines]
+
+
+def mounts_under(real: str) -> list[str]:
+    """Return the mount points inside a folder."""
+    return sorted(path for path in mount_points() if path.startswith(real.rstrip("/") + "/"))
+
+
+@contextlib.contextmanager
+def times_kept(fd: int) -> Iterator[None]:
+    """Put a folder's times back after names in it were changed."""
+    before = os.fstat(fd)
+    try:
+        yield
+    finally:
+        put_times_back(fd, before)
+
+
+def stage_folders(c: Component, real: str) -> list[str]:
+    """Return where the stage of a tree may be, the better place first.
+
+    Beside the root nothing live changes by staging. Inside it where the root is a mount
+    point, as only there is the same file system, or where the folder above is not ours to write in.
+    """
+    from hashlib import sha256
+
+    mark = sha256(os.fsencode(f"{c.name}\0{root_of(c)}")).hexdigest()[:8]
+    readable = "".join(char if char.isalnum() or char in "-_" else "_" for char in c.name)[:100]
+    name = f"{STAGE_PREFIX}{os.fsencode(readable).hex()[:40] if not readable.isascii() else readable}-{mark}"
+    parent = os.path.dirname(real)
+    inside = os.path.join(real, name)
+    try:
+        same = os.stat(parent).st_dev == os.stat(real).st_dev
+    except OSError:
+        same = True  # the root is to be made; it will be where its parent is
+    if not same or real == "/" or real in mount_points() or not os.access(parent, os.W_OK | os.X_OK):
+        return [inside]
+    return [os.path.join(parent, name), inside]
