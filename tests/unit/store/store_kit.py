@@ -6,7 +6,7 @@ import errno
 import os
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,17 @@ def fill(store: Store, count: int, *, seed: int = 0, size: int = 300) -> dict[by
         data = noise(size, seed * 10_000 + number) if number % 2 else text(size, seed * 10_000 + number)
         made[store.put(data)] = data
     return made
+
+
+def fill_disk(place: Path) -> Path:
+    """Leave no room at all on the disk of `place`; return the file to remove."""
+    ballast = place / "ballast"
+    fd = os.open(ballast, os.O_WRONLY | os.O_CREAT)
+    with suppress(OSError):
+        while True:
+            os.write(fd, bytes(4096))
+    os.close(fd)
+    return ballast
 
 
 def packs(root: str) -> list[Path]:

@@ -3,6 +3,8 @@
 Packs in which nothing is kept are removed. Of packs that are mostly waste, and of many small
 packs, what is kept is copied as it is, still sealed, into new packs; only when those are
 durable and indexed are the old ones removed. Every copy is authenticated on the way.
+A pack with a record that is not kept is rewritten in any case: else a catalog made again from
+the packs would name a checkpoint of which half is gone.
 """
 
 from __future__ import annotations
@@ -23,13 +25,22 @@ Wanted = Callable[[str, bytes], bool]
 
 
 class _Survey(NamedTuple):
-    """What is kept of one pack. `why`: what is wrong with the pack itself."""
+    """What is kept of one pack.
+
+    Attributes:
+        size: of the file, bytes.
+        waste: bytes of sealed blobs that nothing needs; a pack's own frame is none.
+        old_records: whether there is a record that is not kept.
+        why: what is wrong with the pack itself.
+    """
 
     name: str
     size: int
     blobs: int
     live_blobs: int
     live_size: int
+    waste: int
+    old_records: bool
     why: str
 
 
@@ -84,6 +95,8 @@ class _Pruning:
             for copy in copies:
                 if self._sound(copy.pack, copy.entry):
                     self._chosen[blob] = copy.pack
+                    if copy.bad:
+                        self._shelf.note_bad([(blob, copy.pack)], bad=False)
                     break
 
     def _sound(self, pack: str, entry: Entry) -> bool:
@@ -94,13 +107,16 @@ class _Pruning:
 
     def _survey(self, name: str, size: int) -> _Survey:
         entries, why = self._shelf.entries(name)
-        count = live_blobs = live_size = 0
+        count = live_blobs = live_size = waste = old_records = 0
         for entry in entries:
             count += 1
             if self._live(name, entry):
                 live_blobs += 1
                 live_size += entry.length
-        return _Survey(name, size, count, live_blobs, live_size, why)
+            else:
+                waste += entry.length
+                old_records += entry.type == Type.RECORD
+        return _Survey(name, size, count, live_blobs, live_size, waste, bool(old_records), why)
 
     def _live(self, pack: str, entry: Entry) -> bool:
         if self._chosen.get(entry.blob, pack) != pack:
@@ -166,8 +182,9 @@ def _worn(surveys: list[_Survey]) -> list[_Survey]:
     small = {survey.name for survey in surveys if survey.size < SMALL_SIZE}
     if len(small) < MANY_SMALL:
         small = set()
-    return [
-        survey
-        for survey in surveys
-        if survey.why or survey.live_size < LIVE_ENOUGH * survey.size or survey.name in small
-    ]
+    return [survey for survey in surveys if _is_worn(survey) or survey.name in small]
+
+
+def _is_worn(survey: _Survey) -> bool:
+    mostly_waste = survey.live_size < LIVE_ENOUGH * (survey.live_size + survey.waste)
+    return bool(survey.why) or survey.old_records or mostly_waste

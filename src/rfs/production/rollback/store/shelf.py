@@ -323,6 +323,7 @@ class Shelf:
             try:
                 if self._writer is None:
                     self._writer = PackWriter(self.place, self.repository)
+                    self.stored += self._writer.size
                 self._writer.append(blob, kind, sealed, size)
             except OSError as error:
                 raise self._fail(storage_error(error, self.place.root)) from error
@@ -356,11 +357,15 @@ class Shelf:
             # On a full disk not even this can be written. The index finds out when it is opened.
             self.forget_index()
         self._files.close()
-        with writing(self.place.packs):
+        try:
             for name in names:
                 with suppress(FileNotFoundError):
                     os.unlink(self.place.pack(name))
             sync_folder(self.place.packs)
+        except OSError as error:
+            # Some are still there, and the index has dropped them.
+            self.forget_index()
+            raise storage_error(error, self.place.packs) from error
 
     def flush(self) -> None:
         """Seal the growing pack; once this returns, all that was added survives power loss.

@@ -313,7 +313,8 @@ class Store:
 
         Args:
             keep: ids of blobs and parts, as `reachable` returns them.
-            records: called with (kind, body) of each record; whether to keep it.
+            records: called with (kind, body) of each record; one that it does not want is gone afterwards,
+                while blobs that are not kept may stay in packs that are not worth rewriting.
             dry_run: only count.
 
         Raises:
