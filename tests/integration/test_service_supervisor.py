@@ -219,6 +219,17 @@ def test_a_stopped_supervisor_is_a_state_in_which_nothing_runs(house):
     ] == [("web", "stopped", "running")]
 
 
+def test_units_that_outlived_their_supervisor_are_told_of_and_stopped(house):
+    c, _ = ready(house, program("web"), program("other"), units=["web"])
+    web, other = house.pid("web"), house.pid("other")
+    house.daemon.kill()
+    house.daemon.wait()
+    capture = house.driver.capture(c, house.store, None)
+    assert f"processes {web} run on" in capture.warnings[0]
+    house.driver.stop(c, house.store)
+    assert house.processes() == [other]
+
+
 def test_starting_units_needs_a_supervisor(house):
     c, capture = ready(house, program("web"))
     house.down()
@@ -526,7 +537,7 @@ def test_another_member_of_a_replaced_group_runs_on(house):
 
 @pytest.mark.parametrize(
     ("command", "why"),
-    [("/bin/false", "too quickly"), ("/no/such/program", "NO_FILE|no such|not|find")],
+    [("/bin/false", "too quickly|exit code 1"), ("/no/such/program", "NO_FILE|no such|not|find")],
 )
 def test_a_unit_that_does_not_start_is_an_error_with_its_log(house, command, why):
     c, capture = ready(house, program("web", script(house, "import time\ntime.sleep(1000)")))
@@ -556,6 +567,15 @@ def test_a_unit_that_ran_and_is_defined_no_more_is_an_error(house):
         house.driver.start(c, house.store, capture)
     assert raised.value.key == "service.unknown_unit"
     assert "web" in raised.value.hint
+
+
+def test_a_unit_that_rfs_toml_names_no_more_is_left_alone(house):
+    _, capture = ready(house, program("web"), program("worker"))
+    c = house.part(units=["web"])
+    for unit in ("web", "worker"):
+        house.rpc.call("stopProcess", unit)
+    house.driver.start(c, house.store, capture)
+    assert house.states() == {"web:web": "RUNNING", "worker:worker": "STOPPED"}
 
 
 def test_a_unit_that_failed_before_is_started(house):

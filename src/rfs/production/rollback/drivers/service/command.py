@@ -33,6 +33,10 @@ class CommandManager:
         """See Manager: what defines these units is rfs.toml itself."""
         return []
 
+    def definition_folders(self) -> list[str]:
+        """See Manager."""
+        return []
+
     def survey(self) -> Survey:
         """See Manager."""
         return Survey({unit: self._runs(unit) for unit in self._units})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -13,6 +14,10 @@ from rfs.production.rollback.driver import BlobSink, BlobSource
 from rfs.production.rollback.drivers import meta as files
 from rfs.production.rollback.errors import IntegrityError, RollbackError
 from rfs.production.rollback.model import Component
+
+_LINK = files.TEMPORARY_PREFIX + "link"
+# The names that meta.replace_file uses, and _LINK. What other drivers stage under the prefix is not ours to remove.
+_LEFT = re.compile(re.escape(files.TEMPORARY_PREFIX) + "([0-9a-f]{16}|link)")
 
 
 class Definition(msgspec.Struct, frozen=True):
@@ -129,7 +134,7 @@ def _replace_link(c: Component, path: str, wanted: Definition) -> None:
     files.check_owner(path, wanted.meta)
     folder = os.path.dirname(path)
     _make_folder(c, folder)
-    temporary = os.path.join(folder, files.TEMPORARY_PREFIX + "link")
+    temporary = os.path.join(folder, _LINK)
     try:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -158,7 +163,7 @@ def _make_folder(c: Component, folder: str) -> None:
 def tidy(folder: str) -> None:
     """Remove what a `put_back` that was killed left in a folder. The folder keeps its times."""
     try:
-        left = [name for name in os.listdir(folder) if name.startswith(files.TEMPORARY_PREFIX)]
+        left = [name for name in os.listdir(folder) if _LEFT.fullmatch(name)]
     except OSError:
         return  # it is gone, or cannot be looked into: then nothing of ours is in it
     for name in left:

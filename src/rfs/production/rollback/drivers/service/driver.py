@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from typing import ClassVar
 
@@ -93,7 +93,7 @@ class ServiceDriver(Driver):
         Of a link that led elsewhere, what it led to is left alone: without the link it defines nothing.
         """
         wanted = _recorded(c, source, want).definitions
-        self.release(c)
+        _tidy(c, wanted)
         changed: set[str] = set()
         for _ in range(_ROUNDS):
             paths = _manager(c).definition_paths()
@@ -114,8 +114,7 @@ class ServiceDriver(Driver):
 
     def release(self, c: Component) -> None:
         """See Driver: remove the temporary files of a restore that was killed."""
-        for folder in sorted({os.path.dirname(path) for path in self.owns(c)}):
-            files.tidy(folder)
+        _tidy(c, ())
 
     def stop(self, c: Component, pulse: Pulse) -> None:
         """See Driver. On return the units' processes and their children are gone.
@@ -177,6 +176,17 @@ def _manager(c: Component) -> Manager:
 
 def _definitions(c: Component) -> dict[str, Definition]:
     return files.read_definitions(c, _manager(c).definition_paths())
+
+
+def _tidy(c: Component, paths: Iterable[str]) -> None:
+    manager = _manager(c)
+    try:
+        paths = {*paths, *files.expand_links(manager.definition_paths())}
+        folders = manager.definition_folders()
+    except RollbackError:
+        return  # it is only tidying; whoever needs the configuration says what is wrong with it
+    for folder in sorted({*folders, *map(os.path.dirname, paths)}):
+        files.tidy(folder)
 
 
 def _live(c: Component) -> State:

@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -63,6 +63,22 @@ def ancestry() -> frozenset[int]:
         found.add(pid)
         pid = table[pid].parent if pid in table else 0
     return frozenset(found)
+
+
+def with_environment(wanted: Mapping[str, str]) -> dict[int, dict[str, str]]:
+    """Return the environments of the living processes that were started with all of these variables, by number."""
+    words = [os.fsencode(f"{name}={value}") for name, value in wanted.items()]
+    found: dict[int, dict[str, str]] = {}
+    for pid in process_table():
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                variables = file.read().split(b"\0")
+        except OSError:
+            continue  # it ended meanwhile, or belongs to somebody else
+        if all(word in variables for word in words):
+            pairs = (os.fsdecode(variable).partition("=") for variable in variables)
+            found[pid] = {name: value for name, _, value in pairs}
+    return found
 
 
 class Family:

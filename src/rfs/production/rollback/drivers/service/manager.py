@@ -33,6 +33,9 @@ class Manager(Protocol):
     def definition_paths(self) -> list[str]:
         """Return the absolute paths of the files that define the units now, sorted; none where there are none."""
 
+    def definition_folders(self) -> list[str]:
+        """Return the absolute paths of the folders that such files may lie in, sorted."""
+
     def survey(self) -> Survey:
         """Tell which units run.
 

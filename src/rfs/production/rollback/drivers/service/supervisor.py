@@ -16,7 +16,7 @@ import msgspec
 
 from rfs.production.rollback.driver import Finding, Pulse
 from rfs.production.rollback.drivers.service import supervisor_rpc as rpc
-from rfs.production.rollback.drivers.service.family import Family, end_family, process_table
+from rfs.production.rollback.drivers.service.family import Family, end_family, process_table, with_environment
 from rfs.production.rollback.drivers.service.manager import Survey
 from rfs.production.rollback.drivers.service.options import ServiceOptions
 from rfs.production.rollback.drivers.service.supervisor_config import SupervisorConfig, read_config
@@ -47,6 +47,7 @@ class Unit(msgspec.Struct, frozen=True):
 
     name: str
     group: str
+    process: str
     state: int
     statename: str
     pid: int
@@ -81,6 +82,11 @@ class SupervisorManager:
         ]
         return sorted(ours)
 
+    def definition_folders(self) -> list[str]:
+        """See Manager."""
+        config = self._config()
+        return sorted({*config.folders, *map(os.path.dirname, config.groups)}) if config is not None else []
+
     def survey(self) -> Survey:
         """See Manager. While supervisord itself is stopped, nothing runs: that is a state like any other."""
         server = self._rpc()
@@ -91,6 +97,12 @@ class SupervisorManager:
             config = self._config()
             groups = [group for group in config.all_groups() if self._owns_group(group)] if config else []
             text = f"The supervisor of {self._c.name} is not running: its units are recorded as stopped."
+            orphans = self._orphans(server)
+            if orphans:
+                numbers = ", ".join(map(str, orphans))
+                text = (
+                    f"The supervisor of {self._c.name} is gone, but its units' processes {numbers} run on without it."
+                )
             return Survey(dict.fromkeys(groups, False), (text,))
         warnings = [
             f"The unit {unit.name} does not start ({unit.statename}): it is recorded as stopped."
@@ -132,7 +144,7 @@ class SupervisorManager:
         except RollbackError as error:
             yield Finding("error", str(error), error.hint)
             return
-        units = [unit for unit in every if self._owns(unit)]
+        units = [unit for unit in every if self._owns_unit(unit)]
         for name in self._unknown(units):
             unknown = self._unknown_unit(name, every)
             yield Finding("error", str(unknown), unknown.hint)
@@ -151,10 +163,10 @@ class SupervisorManager:
         server = self._rpc()
         try:
             family = self._family(server)
-            self._stop_units(server, pulse, until, self._owns)
+            self._stop_units(server, pulse, until, self._owns_unit)
         except AbsentError:
             self._refuse_if_alive(server)
-            family = Family((), self._memory())
+            family = Family(self._orphans(server), self._memory())
         end_family(family, self._c.name, pulse, until)
 
     def _family(self, server: Rpc) -> Family:
@@ -192,7 +204,9 @@ class SupervisorManager:
         server = self._rpc()
         try:
             others = self._update(server, pulse, until)
-            self._converge(server, set(wanted), others, pulse, until)
+            # rfs.toml may name fewer units than it did at the checkpoint; the others are no more our business.
+            ours = {name for name in wanted if self._owns(*_split(name))}
+            self._converge(server, ours, others, pulse, until)
         except AbsentError as error:
             self._refuse_if_alive(server)
             if wanted:
@@ -214,7 +228,7 @@ class SupervisorManager:
         others = {
             unit.name
             for unit in members
-            if unit.group in changed and not self._owns(unit) and unit.state in (STARTING, RUNNING)
+            if unit.group in changed and not self._owns_unit(unit) and unit.state in (STARTING, RUNNING)
         }
         self._stop_units(server, pulse, until, lambda unit: unit.group in leaving)
         for group in sorted(leaving):
@@ -230,7 +244,7 @@ class SupervisorManager:
         asked: set[str] = set()
         while True:
             every = self._all_units(server)
-            units = sorted((u for u in every if self._owns(u) or u.name in others), key=order.first_first)
+            units = sorted((u for u in every if self._owns_unit(u) or u.name in others), key=order.first_first)
             missing = sorted(wanted - {unit.name for unit in units})
             if missing:
                 raise self._unknown_unit(missing[0], every)
@@ -309,6 +323,18 @@ class SupervisorManager:
             why = f"nobody listens there, but supervisord runs with process id {pid}"
             raise server.unreachable(why)
 
+    def _orphans(self, server: Rpc) -> list[int]:
+        """Return the units' processes that outlived a supervisord which was killed; it marks what it starts."""
+        if server.address.scheme != "unix":
+            return []
+        marked = with_environment({"SUPERVISOR_ENABLED": "1", "SUPERVISOR_SERVER_URL": str(server.address)})
+        names = ("SUPERVISOR_GROUP_NAME", "SUPERVISOR_PROCESS_NAME")
+        return [
+            pid
+            for pid, variables in marked.items()
+            if pid != os.getpid() and self._owns(*(variables.get(name, "") for name in names))
+        ]
+
     def _settled(self, server: Rpc) -> list[Unit]:
         until = time.monotonic() + _SETTLE_SECONDS
         while True:
@@ -318,20 +344,28 @@ class SupervisorManager:
             time.sleep(_POLL_SECONDS)
 
     def _units(self, server: Rpc) -> list[Unit]:
-        return [unit for unit in self._all_units(server) if self._owns(unit)]
+        return [unit for unit in self._all_units(server) if self._owns_unit(unit)]
 
     def _all_units(self, server: Rpc) -> list[Unit]:
         return [_unit(info) for info in server.call("getAllProcessInfo")]
 
-    def _owns(self, unit: Unit) -> bool:
-        return not self._options.units or any(_matches(unit, pattern) for pattern in self._options.units)
+    def _owns(self, group: str, process: str) -> bool:
+        patterns = self._options.units
+        return not patterns or any(_matches(group, process, pattern) for pattern in patterns)
 
     def _owns_group(self, group: str) -> bool:
         patterns = [pattern.partition(":")[0] for pattern in self._options.units]
         return not patterns or any(fnmatchcase(group, pattern) for pattern in patterns)
 
+    def _owns_unit(self, unit: Unit) -> bool:
+        return self._owns(unit.group, unit.process)
+
     def _unknown(self, units: Collection[Unit]) -> list[str]:
-        return [name for name in self._options.units if not any(_matches(unit, name) for unit in units)]
+        return [
+            pattern
+            for pattern in self._options.units
+            if not any(_matches(unit.group, unit.process, pattern) for unit in units)
+        ]
 
     def _unknown_unit(self, name: str, units: Collection[Unit]) -> NotFoundError:
         known = ", ".join(unit.name for unit in units) or "none"
@@ -406,11 +440,13 @@ def _nap(pulse: Pulse) -> None:
     time.sleep(_POLL_SECONDS)
 
 
-def _matches(unit: Unit, pattern: str) -> bool:
-    if ":" in pattern:
-        group, _, name = unit.name.partition(":")
-        return fnmatchcase(f"{group}:{name or group}", pattern)
-    return fnmatchcase(unit.group, pattern)
+def _matches(group: str, process: str, pattern: str) -> bool:
+    return fnmatchcase(f"{group}:{process}" if ":" in pattern else group, pattern)
+
+
+def _split(name: str) -> tuple[str, str]:
+    group, _, process = name.partition(":")
+    return group, process or group
 
 
 def _name(group: str, name: str) -> str:
@@ -421,6 +457,7 @@ def _unit(info: Mapping[str, Any]) -> Unit:
     return Unit(
         name=_name(info["group"], info["name"]),
         group=info["group"],
+        process=info["name"],
         state=info["state"],
         statename=info["statename"],
         pid=info["pid"],

@@ -29,6 +29,7 @@ class SupervisorConfig(msgspec.Struct, frozen=True):
         path: absolute, of the main file.
         groups: the names of the process groups that each file defines or takes part in, by absolute path;
             None for a file that cannot be parsed.
+        folders: absolute paths of the folders that files are included from.
         server: "unix:///…" or "http://host:port", or "" when it listens nowhere.
         user, password: to log in there with; None and "" when none are needed.
         pidfile: absolute path of the file that supervisord writes its process id to.
@@ -36,6 +37,7 @@ class SupervisorConfig(msgspec.Struct, frozen=True):
 
     path: str
     groups: dict[str, tuple[str, ...] | None]
+    folders: tuple[str, ...] = ()
     server: str = ""
     user: str | None = None
     password: str = ""
@@ -55,15 +57,23 @@ def read_config(path: str) -> SupervisorConfig:
     here = os.path.dirname(path)
     main = _parse(path)
     parsed = {path: main}
+    folders: set[str] = set()
     if main is not None and main.has_option("include", "files"):
         for pattern in _expand(main.get("include", "files"), here, path).split():
+            folders.update(map(os.path.normpath, glob.glob(os.path.dirname(os.path.join(here, pattern)))))
             for name in sorted(glob.glob(os.path.join(here, pattern))):
                 parsed.setdefault(os.path.normpath(name), _parse(name))
     values = _merged(parsed)
     server, user, password = _server(values, here, path)
     pidfile = _expand(values.get(("supervisord", "pidfile"), "supervisord.pid"), here, path)
     return SupervisorConfig(
-        path, _groups(parsed), server, user, password, os.path.normpath(os.path.join(here, pidfile))
+        path,
+        _groups(parsed),
+        tuple(sorted(folders)),
+        server,
+        user,
+        password,
+        os.path.normpath(os.path.join(here, pidfile)),
     )
 
 
@@ -72,7 +82,10 @@ def _parse(path: str) -> RawConfigParser | None:
 
     parser = RawConfigParser(inline_comment_prefixes=(";", "#"), strict=False)
     try:
-        parser.read(path, encoding="utf-8")
+        with open(path, encoding="utf-8") as file:
+            parser.read_file(file)
+    except FileNotFoundError:
+        return parser
     except (Error, UnicodeDecodeError, OSError):
         return None
     return parser
