@@ -11,8 +11,8 @@ import apsw
 import pytest
 from sqlite_shop import Shop
 
+from rfs.production.rollback.drivers.sqlite import direct, live, pages
 from rfs.production.rollback.drivers.sqlite import driver as driver_module
-from rfs.production.rollback.drivers.sqlite import live, pages
 from rfs.production.rollback.errors import LockedError, RollbackError, UsageError
 from rfs.production.rollback.model import Capture
 from rfs.testing import component
@@ -288,13 +288,14 @@ def test_a_capture_round_trips_as_a_record(shop: Shop) -> None:
 def test_reads_where_it_may_not_write(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     want = shop.capture()
     used: list[int] = []
-    really = live.connect
+    really = direct._connect
 
-    def note(path: str, patience: live.Patience, *, flags: int = apsw.SQLITE_OPEN_READWRITE) -> apsw.Connection:
-        used.append(flags)
-        return really(path, patience, flags=flags)
+    def note(path: str, patience: direct.Patience | None, flags: int = apsw.SQLITE_OPEN_READWRITE) -> apsw.Connection:
+        if path == str(shop.path):
+            used.append(flags)
+        return really(path, patience, flags)
 
-    monkeypatch.setattr(live, "connect", note)
+    monkeypatch.setattr(direct, "_connect", note)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     if shop.journal == "wal":
         Path(f"{shop.path}-wal").touch()

@@ -249,7 +249,7 @@ def test_an_empty_file_is_an_empty_database(shop: Shop) -> None:
 
 @pytest.mark.parametrize("after", range(0, 12, 3))
 def test_an_interrupted_restore_leaves_old_or_new(shop: Shop, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-    monkeypatch.setattr("rfs.production.rollback.drivers.sqlite.live.PAGES_PER_STEP", 1)
+    monkeypatch.setattr("rfs.production.rollback.drivers.sqlite.direct.PAGES_PER_STEP", 1)
     want = shop.capture()
     shop.orders(501, 900)
     later = shop.capture()

@@ -209,14 +209,14 @@ def test_counting_can_be_stopped(shop: Shop, monkeypatch: pytest.MonkeyPatch) ->
 def shop_copies(shop: Shop, want: Capture):  # type: ignore[no-untyped-def]
     from contextlib import contextmanager
 
-    from rfs.production.rollback.drivers.sqlite import driver, live
+    from rfs.production.rollback.drivers.sqlite import direct, driver, live
     from rfs.production.rollback.drivers.sqlite.pages import facts_of
 
     @contextmanager
     def both():  # type: ignore[no-untyped-def]
         with (
             driver._assembled(shop.component, shop.store, want) as before,
-            live.observed(shop.component, str(shop.path), live.Patience(1)) as (after, _, facts),
+            live.observed(shop.component, str(shop.path), direct.Patience(1)) as (after, _, facts),
         ):
             yield (before, facts_of(want)), (after, facts)
 

@@ -10,17 +10,8 @@ import msgspec
 
 from rfs.production.rollback.driver import BlobSink, BlobSource, Driver, Finding
 from rfs.production.rollback.drivers.sqlite import rows
-from rfs.production.rollback.drivers.sqlite.live import (
-    SIDES,
-    Patience,
-    explained,
-    look,
-    observed,
-    private_file,
-    set_journal,
-    soundness,
-    status,
-)
+from rfs.production.rollback.drivers.sqlite.direct import SIDES, Patience
+from rfs.production.rollback.drivers.sqlite.live import observed, private_file, soundness, status, touch
 from rfs.production.rollback.drivers.sqlite.pages import (
     Facts,
     assemble,
@@ -140,7 +131,7 @@ class SqliteDriver(Driver):
                 elif wanted.state == "raw":
                     put_raw(c, path, staged, wanted)
         if wanted.state == "database" and (stretches or live.wal != wanted.wal):
-            set_journal(c, path, wal=wanted.wal, patience=patience)
+            touch(c, path, "set_journal", patience, wal=wanted.wal)
             changed = changed or 1
         if wanted.state != "absent" and set_ownership(path, wanted):
             changed = changed or 1
@@ -158,8 +149,7 @@ class SqliteDriver(Driver):
         try:
             if status(c, path) is None:
                 raise RollbackError("path.missing", component=c.name, path=path)
-            with explained(c, path, patience):
-                look(path, patience)
+            touch(c, path, "look", patience)
         except RollbackError as error:
             yield Finding("error", str(error), error.hint)
             return

@@ -1,9 +1,4 @@
-"""Every touch of a live database, and the private copies made of it.
-
-The live file is only ever opened by SQLite. A descriptor of our own would, when closed, drop
-the POSIX locks that another connection of this process holds on it. Sizes and times come
-from lstat, which takes no descriptor.
-"""
+"""The live database as the driver sees it: its state, and the private copies made of it."""
 
 from __future__ import annotations
 
@@ -11,48 +6,37 @@ import errno
 import fcntl
 import os
 import stat
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import apsw
 
-from rfs.production.rollback.driver import Pulse
+from rfs.production.rollback.drivers.sqlite import apart
+from rfs.production.rollback.drivers.sqlite.direct import Patience
 from rfs.production.rollback.drivers.sqlite.pages import Facts, header_page_size, normalised, uses_wal, write_all
 from rfs.production.rollback.errors import IntegrityError, LockedError, RollbackError
 from rfs.production.rollback.model import Component, new_id
 
-SIDES = ("-wal", "-shm", "-journal")
 _TEMPORARY = "tmp-"
-PAGES_PER_STEP = 4096
-LONGEST_NAP = 0.005
-_READ_WRITE = apsw.SQLITE_OPEN_READWRITE
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
-class Patience:
-    """A busy handler: waits for other programs' locks until time is up, and reports to a pulse meanwhile."""
+def touch(
+    c: Component, path: str, operation: str, patience: Patience, *, writes: str = "", **given: str | bool
+) -> None:
+    """Run one of `direct`'s operations on the live database, in this process or apart from it.
 
-    def __init__(self, seconds: float, pulse: Pulse | None = None) -> None:
-        self.seconds = max(seconds, 0.0)
-        self._deadline = 0.0
-        self._pulse = pulse
+    Args:
+        operation: its name.
+        writes: the folder that it writes to, when that is not the database's own.
+        given: its further arguments.
 
-    def __call__(self, attempts: int) -> bool:
-        if self._pulse is not None:
-            self._pulse.tick()
-        now = time.monotonic()
-        if attempts == 0:
-            # Counted from the first refusal of each lock: reading and writing between them is no waiting.
-            self._deadline = now + self.seconds
-        if now >= self._deadline:
-            return False
-        # Short naps: a database that is always busy is free for moments only.
-        time.sleep(min(0.0002 * (attempts + 1), LONGEST_NAP))
-        return True
-
-    def tick(self) -> None:
-        if self._pulse is not None:
-            self._pulse.tick()
+    Raises:
+        LockedError: the database stayed locked.
+        RollbackError: SQLite refused, in words that a user can act on.
+    """
+    with explained(c, path, patience, writes=writes):
+        apart.run(operation, path, patience, given)
 
 
 @contextmanager
@@ -100,36 +84,6 @@ def status(c: Component, path: str) -> os.stat_result | None:
     return found
 
 
-def connect(path: str, patience: Patience, *, flags: int = _READ_WRITE) -> apsw.Connection:
-    """Open the live database; with a busy handler, without running anything that its schema names."""
-    folder, name = os.path.split(path)
-    # The folder may be reached through links; the file itself may not have become one since it was looked at.
-    connection = apsw.Connection(os.path.join(os.path.realpath(folder), name), flags=flags | apsw.SQLITE_OPEN_NOFOLLOW)
-    connection.set_busy_handler(patience)
-    connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
-    return connection
-
-
-def _connect_to_read(path: str, patience: Patience) -> apsw.Connection:
-    # Reading may need to write: another program's crash is rolled back by the next reader.
-    # Where this user may not write, SQLite can often still read.
-    if os.access(path, os.W_OK) and os.access(os.path.dirname(path) or "/", os.W_OK):
-        connection = connect(path, patience)
-    else:
-        connection = connect(path, patience, flags=apsw.SQLITE_OPEN_READONLY)
-    if _size(path + "-wal"):
-        # What a log holds stays in it: a capture changes nothing, not even where a row is kept.
-        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-    return connection
-
-
-def _size(path: str) -> int:
-    try:
-        return os.lstat(path).st_size
-    except OSError:
-        return 0
-
-
 @contextmanager
 def private_file(c: Component, stem: str) -> Iterator[tuple[str, int]]:
     """Make an empty file in the component's work folder that only this user can read.
@@ -156,7 +110,7 @@ def private_file(c: Component, stem: str) -> Iterator[tuple[str, int]]:
                     os.unlink(name)
             os.close(fd)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in _NO_SPACE:
             raise RollbackError("store.no_space", path=c.work) from error
         raise
 
@@ -196,7 +150,7 @@ def observed(c: Component, path: str, patience: Patience, *, strict: bool = Fals
             if strict or error.key not in ("path.missing", "sqlite.not_a_database", "sqlite.damaged"):
                 raise
             os.ftruncate(fd, 0)
-            facts = _observe_broken(c, path, fd)
+            facts = _observe_broken(c, path, copy, fd, patience)
         yield copy, fd, facts
 
 
@@ -204,8 +158,7 @@ def _observe_database(c: Component, path: str, copy: str, fd: int, patience: Pat
     before = status(c, path)
     if before is None:
         raise RollbackError("path.missing", component=c.name, path=path)
-    with explained(c, path, patience, writes=c.work):
-        _copy(path, copy, patience)
+    touch(c, path, "copy_database", patience, writes=c.work, copy=copy)
     header = os.pread(fd, 100, 0)
     # Opened as it is, the copy of a database with a write-ahead log would want one too.
     write_all(fd, normalised(header), 0)
@@ -214,112 +167,23 @@ def _observe_database(c: Component, path: str, copy: str, fd: int, patience: Pat
     return Facts(page_size=header_page_size(header), length=size, wal=uses_wal(header), mode=mode, uid=uid, gid=gid)
 
 
-def _observe_broken(c: Component, path: str, fd: int) -> Facts:
-    try:
-        raw = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
+def _observe_broken(c: Component, path: str, copy: str, fd: int, patience: Patience) -> Facts:
+    found = status(c, path)
+    if found is None:
         return Facts(state="absent")
-    except OSError as error:
-        raise RollbackError("path.unreadable", component=c.name, path=path, why=error.strerror) from None
     try:
-        offset = 0
-        while chunk := os.pread(raw, 1 << 20, offset):
-            write_all(fd, chunk, offset)
-            offset += len(chunk)
-        mode, uid, gid = ownership(os.fstat(raw))
-        return Facts(state="raw", length=offset, mode=mode, uid=uid, gid=gid)
-    finally:
-        os.close(raw)
+        touch(c, path, "copy_file", patience, writes=c.work, copy=copy)
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise
+        raise RollbackError("path.unreadable", component=c.name, path=path, why=error.strerror) from None
+    mode, uid, gid = ownership(found)
+    return Facts(state="raw", length=os.fstat(fd).st_size, mode=mode, uid=uid, gid=gid)
 
 
 def ownership(found: os.stat_result) -> tuple[int, int, int]:
     """Return (mode, uid, gid), the part of a stat that belongs to the state."""
     return stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid
-
-
-def _copy(path: str, copy: str, patience: Patience) -> None:
-    source = _connect_to_read(path, patience)
-    try:
-        target = apsw.Connection(copy, flags=_READ_WRITE)
-        try:
-            target.pragma("journal_mode", "off")
-            target.pragma("synchronous", "off")
-            with target.backup("main", source, "main") as backup:
-                # One step: in steps, each commit of a writer would start the copy over.
-                backup.step(-1)
-        finally:
-            target.close()
-    finally:
-        source.close()
-
-
-def write_back(c: Component, staged: str, path: str, facts: Facts, patience: Patience) -> None:
-    """Make the live database's content that of a staged one, in one transaction of SQLite's.
-
-    Connections that others hold open stay correct; after a crash the next one to open the
-    database rolls it back. A database with a write-ahead log cannot take another page size,
-    so it leaves that journal mode first.
-
-    Args:
-        facts: of the live database as it is now, or of an empty one.
-
-    Raises:
-        LockedError: another program kept it locked.
-    """
-    with explained(c, path, patience):
-        source = apsw.Connection(staged, flags=apsw.SQLITE_OPEN_READONLY)
-        target = connect(path, patience)
-        try:
-            # EXTRA: after a power loss the folder must not show the journal again.
-            target.pragma("synchronous", "extra")
-            if facts.wal and facts.page_size != _page_size(source):
-                switch_journal(target, "delete", patience)
-            with target.backup("main", source, "main") as backup:
-                while not backup.step(PAGES_PER_STEP):
-                    patience.tick()
-        finally:
-            target.close()
-            source.close()
-
-
-def _page_size(connection: apsw.Connection) -> int:
-    return int(connection.pragma("page_size"))
-
-
-def set_journal(c: Component, path: str, *, wal: bool, patience: Patience) -> None:
-    """Put the database into write-ahead mode or out of it, and empty the log if nobody reads from it.
-
-    Raises:
-        LockedError: another connection stayed open; SQLite changes this only for the only one.
-    """
-    with explained(c, path, patience):
-        connection = connect(path, patience)
-        try:
-            connection.pragma("synchronous", "extra")
-            switch_journal(connection, "wal" if wal else "delete", patience)
-            if wal:
-                # The log holds the whole database after a restore. A reader may still need it: no waiting.
-                connection.set_busy_handler(None)
-                with suppress(apsw.BusyError, apsw.LockedError):
-                    connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-        finally:
-            connection.close()
-
-
-def switch_journal(connection: apsw.Connection, mode: str, patience: Patience) -> None:
-    """Set the journal mode; SQLite does not call its busy handler for that, so wait here."""
-    attempts = 0
-    while True:
-        try:
-            if mode == "delete" and connection.pragma("journal_mode") != "wal":
-                return
-            if connection.pragma("journal_mode", mode) == mode:
-                return
-        except (apsw.BusyError, apsw.LockedError):
-            pass
-        if not patience(attempts):
-            raise apsw.BusyError
-        attempts += 1
 
 
 def soundness(copy: str, *, thorough: bool) -> str:
@@ -336,12 +200,3 @@ def soundness(copy: str, *, thorough: bool) -> str:
     finally:
         connection.close()
     return "" if found == "ok" else " ".join(str(found).split())
-
-
-def look(path: str, patience: Patience) -> None:
-    """Read the first page of the live database, to see whether it can be read at all."""
-    connection = _connect_to_read(path, patience)
-    try:
-        connection.pragma("schema_version")
-    finally:
-        connection.close()

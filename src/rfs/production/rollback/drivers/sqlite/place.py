@@ -7,7 +7,8 @@ import os
 from contextlib import suppress
 
 from rfs.production.rollback.drivers.meta import TEMPORARY_PREFIX, may_own, refused
-from rfs.production.rollback.drivers.sqlite.live import SIDES, Patience, ownership, set_journal, write_back
+from rfs.production.rollback.drivers.sqlite.direct import SIDES, Patience
+from rfs.production.rollback.drivers.sqlite.live import ownership, touch
 from rfs.production.rollback.drivers.sqlite.pages import Facts, write_all
 from rfs.production.rollback.errors import RollbackError
 from rfs.production.rollback.model import Component, new_id
@@ -39,8 +40,7 @@ def put_database(c: Component, staged: str, path: str, live: Facts, patience: Pa
     if live.state != "database":
         # SQLite removes a log or journal that it finds beside an empty database: it is not its own.
         _create_empty(c, path)
-        live = Facts()
-    write_back(c, staged, path, live, patience)
+    touch(c, path, "write_back", patience, staged=staged)
 
 
 def _create_empty(c: Component, path: str) -> None:
@@ -84,7 +84,7 @@ def move_aside(c: Component, path: str, live: Facts, patience: Patience) -> list
     """
     if live.state == "database":
         # Its log would stay behind, and be taken for that of the next file of this name.
-        set_journal(c, path, wal=False, patience=patience)
+        touch(c, path, "set_journal", patience, wal=False)
     with suppress(FileNotFoundError):
         os.unlink(_temporary(path))  # of a `put_raw` that was killed
     folder = os.path.join(c.work, _DISPLACED, new_id())
