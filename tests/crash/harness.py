@@ -11,6 +11,7 @@ The verdict on each point is "old", "new", or what is wrong.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -19,11 +20,13 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import time
 import traceback
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -163,25 +166,26 @@ class Bench:
         outcome = self.recover()
         if outcome.how != "ok":
             return f"stuck: recover {outcome.how}: {outcome.text}"
-        first, verdict = self._judge()
-        if verdict not in ("old", "new"):
-            return verdict
-        if must_be is not None and verdict != must_be:
-            return f"lost: it was acknowledged, and the state is {verdict}"
-        again = self.recover()
-        if again.how != "ok":
-            return f"stuck: the second recover {again.how}: {again.text}"
-        second, repeated = self._judge()
-        if first != second or verdict != repeated:
-            return f"mixed: the second recover changed something ({verdict} → {repeated}): {_difference(first, second)}"
-        return verdict
+        first = self._look()
+        outcome = self.stage(self._judge_and_recover_again)
+        if outcome.how != "ok":
+            return f"corrupt: judging or recovering again {outcome.how}: {outcome.text}"
+        if outcome.text not in ("old", "new"):
+            return outcome.text
+        if must_be is not None and outcome.text != must_be:
+            return f"lost: it was acknowledged, and the state is {outcome.text}"
+        second = self._look()
+        if first != second:
+            return f"mixed: judging and a second recover changed something: {_difference(first, second)}"
+        return outcome.text
 
-    def _judge(self) -> tuple[dict[str, str], str]:
-        snapshot = {k: v for part in self.scenario.live for k, v in look(self.world / part).items()}
-        found: list[str] = []
-        outcome = self.stage(lambda: self.scenario.judge(self.world))
-        found.append(outcome.text if outcome.how == "ok" else f"corrupt: judge {outcome.how}: {outcome.text}")
-        return snapshot, found[0]
+    def _look(self) -> dict[str, str]:
+        return {name: facts for part in self.scenario.live for name, facts in look(self.world / part).items()}
+
+    def _judge_and_recover_again(self) -> str:
+        found = self.scenario.judge(self.world)
+        self.scenario.recover(self.world)
+        return found
 
     def stage(self, work: Callable[[], object], fault: Fault | None = None, at: int = 0, **options: object) -> Outcome:
         """Run `work` in a child, armed as told, and return how it ended."""
@@ -208,10 +212,13 @@ class Bench:
             return Outcome("stuck", f"no end within {self.scenario.seconds:g} s", seconds)
         if os.WIFSIGNALED(status):
             return Outcome("killed", f"signal {os.WTERMSIG(status)}", seconds)
-        return Outcome(*json.loads(text), seconds=seconds)
+        how, said, modules = json.loads(text)
+        _import_once(modules)
+        return Outcome(how, said, seconds)
 
     def _in_child(self, work: Callable[[], object], writer: int) -> None:
         os.setpgid(0, 0)
+        known = set(sys.modules)
         try:
             self.control.arm(os.getpid())
             value = work()
@@ -222,7 +229,7 @@ class Bench:
             said = ("raised", traceback.format_exc(limit=-6))
         self.control.disarm()
         # Less than a pipe holds: the parent reads when the child has ended.
-        os.write(writer, json.dumps([said[0], said[1][-10_000:]]).encode())
+        os.write(writer, json.dumps([said[0], said[1][-10_000:], sorted(set(sys.modules) - known)]).encode())
         # Not sys.exit: the parent's buffers and exit handlers are not the child's to run.
         os._exit(0)
 
@@ -376,6 +383,13 @@ def _kind(verdict: str) -> str:
 def _difference(first: dict[str, str], second: dict[str, str]) -> str:
     names = sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
     return ", ".join(names[:5])
+
+
+def _import_once(modules: Sequence[str]) -> None:
+    """Import in the server what a child had to import by itself, so that the next ones need not."""
+    for name in modules:
+        with suppress(ImportError):
+            importlib.import_module(name)
 
 
 def _kill_group(group: int) -> None:

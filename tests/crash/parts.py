@@ -150,7 +150,7 @@ class DriverRestore(Scenario):
     def judge(self, world: Path) -> str:
         _, _, new_seen, *_ = self.known(world)
         seen = self.seen(world)
-        return "new" if seen == new_seen else f"mixed: {_differing(new_seen, seen)}"
+        return "new" if seen == new_seen else f"mixed: {differing(new_seen, seen)}"
 
 
 class DriverTurn(DriverRestore):
@@ -165,11 +165,12 @@ class DriverTurn(DriverRestore):
         _, _, new_seen, _, old_seen = self.known(world)
         seen, wanted = self.seen(world), new_seen if self.marked(world) else old_seen
         if seen != wanted:
-            return f"mixed: {_differing(wanted, seen)}"
+            return f"mixed: {differing(wanted, seen)}"
         return "new" if self.marked(world) else "old"
 
 
-def _differing(wanted: object, seen: object) -> str:
+def differing(wanted: object, seen: object) -> str:
+    """Return the first differences as one line."""
     if isinstance(wanted, dict) and isinstance(seen, dict):
         names = sorted(name for name in wanted.keys() | seen.keys() if wanted.get(name) != seen.get(name))
         return "; ".join(f"{name}: {_cut(wanted.get(name))} ≠ {_cut(seen.get(name))}" for name in names[:4])

@@ -1,0 +1,283 @@
+"""The main job under fault: a checkpoint and a rollback of a whole application, then recover, then judged.
+
+The application is a tree of files, a settings file, a .env and a SQLite database. The state
+that a rollback goes to differs from the one before in everything a driver looks at.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+from pathlib import Path
+from unittest.mock import patch
+
+import apsw
+
+# What rfs imports where it is first used is imported here, once, instead of in every child.
+import cryptography.hazmat.primitives.ciphers.aead
+import ruamel.yaml
+import tomlkit
+import zstandard
+from tests.crash.controls import WithoutFileSync, WithoutFolderSync
+from tests.crash.harness import Scenario, look
+from tests.crash.parts import differing
+
+from rfs.production.rollback import upkeep
+from rfs.production.rollback.application import Application
+from rfs.production.rollback.catalog import Catalog, entry
+from rfs.production.rollback.engine import Engine
+from rfs.production.rollback.errors import HeldError, RevertedError
+from rfs.production.rollback.model import OperationStatus
+from rfs.production.rollback.operation import Mark, Operation
+from rfs.production.rollback.plan import Step
+
+IMPORTED = (cryptography.hazmat.primitives.ciphers.aead, ruamel.yaml, tomlkit, zstandard)
+DRIVERS = {}
+for found in entry_points(group="rfs.drivers"):
+    try:
+        DRIVERS[found.name] = found.load()
+    except ImportError:
+        pass
+
+CONFIG = """
+[app]
+name = "crash"
+[components.tree]
+kind = "files"
+path = "live/tree"
+[components.settings]
+kind = "config"
+path = "live/settings.toml"
+[components.env]
+kind = "environment"
+path = "live/.env"
+[components.db]
+kind = "sqlite"
+path = "live/shop.db"
+[store]
+path = "store"
+key = "file:{world}/key"
+"""
+
+
+def make_first(live: Path) -> None:
+    """Make version 1, the one that is rolled back to."""
+    tree = live / "tree"
+    (tree / "static" / "deep").mkdir(parents=True)
+    (tree / "code.py").write_text("version = 1\n" * 200)
+    (tree / "same.txt").write_text("the same in both\n")
+    (tree / "gone.txt").write_text("only in version 1\n")
+    (tree / "static" / "a.css").write_text("a {}\n")
+    (tree / "static" / "deep" / "b.css").write_text("b {}\n")
+    (tree / "turned").write_text("a file in version 1, a folder in version 2\n")
+    (tree / "link").symlink_to("code.py")
+    (tree / "one").write_text("a hard link\n")
+    os.link(tree / "one", tree / "two")
+    os.setxattr(tree / "same.txt", "user.kept", b"1")
+    for at, path in enumerate(sorted(tree.rglob("*")), 1):
+        os.utime(path, ns=(at * 10**9, at * 10**9), follow_symlinks=False)
+    (live / "settings.toml").write_text("# the shop\ntitle = 'one'\n")
+    (live / ".env").write_text("TOKEN=one\n")
+    run(live, "CREATE TABLE orders (n INTEGER PRIMARY KEY, text TEXT)", *rows(0, 20))
+
+
+def make_second(live: Path) -> None:
+    """Turn it into version 2: the state before the rollback."""
+    tree = live / "tree"
+    (tree / "code.py").write_text("version = 2\n" * 150)
+    (tree / "code.py").chmod(0o755)
+    (tree / "gone.txt").unlink()
+    (tree / "new").mkdir()
+    (tree / "new" / "n.txt").write_text("only in version 2\n")
+    (tree / "static" / "deep" / "b.css").write_text("b { color: red }\n")
+    (tree / "turned").unlink()
+    (tree / "turned").mkdir()
+    (tree / "turned" / "inside").write_text("a folder now\n")
+    (tree / "link").unlink()
+    (tree / "link").symlink_to("same.txt")
+    (tree / "one").write_text("a hard link, changed in place\n")
+    os.removexattr(tree / "same.txt", "user.kept")
+    if "config" in DRIVERS:
+        (live / "settings.toml").write_text("# the shop\ntitle = 'two'\ndebug = true\n")
+    if "environment" in DRIVERS:
+        (live / ".env").write_text("TOKEN=two\nDEBUG=1\n")
+    run(live, "DELETE FROM orders WHERE n % 3 = 0", "CREATE TABLE extra (n)", *rows(100, 30))
+
+
+def rows(first: int, count: int) -> list[str]:
+    return [f"INSERT INTO orders VALUES ({n}, '{'x' * 300}')" for n in range(first, first + count)]
+
+
+def run(live: Path, *statements: str) -> None:
+    database = apsw.Connection(str(live / "shop.db"))
+    try:
+        database.pragma("journal_mode", "wal")
+        database.pragma("synchronous", "off")
+        with database:
+            for statement in statements:
+                database.execute(statement)
+    finally:
+        database.close()
+
+
+def seen(live: Path) -> dict[str, object]:
+    """Everything that an eye which knows nothing of rfs sees of the application."""
+    found: dict[str, object] = {}
+    for name in ("tree", "settings.toml", ".env"):
+        found.update(look(live / name))
+    database = apsw.Connection(str(live / "shop.db"), flags=apsw.SQLITE_OPEN_READWRITE)
+    try:
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        found["tables"] = {table: list(database.execute(f"SELECT * FROM {table}")) for table in sorted(tables)}
+        found["sound"] = database.execute("PRAGMA integrity_check").get
+    finally:
+        database.close()
+    # SQLite's own files come and go; anything else beside the components was left behind.
+    found["names"] = sorted(set(os.listdir(live)) - {"shop.db-wal", "shop.db-shm", "shop.db-journal"})
+    return found
+
+
+class Whole(Scenario):
+    """What checkpoint and rollback have in common."""
+
+    live = ("live/tree", "live/settings.toml", "live/.env")
+    seconds = 30.0
+
+    def prepare(self, world: Path) -> None:
+        (world / "live").mkdir()
+        text = CONFIG.format(world=world)
+        if "config" not in DRIVERS:
+            at, end = text.index("[components.settings]"), text.index("[components.env]")
+            text = text[:at] + text[end:]
+        if "environment" not in DRIVERS:
+            at, end = text.index("[components.env]"), text.index("[components.db]")
+            text = text[:at] + text[end:]
+        (world / "rfs.toml").write_text(text)
+        make_first(world / "live")
+        Application.create(str(world / "rfs.toml")).close()
+        with self.open(world) as app:
+            target = app.checkpoint(message="version 1").checkpoint_id
+        first = seen(world / "live")
+        make_second(world / "live")
+        (world / "known").write_bytes(pickle.dumps((target, first, seen(world / "live"))))
+
+    def open(self, world: Path) -> Application:
+        return Application.open(str(world / "rfs.toml"))
+
+    def known(self, world: Path) -> tuple[str, dict[str, object], dict[str, object]]:
+        """Return the first checkpoint's id, and what was seen of versions 1 and 2."""
+        target, first, second = pickle.loads((world / "known").read_bytes())
+        return target, first, second
+
+    def recover(self, world: Path) -> None:
+        with self.open(world) as app:
+            try:
+                app.recover()
+            except RevertedError:
+                return
+            except HeldError:
+                # The cause is gone by now; going on is what the message says.
+                try:
+                    app.resume()
+                except RevertedError:
+                    return
+
+
+class Checkpoint(Whole):
+    """A checkpoint exists wholly or not at all, and taking it changes nothing live."""
+
+    def act(self, world: Path) -> None:
+        with self.open(world) as app:
+            app.checkpoint(message="version 2")
+
+    def judge(self, world: Path) -> str:
+        target, _, second = self.known(world)
+        now = seen(world / "live")
+        if now != second:
+            return f"mixed: a checkpoint changed something live: {differing(second, now)}"
+        with self.open(world) as app:
+            verified = upkeep.verify(app)
+            if verified.damage or verified.damaged:
+                return f"corrupt: {verified}"
+            words = [checkpoint.message for checkpoint in app.catalog.checkpoints()]
+            app.find(target)
+        return {("version 1",): "old", ("version 2", "version 1"): "new"}.get(tuple(words), f"lost: {words}")
+
+
+class Rollback(Whole):
+    """After recovery the application is exactly at version 1, or exactly at version 2, and the log says which."""
+
+    def act(self, world: Path) -> None:
+        target, _, _ = self.known(world)
+        with self.open(world) as app:
+            app.rollback(target, reason="crash test")
+
+    def judge(self, world: Path) -> str:
+        _, first, second = self.known(world)
+        now = seen(world / "live")
+        if now not in (first, second):
+            return f"mixed: to version 1: {differing(first, now)}; to version 2: {differing(second, now)}"
+        rolled_back = now == first
+        with self.open(world) as app:
+            operations = app.catalog.operations()
+            if (left := app.catalog.open_operation()) is not None:
+                return f"stuck: operation {left.operation_id} is still {left.status}"
+            completed = [each for each in operations if each.status is OperationStatus.COMPLETED]
+            if bool(completed) != rolled_back or len(operations) > 1:
+                told = [str(each.status) for each in operations]
+                return f"lost: the application is {'new' if rolled_back else 'old'}, and the log says {told}"
+            for operation in operations:
+                for needed in {operation.safety, operation.state_before}:
+                    if upkeep.verify(app, needed).damaged:
+                        return f"corrupt: the safety checkpoint {needed} is not whole"
+        return "new" if rolled_back else "old"
+
+
+# — negative controls —
+
+
+class CheckpointWithoutFileSync(WithoutFileSync, Checkpoint):
+    pass
+
+
+class CheckpointWithoutFolderSync(WithoutFolderSync, Checkpoint):
+    pass
+
+
+class RollbackWithoutFileSync(WithoutFileSync, Rollback):
+    pass
+
+
+class RollbackWithoutFolderSync(WithoutFolderSync, Rollback):
+    pass
+
+
+class RollbackDoneFirst(Rollback):
+    """Writes that a step is done before it runs it."""
+
+    def act(self, world: Path) -> None:
+        right = Engine._take
+
+        def wrong(engine: Engine, operation: Operation, step: Step) -> Operation:
+            engine.catalog.mark(entry(operation, step.id, Mark.DONE))
+            return right(engine, operation, step)
+
+        with patch.object(Engine, "_take", wrong):
+            super().act(world)
+
+
+class RollbackWithoutCommit(Rollback):
+    """Never commits what it writes into the catalog and the journal."""
+
+    def act(self, world: Path) -> None:
+        @contextmanager
+        def wrong(catalog: Catalog) -> Iterator[None]:
+            if not catalog._db.in_transaction:
+                catalog._db.execute("BEGIN IMMEDIATE")
+            yield
+
+        with patch.object(Catalog, "_transaction", wrong):
+            super().act(world)
