@@ -21,6 +21,7 @@ from rfs.production.rollback.model import (
     CheckpointType,
     DeploymentCheckpoint,
     HealthReport,
+    Loss,
     OperationStatus,
     new_id,
     utc_now,
@@ -236,7 +237,7 @@ class Application(Recoverable):
     ) -> Operation:
         engine = self.engine
         engine.require_blobs(captures.values())
-        plan = self._plan_captures(target, captures)
+        plan = self._plan_captures(target, captures, measure=False)
         if expected is not None and (change := differs(expected, plan)):
             raise ConflictError("plan.changed", what=change)
         operation_id = new_id()
@@ -248,10 +249,11 @@ class Application(Recoverable):
             deployment_id=target.deployment_id,
             message=f"before {kind} {operation_id}",
         )
+        losses = [loss for name, want in captures.items() for loss in self._losses(name, want, safety.captures[name])]
         operation = Operation(
             operation_id=operation_id,
             kind=kind,
-            plan=msgspec.structs.replace(plan, changes={}),
+            plan=msgspec.structs.replace(plan, losses=tuple(losses)),
             reason=reason,
             actor=actor(),
             created_at=utc_now(),
@@ -270,8 +272,16 @@ class Application(Recoverable):
                 raise NotFoundError("checkpoint.lacks", checkpoint=target.checkpoint_id, component=name)
         return {name: target.captures[name] for name in names if name in target.captures}
 
-    def _plan_captures(self, target: DeploymentCheckpoint, captures: Mapping[str, Capture]) -> Plan:
-        scopes = [self._scope(part, captures.get(name)) for name, part in self.parts.items()]
+    def _losses(self, name: str, want: Capture, safety: Capture) -> list[Loss]:
+        part = self.parts[name]
+        changes = tuple(part.driver.changes(part.component, self.engine.blobs, want, safety))
+        return list(part.driver.losses(part.component, self.engine.blobs, want, changes))
+
+    def _plan_captures(
+        self, target: DeploymentCheckpoint, captures: Mapping[str, Capture], *, measure: bool = True
+    ) -> Plan:
+        """Make the plan; without `measure` no component is compared with the live state, which takes a scan."""
+        scopes = [self._scope(part, captures.get(name), measure) for name, part in self.parts.items()]
         taking_part = [scope for scope in scopes if scope.want is not None or scope.runs]
         plan = make_plan(target, taking_part, self.settings.policy, utc_now())
         left_out = [
@@ -283,9 +293,8 @@ class Application(Recoverable):
             left_out.append("No health checks are configured: only the read-back proves the rollback.")
         return msgspec.structs.replace(plan, warnings=(*plan.warnings, *left_out))
 
-    def _scope(self, part: Part, want: Capture | None) -> Scope:
+    def _scope(self, part: Part, want: Capture | None, measure: bool) -> Scope:
         c, driver = part.component, part.driver
-        changes: tuple[Change, ...] = ()
         scope = Scope(
             component=c.name,
             kind=c.kind,
@@ -298,6 +307,8 @@ class Application(Recoverable):
             return scope
         if want.kind != driver.kind:
             raise ConflictError("components.kind_changed", name=c.name, then=want.kind, now=driver.kind)
+        if not measure:
+            return msgspec.structs.replace(scope, warnings=want.warnings)
         with self.beat.doing(f"comparing {c.name}"):
             changes = tuple(driver.changes(c, self.engine.blobs, want, None))
             losses = tuple(driver.losses(c, self.engine.blobs, want, changes))
