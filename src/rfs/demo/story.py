@@ -24,6 +24,7 @@ from rfs.demo.teller import ClaimError, Teller
 
 COMMAND_SECONDS = 120
 HEALTH_LINES = ("[[health]]", "name = ", "http = ", "required = ")
+REMARKS = ("note: ", "warning: ", "error: ")
 KINDS = {"files", "config", "environment", "sqlite", "service"}
 # Here somebody else makes and removes files: SQLite its journals, supervisord its socket, visitors their pictures.
 BUSY_FOLDERS = {"data", "run", "uploads"}
@@ -167,7 +168,7 @@ class Demo:
     def look(self) -> None:
         self.teller.chapter("What happened, and what would a rollback do and lose?")
         self.rfs("status", codes=(0, 15))
-        self.rfs("diff", "v1")
+        self.rfs("diff", "v1", "--only", "config,env")
         self.rfs("plan", "v1")
         plan = self.json("plan", "v1")
         lost = " ".join(f"{loss['component']} {loss['what']}" for loss in plan["losses"])
@@ -247,8 +248,11 @@ class Demo:
         """
         self.teller.command(["rfs", *words])
         done = self._run(words)
-        self.teller.output(done.stderr + done.stdout)
-        if done.returncode not in codes:
+        failed = done.returncode not in codes
+        # Progress is for somebody who waits for it; here it would bury the story.
+        told = [line for line in done.stderr.splitlines() if failed or line.startswith(REMARKS)]
+        self.teller.output("\n".join([*told, done.stdout]))
+        if failed:
             self.teller.claim(f"rfs {words[0]} succeeds", [f"it ended with {done.returncode}"])
 
     def json(self, *words: str) -> dict[str, Any]:
