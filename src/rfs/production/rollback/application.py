@@ -221,7 +221,7 @@ class Application(Recoverable):
         able = undoable(operations)
         if len(able) < number:
             raise NotFoundError(
-                "operation.too_few" if able else "operation.nothingto_undo", asked=number, count=len(able)
+                "operation.too_few" if able else "operation.nothing_to_undo", asked=number, count=len(able)
             )
         return able[:number]
 
