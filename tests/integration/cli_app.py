@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import subprocess
 import sys
@@ -122,13 +121,5 @@ class App:
     def start(self, *words: str, **options: Any) -> subprocess.Popen[str]:
         """Start a command in a process of its own."""
         command = [sys.executable, "-m", "rfs.cli.main", *words]
-        return subprocess.Popen(
-            command,
-            cwd=self.folder,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            **options,
-        )
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, cwd=self.folder, text=True, **{**pipes, **options})

@@ -72,7 +72,7 @@ def test_init_makes_rfs_toml_that_others_cannot_write(bare: App, monkeypatch: py
 
 
 def test_init_of_a_folder_that_cannot_be_written(bare: App) -> None:
-    ran = bare.rfs("init", "--config", "/proc/rfs.toml")
+    ran = bare.rfs("init", "--config", "missing/rfs.toml")
     assert ran.code == 2
     assert "cannot be written" in ran.err
 

@@ -87,6 +87,8 @@ class Session:
             InterruptedByUserError: the user said no.
         """
         self.must_answer(question)
+        # Up to here the command only looked: Ctrl-C at the question has nothing to turn back.
+        self._begun = False
         if not self.yes and not click.confirm(question, err=True):
             raise InterruptedByUserError("declined")
 
@@ -136,7 +138,7 @@ class Session:
                         yield app
                     finally:
                         self.notices += app.notices
-        except InterruptedByUserError as error:
+        except (InterruptedByUserError, KeyboardInterrupt) as error:
             if self._timed_out:
                 raise TimedOutError("timeout", seconds=f"{self.timeout:g}") from error
             raise
@@ -169,7 +171,8 @@ class Session:
         def too_late(number: int, frame: object) -> None:
             self._timed_out = True
             if not changes:
-                raise TimedOutError("timeout", seconds=f"{self.timeout:g}")
+                # Not a RollbackError: status shows those in its table and goes on.
+                raise KeyboardInterrupt
             # Also while it waits for the lock: that wait ends by itself, and says who has it.
             app.beat.interrupt()
 

@@ -1,0 +1,249 @@
+"""What happens while a command runs: signals, time limits, two at once, questions and progress."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cli_app import App
+
+from rfs.cli import progress
+from rfs.production.rollback.lock import exclusive
+
+PATIENCE = 30.0
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < until, "it never came"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def changed(notes_app: App) -> App:
+    """With a checkpoint, and one row written since."""
+    notes_app.checkpoint()
+    notes_app.write("two")
+    return notes_app
+
+
+ROLLBACK = ("rollback", "@latest", "--reason", "x", "-y")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_turns_a_rollback_back(changed: App, number: signal.Signals) -> None:
+    (changed.folder / "slow-stop").touch()
+    running = changed.start(*ROLLBACK)
+    wait_for((changed.folder / "stopping").exists)
+    running.send_signal(number)
+    # It is turned back at once, though the service would never stop; the way back starts it again.
+    _, err = running.communicate(timeout=PATIENCE)
+    (changed.folder / "slow-stop").unlink()
+    assert running.returncode == 130, err
+    assert "turned back" in err
+    assert changed.notes == ["one", "two"]
+    assert (changed.folder / "running").exists()
+    assert changed.json("log")[0]["status"] == "reverted"
+    assert changed.json("status")["open_operation"] is None
+
+
+def test_a_time_limit_turns_a_rollback_back(changed: App) -> None:
+    (changed.folder / "slow-stop").touch()
+    running = changed.start(*ROLLBACK, "--timeout", "2s", "--json")
+    out, err = running.communicate(timeout=PATIENCE)
+    (changed.folder / "slow-stop").unlink()
+    assert running.returncode == 124, err
+    assert json.loads(out)["data"]["error"]["message"] == "It took longer than 2 s."
+    assert changed.notes == ["one", "two"]
+    assert changed.json("log")[0]["status"] == "reverted"
+
+
+def test_a_time_limit_ends_a_command_that_only_looks(changed: App) -> None:
+    os.rename(changed.folder / "service", changed.folder / "quick")
+    (changed.folder / "service").write_text("#!/bin/sh\nsleep 60\n", encoding="utf-8")
+    (changed.folder / "service").chmod(0o755)
+    began = time.monotonic()
+    ran = changed.rfs("status", "--timeout", "300ms")
+    assert ran.code == 124
+    assert time.monotonic() - began < PATIENCE
+
+
+def test_a_locked_application_is_said_to_be_and_waited_for(changed: App) -> None:
+    lock = str(changed.folder / ".rfs" / "lock")
+    with exclusive(lock, "a test"):
+        ran = changed.rfs("checkpoint")
+        assert ran.code == 11
+        assert "a test by" in ran.err
+        assert "--timeout" in ran.err
+        assert changed.rfs("checkpoint", "--timeout", "200ms").code == 11
+        assert changed.rfs("status").code == 0, "looking needs no lock"
+        waiting = changed.start("checkpoint", "--timeout", "1m", "-q")
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(timeout=1)
+    out, err = waiting.communicate(timeout=PATIENCE)
+    assert waiting.returncode == 0, err
+    assert len(out.strip()) == 12
+
+
+def test_a_signal_while_it_waits_for_the_lock_ends_it_at_once(changed: App) -> None:
+    lock = str(changed.folder / ".rfs" / "lock")
+    with exclusive(lock, "a test"):
+        waiting = changed.start("checkpoint", "--timeout", "1m")
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(timeout=1)
+        waiting.send_signal(signal.SIGINT)
+        _, err = waiting.communicate(timeout=PATIENCE)
+    assert waiting.returncode == 130, err
+    assert "Nothing is half done" in err
+
+
+def test_the_next_command_settles_what_a_kill_left_and_says_so(changed: App) -> None:
+    (changed.folder / "slow-stop").touch()
+    running = changed.start(*ROLLBACK)
+    wait_for((changed.folder / "stopping").exists)
+    running.kill()
+    running.communicate(timeout=PATIENCE)
+    (changed.folder / "slow-stop").unlink()
+    assert changed.json("status")["open_operation"]["status"] == "running"
+    ran = changed.rfs("checkpoint")
+    assert ran.code in (0, 3), ran
+    assert "settled first" in ran.err
+    assert changed.json("log")[0]["status"] in ("completed", "reverted")
+
+
+# — questions on a terminal —
+
+
+class Terminal:
+    """A command on a pseudo-terminal, as a person has it."""
+
+    def __init__(self, folder: Path, *words: str) -> None:
+        self._master, slave = pty.openpty()
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "rfs.cli.main", *words],
+            cwd=folder,
+            env={**os.environ, "TERM": "xterm"},
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+        )
+        os.close(slave)
+        self.seen = ""
+
+    def expect(self, text: str) -> None:
+        until = time.monotonic() + PATIENCE
+        while text not in self.seen:
+            assert time.monotonic() < until, self.seen
+            assert self._read(), self.seen
+
+    def answer(self, text: str) -> None:
+        os.write(self._master, text.encode() + b"\n")
+
+    def end(self) -> int:
+        while self._read():
+            pass
+        os.close(self._master)
+        return self._child.wait(timeout=PATIENCE)
+
+    def _read(self) -> bool:
+        if not select.select([self._master], [], [], PATIENCE)[0]:
+            return False
+        try:
+            data = os.read(self._master, 65536)
+        except OSError:
+            return False  # how Linux says that the other side is closed
+        self.seen += data.decode(errors="replace")
+        return bool(data)
+
+
+def test_on_a_terminal_the_plan_is_shown_and_asked_about(changed: App) -> None:
+    terminal = Terminal(changed.folder, "rollback", "@latest")
+    terminal.expect("Reason")
+    terminal.answer("it broke")
+    terminal.expect("Roll back? [y/N]")
+    assert "row" in terminal.seen
+    assert "\x1b[" in terminal.seen, "colours"
+    terminal.answer("y")
+    assert terminal.end() == 0, terminal.seen
+    assert changed.notes == ["one"]
+    assert changed.json("log")[0]["reason"] == "it broke"
+    terminal = Terminal(changed.folder, "undo", "--no-color")
+    terminal.expect("Undo 1 operation? [y/N]")
+    terminal.answer("n")
+    assert terminal.end() == 130
+    assert "Nothing was changed." in terminal.seen
+    assert "\x1b[3" not in terminal.seen, "no colours"
+    assert changed.notes == ["one"]
+
+
+def test_ctrl_c_at_a_question_changes_nothing(changed: App) -> None:
+    terminal = Terminal(changed.folder, "rollback", "@latest", "--reason", "x")
+    terminal.expect("Roll back? [y/N]")
+    terminal._child.send_signal(signal.SIGINT)
+    assert terminal.end() == 130
+    assert changed.json("log") == []
+
+
+# — progress —
+
+
+def test_plain_lines_where_stderr_is_no_terminal(changed: App) -> None:
+    ran = changed.rfs("checkpoint")
+    assert ran.err.splitlines()[:2] == ["capturing db", "capturing web"]
+    assert changed.rfs("checkpoint", "-q").err == ""
+    assert changed.rfs("diff").err == "", "short looks say nothing"
+
+
+def test_json_progress_is_one_object_a_line_on_stderr(changed: App) -> None:
+    ran = changed.rfs(*ROLLBACK, "--json")
+    events = [json.loads(line) for line in ran.err.splitlines()]
+    steps = [event["step"] for event in events if event["event"] == "step"]
+    assert "capturing db" in steps
+    assert "restore db" in steps
+    assert steps.index("stop web") < steps.index("restore db") < steps.index("start web")
+
+
+def test_progress_has_a_rate_and_an_estimate(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([100.0, 101.0, 110.0, 111.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    begun: list[bool] = []
+    reporter = progress.PlainReporter(lambda: begun.append(True), 5.0, announce=True)
+
+    class Known:
+        entries = 4000
+
+    reporter.known = lambda: {"release": Known()}
+    reporter("capturing release", 0, 0)
+    reporter("capturing release", 50, 1)
+    reporter("capturing release", 1000, 3_000_000)
+    reporter("capturing release", 1001, 3_000_000)
+    assert begun == [True]
+    assert capsys.readouterr().err.splitlines() == [
+        "capturing release",
+        "capturing release: 1,000 of 4,000, 3.0 MB, 100/s, 30 s left",
+    ]
+
+
+def test_a_terminal_gets_one_line_that_vanishes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "QUIET_SECONDS", -1.0)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes what pytest captures for a terminal
+    reporter = progress.make_reporter(lambda: None, json=False, terminal=True, quiet=False, announce=True, color=False)
+    reporter("capturing release", 0, 0)
+    reporter("capturing release", 10, 100)
+    reporter.close()
+    assert "capturing release" in capsys.readouterr().err
