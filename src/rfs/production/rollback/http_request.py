@@ -14,7 +14,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -129,24 +129,13 @@ def request(
         RequestError: there was no answer.
     """
     began = time.monotonic()
-    deadline = began + timeout
-    try:
-        sock = _connect(address, deadline)
+    with wired(address, timeout, tls_verify=tls_verify) as wire:
         try:
-            if address.scheme == "https":
-                sock = _secured(sock, address, deadline, tls_verify)
-            response = _exchange(_Wire(sock, deadline), address, method, dict(headers or {}), body)
+            response = _exchange(wire, address, method, dict(headers or {}), body)
             return Response(response.status, _read(response, limit), time.monotonic() - began)
-        finally:
-            sock.close()
-    except TimeoutError:
-        late = f"no whole answer within {timeout:g} s"
-        raise RequestError(late) from None
-    except OSError as error:
-        raise _failed(error) from error
-    except ValueError:
-        # http.client refuses a header or a target with a line break; its text would quote it.
-        raise RequestError("a header or the path holds characters that HTTP does not allow") from None
+        except ValueError:
+            # http.client refuses a header or a target with a line break; its text would quote it.
+            raise RequestError("a header or the path holds characters that HTTP does not allow") from None
 
 
 def reachable(host: str, port: int, *, timeout: float) -> None:
@@ -155,13 +144,32 @@ def reachable(host: str, port: int, *, timeout: float) -> None:
     Raises:
         RequestError: nobody took the connection within `timeout` seconds.
     """
+    with wired(Address("http", host, port, "/"), timeout):
+        return
+
+
+@contextlib.contextmanager
+def wired(address: Address, timeout: float, *, tls_verify: bool = True) -> Iterator[Wire]:
+    """Give a connection whose every use ends `timeout` seconds from now, and close it afterwards.
+
+    Raises:
+        RequestError: it could not be made, or what was done with it failed or was late.
+    """
+    deadline = time.monotonic() + timeout
+    sock: socket.socket | None = None
     try:
-        _connect(Address("http", host, port, "/"), time.monotonic() + timeout).close()
+        sock = _connect(address, deadline)
+        if address.scheme == "https":
+            sock = _secured(sock, address, deadline, tls_verify)
+        yield Wire(sock, deadline)
     except TimeoutError:
-        late = f"no connection within {timeout:g} s"
+        late = f"no whole answer within {timeout:g} s"
         raise RequestError(late) from None
     except OSError as error:
         raise _failed(error) from error
+    finally:
+        if sock is not None:
+            sock.close()
 
 
 def _connect(address: Address, deadline: float) -> socket.socket:
@@ -227,7 +235,7 @@ def _secured(sock: socket.socket, address: Address, deadline: float, verify: boo
     return context.wrap_socket(sock, server_hostname=address.host)
 
 
-def _exchange(wire: _Wire, address: Address, method: str, headers: dict[str, str], body: bytes | None) -> HTTPResponse:
+def _exchange(wire: Wire, address: Address, method: str, headers: dict[str, str], body: bytes | None) -> HTTPResponse:
     import http.client
 
     host = "localhost" if address.scheme == "unix" else address.host
@@ -236,7 +244,7 @@ def _exchange(wire: _Wire, address: Address, method: str, headers: dict[str, str
     given = {name.lower() for name in headers}
     defaults = {"User-Agent": "rfs", "Connection": "close", "Accept-Encoding": "identity"}
     if address.user is not None:
-        defaults["Authorization"] = _basic(address.user, address.password)
+        defaults["Authorization"] = authorization(address)
     sent = {name: value for name, value in defaults.items() if name.lower() not in given} | headers
     try:
         connection.request(method, address.target, body=body, headers=sent)
@@ -271,10 +279,11 @@ def _failed(error: OSError) -> RequestError:
     return RequestError(why[:1].lower() + why[1:], absent=absent)
 
 
-def _basic(user: str, password: str) -> str:
-    import base64
+def authorization(address: Address) -> str:
+    """Return the value of the Authorization header for the address's user and password."""
+    from base64 import b64encode  # only who logs in needs it
 
-    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+    return "Basic " + b64encode(f"{address.user}:{address.password}".encode()).decode()
 
 
 def _left(deadline: float) -> float:
@@ -284,24 +293,29 @@ def _left(deadline: float) -> float:
     return left
 
 
-class _Wire:
-    """As much of a socket as http.client uses, with the time left set before each call."""
+class Wire:
+    """As much of a socket as http.client uses, with the time left set before each call.
+
+    Args: sock: connected. deadline: on the monotonic clock.
+    """
 
     def __init__(self, sock: socket.socket, deadline: float) -> None:
         self._sock = sock
         self._deadline = deadline
 
     def sendall(self, data: bytes) -> None:
+        """Send all of it. Raises OSError; TimeoutError after the deadline."""
         self._sock.settimeout(_left(self._deadline))
         # Who refuses a request may answer and close before the whole of it was sent; reading tells.
         with contextlib.suppress(BrokenPipeError):
             self._sock.sendall(data)
 
-    def makefile(self, mode: str) -> io.BufferedReader:
+    def makefile(self, mode: str = "rb") -> io.BufferedReader:
+        """Return what reads from it; a read after the deadline raises TimeoutError."""
         return io.BufferedReader(_Reader(self._sock, self._deadline))
 
     def close(self) -> None:
-        """http.client closes before it has read the body; `request` closes the socket itself."""
+        """http.client closes before it has read the body; `wired` closes the socket itself."""
 
 
 class _Reader(io.RawIOBase):

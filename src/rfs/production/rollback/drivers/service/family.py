@@ -8,7 +8,6 @@ A process is known by its number and its start time together. Linux; elsewhere n
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import time
@@ -31,6 +30,14 @@ class Process(msgspec.Struct, frozen=True):
     parent: int
     group: int
     started: int
+
+
+class _Memory(msgspec.Struct, frozen=True):
+    """A family as it is written down: numbers mean nothing after a reboot."""
+
+    boot: str
+    known: dict[int, int]
+    groups: list[int]
 
 
 def process_table() -> dict[int, Process]:
@@ -139,10 +146,10 @@ class Family:
         if not self._known:
             return
         os.makedirs(os.path.dirname(self._memory), exist_ok=True)
-        facts = {"boot": _boot_id(), "known": list(self._known.items()), "groups": sorted(self._groups)}
+        facts = _Memory(_boot_id(), dict(self._known), sorted(self._groups))
         temporary = self._memory + ".new"
-        with open(temporary, "w", encoding="ascii") as file:
-            json.dump(facts, file)
+        with open(temporary, "wb") as file:
+            file.write(msgspec.json.encode(facts))
         os.replace(temporary, self._memory)
 
     def forget(self) -> None:
@@ -152,14 +159,13 @@ class Family:
 
     def _recall(self, table: dict[int, Process]) -> None:
         try:
-            with open(self._memory, encoding="ascii") as file:
-                facts = json.load(file)
-        except (OSError, ValueError):
+            with open(self._memory, "rb") as file:
+                facts = msgspec.json.decode(file.read(), type=_Memory)
+        except (OSError, msgspec.MsgspecError):
             return  # there is none, or it was cut short: it only makes a resumed stop more thorough
-        if facts["boot"] == _boot_id():
-            known = {int(pid): int(started) for pid, started in facts["known"]}
-            self._known = {pid: s for pid, s in known.items() if pid in table and table[pid].started == s}
-            self._groups = set(facts["groups"])
+        if facts.boot == _boot_id():
+            self._known = {pid: s for pid, s in facts.known.items() if pid in table and table[pid].started == s}
+            self._groups = set(facts.groups)
 
 
 def _descendants(pids: Collection[int], children: dict[int, list[int]]) -> set[int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 
 from rfs.production.rollback.duration import Duration, parse_duration
-from rfs.production.rollback.http_request import parse_url
 
 _LATER = ("systemd", "compose")
 _KNOWN = ("supervisor", "command")
@@ -63,6 +62,8 @@ class ServiceOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         if self.config is None and self.url is None:
             raise ValueError('supervisor needs config = "supervisord.conf", or url')
         if self.url is not None and not self.url.startswith(("env:", "file:", "cmd:")):
+            from rfs.production.rollback.http_request import parse_url  # few give a url; 5 ms for the others
+
             parse_url(self.url)
         for key in ("start", "stop", "status", "pidfile"):
             if getattr(self, key):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import glob
 import os
-import platform
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -151,7 +150,7 @@ def _server(values: Mapping[tuple[str, str], str], here: str, path: str) -> tupl
 
 def _expand(text: str, here: str, path: str) -> str:
     """Fill in %(here)s, %(host_node_name)s and %(ENV_NAME)s, as supervisord does when it starts."""
-    names = {"here": here, "host_node_name": platform.node()}
+    names = {"here": here, "host_node_name": os.uname().nodename}
     names |= {f"ENV_{name}": value for name, value in os.environ.items()}
     try:
         return text % names
