@@ -164,7 +164,7 @@ class Application(Recoverable):
         return Drift(c.name, c.kind, live.digest == capture.fingerprint.digest)
 
     def _health_or_none(self) -> HealthReport | None:
-        return self.check_health(self.beat) if self.settings.health else None
+        return self.check_health(self.beat, once=True) if self.settings.health else None
 
     # — rollback —
 

@@ -81,14 +81,15 @@ class Recoverable:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def check_health(self, beat: Beat) -> HealthReport:
-        """Run every health check of rfs.toml."""
+    def check_health(self, beat: Beat, *, once: bool = False) -> HealthReport:
+        """Run every health check of rfs.toml. `once`: look at the present, without waiting for a start."""
         if not self.settings.health:
             return HealthReport()
         from rfs.production.rollback.health import parse_checks, run_checks
 
         with beat.doing("checking health"):
-            return run_checks(parse_checks(self.settings.health, self.settings.path), beat)
+            checks = parse_checks(self.settings.health, self.settings.path)
+            return run_checks(checks, beat, home=self.settings.home, once=once)
 
     # — after a crash, and when held —
 

@@ -165,7 +165,7 @@ def examine(app: Application) -> list[Finding]:
         app.store.check_key()
     except RollbackError as error:
         findings.append(Finding("error", str(error), error.hint))
-    report = app.check_health(app.beat)
+    report = app.check_health(app.beat, once=True)
     for check in report.failures:
         level = "error" if check.required else "warning"
         findings.append(
