@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from textwrap import wrap
 
 
 class ClaimError(Exception):
@@ -33,8 +34,12 @@ class Teller:
         self._print(f"   $ {shlex.join(words)}", "bold")
 
     def output(self, text: str) -> None:
+        """Print what a command printed, with a line down its side that long lines do not break through."""
         for line in text.rstrip().splitlines():
-            self._print(f"   │ {line}", "dim")
+            indent = " " * (len(line) - len(line.lstrip()) + 2)
+            parts = [line] if self._console is None else wrap(line, self._console.width - 6, subsequent_indent=indent)
+            for part in parts or [""]:
+                self._print(f"   │ {part}", "dim")
 
     def claim(self, text: str, problems: Sequence[str] = ()) -> None:
         """Print a claim that was checked.
