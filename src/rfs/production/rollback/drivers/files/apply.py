@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -138,20 +139,26 @@ class Applier:
             self.warnings.append(f"{shown(task.path)} lies on another file system and was written there")
         temporary = f"{TEMPORARY_PREFIX}put"
         remove_tree(fd, temporary)
-        if task.group in self._links:
-            folder, _, first = self._links[task.group].rpartition("/")
-            os.link(first, temporary, src_dir_fd=self._others.open(folder), dst_dir_fd=fd, follow_symlinks=False)
-        else:
-            builder = Builder(self._want, self._source, fd, self._component, sync_each=True)
-            builder.build(task.path, fd, temporary)
-            builder.done()
+        builder = Builder(self._want, self._source, fd, self._component, sync_each=True, first=self._first)
+        builder.build(task.path, fd, temporary)
+        builder.done()
         if task.live is not None and (task.live.is_folder or (task.want is not None and task.want.is_folder)):
             remove_tree(fd, name)
         os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)
         os.fsync(fd)
-        if task.group >= 0:
-            self._links.setdefault(task.group, task.path)
+        for number, group in enumerate(self._want.groups):
+            for path in group:
+                if path == task.path or path.startswith(task.path + "/"):
+                    self._links.setdefault(number, path)
         self._away.append(task.path)
+
+    def _first(self, group: int) -> tuple[int, str] | None:
+        """Return where a name of a linked file is that was put away from the stage's file system."""
+        path = self._links.get(group)
+        if path is None:
+            return None
+        folder, _, name = path.rpartition("/")
+        return self._others.open(folder), name
 
     def _write(self, task: Task, fd: int, name: str) -> None:
         """Give a live file the staged one's content and metadata, its inode stays."""
@@ -282,7 +289,8 @@ def _swap_in(item: Item, fd: int, name: str, stage: Stage) -> None:
         # Not every file system can exchange. A crash between the two leaves the name free, and the
         # repetition fills it.
         out, free = stage.park()
-        system.move(fd, name, out, free)
+        with contextlib.suppress(FileNotFoundError):
+            system.move(fd, name, out, free)
         system.move(item.folder, item.name, fd, name)
 
 

@@ -20,6 +20,7 @@ from rfs.production.rollback.drivers.files.tree import (
     above,
     empty_block,
     join,
+    under,
 )
 from rfs.production.rollback.drivers.meta import shown
 from rfs.production.rollback.errors import ConflictError
@@ -148,23 +149,22 @@ def shelters_of(tree: Tree) -> set[str]:
 
 
 def _regrouped(a: Tree, b: Tree) -> set[str]:
-    """Return the paths that are names of one file together with others than before.
+    """Return the paths in both trees that are names of one file together with others than before.
 
-    Names that only `b` has do not count: they are differences of their own.
+    Names that only one tree has do not count: they are differences of their own.
     """
-    if not a.groups and not b.groups:
-        return set()
-    before = {path: tuple(group) for group in a.groups for path in group}
-    after: dict[str, tuple[str, ...]] = {}
-    for group in b.groups:
-        shared = tuple(path for path in group if a.find(path) is not None)
+    before, after = _partners(a, b), _partners(b, a)
+    return {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+
+
+def _partners(tree: Tree, other: Tree) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    there = other.find_all(path for group in tree.groups for path in group)
+    for group in tree.groups:
+        shared = tuple(path for path in group if path in there)
         if len(shared) > 1:
-            after.update(dict.fromkeys(shared, shared))
-    return {
-        path
-        for path in before.keys() | after.keys()
-        if before.get(path) != after.get(path) and b.find(path) is not None and a.find(path) is not None
-    }
+            found.update(dict.fromkeys(shared, shared))
+    return found
 
 
 def tasks(want: Tree, live: Tree, rules: Rules) -> list[Task]:
@@ -183,7 +183,7 @@ def tasks(want: Tree, live: Tree, rules: Rules) -> list[Task]:
     spoilt: set[int] = set()
     for difference in sorted(differences(want, live, live=True)):
         path, before, after = difference
-        if done and any(folder in done for folder in above(path)):
+        if done and under(path, done):
             continue
         verb = _verb(difference, rules, regrouped=path in regrouped, linked=path in group_of)
         if (before is None or after is None or not (before.is_folder and after.is_folder)) and path:
@@ -193,6 +193,9 @@ def tasks(want: Tree, live: Tree, rules: Rules) -> list[Task]:
         if verb is Verb.PUT and path in group_of:
             spoilt.add(group_of[path])
         found.append(Task(path, verb, before, after, group_of.get(path, -1)))
+    for number, group in enumerate(want.groups):
+        if any(under(path, done) for path in group):
+            spoilt.add(number)
     return _with_whole_groups(found, want, live, spoilt, done)
 
 
@@ -229,7 +232,7 @@ def _with_whole_groups(found: list[Task], want: Tree, live: Tree, spoilt: set[in
     whole = {task.path for task in found if task.group in spoilt and task.verb is Verb.PUT}
     for number in spoilt:
         for path in want.groups[number]:
-            if path in whole or not any(folder in done for folder in above(path)):
+            if path in whole or not under(path, done):
                 kept.append(Task(path, Verb.PUT, want.find(path), live.find(path), number))
     kept.sort(key=_path_of)
     return kept

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -26,7 +26,7 @@ from rfs.production.rollback.drivers.files.places import Folders, mounts_under, 
 from rfs.production.rollback.drivers.files.remove import remove_tree
 from rfs.production.rollback.drivers.files.scan import OPEN_FOLDER
 from rfs.production.rollback.drivers.files.system import sync_file_system
-from rfs.production.rollback.drivers.files.tree import DIGEST, Entry, Tree, join
+from rfs.production.rollback.drivers.files.tree import DIGEST, Entry, Tree, above, join
 from rfs.production.rollback.drivers.meta import (
     LOCKING_FLAGS,
     apply_meta,
@@ -217,14 +217,13 @@ class Stage:
 
 def _spread(missing: set[str], made: list[Task], want: Tree) -> None:
     """Add to `missing` every task that shares a linked file with one of them."""
-    groups_of: dict[str, set[int]] = {}
-    member = {path: number for number, group in enumerate(want.groups) for path in group}
-    for task in made:
-        if task.want is None or not task.want.is_folder:
-            groups_of[task.path] = {member[task.path]} if task.path in member else set()
-            continue
-        begin = task.path + "/"
-        groups_of[task.path] = {number for path, number in member.items() if path.startswith(begin)}
+    groups_of: dict[str, set[int]] = {task.path: set() for task in made}
+    for number, group in enumerate(want.groups):
+        for path in group:
+            for here in (path, *above(path)):
+                if here in groups_of:
+                    groups_of[here].add(number)
+                    break
     spread: set[int] = set()
     while True:
         more = set().union(*(groups_of[path] for path in missing)) - spread
@@ -248,15 +247,29 @@ def _check_owners(task: Task, want: Tree) -> None:
 class Builder:
     """Makes wanted entries, complete with content and metadata, in folders that nobody looks at.
 
+    Args:
+        links: a folder for further names by which linked files are held together.
+        first: tells for a group which name of it is there already, as an open folder and a name.
+
     Attributes:
         count: how many entries it made.
     """
 
-    def __init__(self, want: Tree, source: BlobSource, links: int, component: str, *, sync_each: bool) -> None:
+    def __init__(
+        self,
+        want: Tree,
+        source: BlobSource,
+        links: int,
+        component: str,
+        *,
+        sync_each: bool,
+        first: Callable[[int], tuple[int, str] | None] | None = None,
+    ) -> None:
         self._want, self._source, self._component = want, source, component
         self._sync_each = sync_each
         self._member = {path: number for number, group in enumerate(want.groups) for path in group}
         self._links = links
+        self._first = first
         self._linked: set[int] = set()
         self.count = 0
 
@@ -308,6 +321,8 @@ class Builder:
         group = self._member.get(path, -1)
         if group in self._linked:
             os.link(f"link-{group}", name, src_dir_fd=self._links, dst_dir_fd=dir_fd, follow_symlinks=False)
+        elif self._first is not None and group >= 0 and (there := self._first(group)) is not None:
+            os.link(there[1], name, src_dir_fd=there[0], dst_dir_fd=dir_fd, follow_symlinks=False)
         else:
             make_node(entry, dir_fd, name, self._source, self._finish)
             if group >= 0:
@@ -323,13 +338,14 @@ class Builder:
             os.fsync(target)
 
 
-def make_node(entry: Entry, dir_fd: int, name: str, source: BlobSource, finish: object) -> None:
+def make_node(
+    entry: Entry, dir_fd: int, name: str, source: BlobSource, finish: Callable[[int | str, Entry], None]
+) -> None:
     """Make one entry that is no folder under a free name.
 
     Args:
         finish: called with the open file (or, for what cannot be opened, a path) and the entry.
     """
-    assert callable(finish)  # noqa: S101
     kind = stat.S_IFMT(entry.mode)
     if kind == stat.S_IFREG:
         fd = os.open(name, _NEW_FILE, 0o600, dir_fd=dir_fd)

@@ -18,7 +18,7 @@ class _Library:
         # Importing ctypes costs some milliseconds, and only restores need it.
         import ctypes
 
-        library = ctypes.CDLL(None, use_errno=True)
+        self._library = library = ctypes.CDLL(None, use_errno=True)
         self._errno = ctypes.get_errno
         self._renameat2: Any = getattr(library, "renameat2", None)
         self._syncfs: Any = getattr(library, "syncfs", None)
