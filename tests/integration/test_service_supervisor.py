@@ -40,7 +40,7 @@ def program(name, command=SLEEPER, **keys):
     return f"[program:{name}]\ncommand={command}\n" + "".join(f"{key}={value}\n" for key, value in keys.items())
 
 
-def until(condition, seconds=10.0):
+def until(condition, seconds=30.0):
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, "it did not happen"
@@ -76,6 +76,9 @@ class House:
             command, cwd=self.home, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         until(self.answers)
+        # It may answer before it has started what starts by itself.
+        alone = {info["name"] for info in self.rpc.call("getAllConfigInfo") if info["autostart"]}
+        until(lambda: all(i["start"] for i in self.rpc.call("getAllProcessInfo") if i["name"] in alone))
         return self
 
     def answers(self):
@@ -111,6 +114,9 @@ class House:
 
     def pid(self, name):
         return self.rpc.call("getProcessInfo", name)["pid"]
+
+    def command(self, name):
+        return Path(f"/proc/{self.pid(name)}/cmdline").read_text().replace("\0", " ")
 
     def wait_for(self, name, state):
         until(lambda: self.state(name) == state)
@@ -429,7 +435,8 @@ def test_definitions_and_running_units_come_back_exactly(house):
     assert "RUNNING" not in house.states().values()
     house.driver.start(c, house.store, capture)
     assert house.states() == {"web:web": "RUNNING", "job:job": "STOPPED"}
-    assert Path(f"/proc/{house.pid('web')}/cmdline").read_bytes().split(b"\0")[1] == b"1000"
+    # With startsecs=0 a unit runs as soon as it is forked, and has its own name a moment later.
+    until(lambda: house.command("web").endswith("sleep 1000 "))
     assert house.driver.fingerprint(c, rehash=True) == capture.fingerprint
     # Nothing is left for supervisord to take over: its own view equals the files.
     assert house.rpc.call("reloadConfig") == [[[], [], []]]

@@ -8,7 +8,7 @@ import xmlrpc.client
 from contextlib import contextmanager
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rfs.production.rollback.drivers.service.supervisor_rpc import AbsentError, RefusedError, Rpc, decode, encode
@@ -25,11 +25,13 @@ values = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(values)
 def test_it_reads_what_the_standard_library_writes(value):
     assert decode(xmlrpc.client.dumps((value,), methodresponse=True).encode()) == value
 
 
+@settings(max_examples=50)
 @given(st.lists(texts | st.booleans(), max_size=4))
 def test_the_standard_library_reads_what_it_writes(arguments):
     assert xmlrpc.client.loads(encode("stopProcess", arguments)) == (tuple(arguments), "supervisor.stopProcess")
@@ -64,6 +66,7 @@ def test_what_is_no_answer_is_refused(body):
         decode(body)
 
 
+@settings(max_examples=50)
 @given(st.binary(max_size=200))
 def test_noise_is_refused(noise):
     with pytest.raises(ValueError, match="no XML-RPC"):
