@@ -39,16 +39,12 @@ class Catalog:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        try:
+        with self._explained():
             self._db = apsw.Connection(path)
             self._db.set_busy_timeout(BUSY_MILLISECONDS)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._migrate()
-        except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError) as error:
-            raise RollbackError("store.unwritable", path=path, why=str(error)) from error
-        except (apsw.NotADBError, apsw.CorruptError) as error:
-            raise RollbackError("catalog.damaged", path=path) from error
 
     def close(self) -> None:
         self._db.close()
@@ -64,16 +60,31 @@ class Catalog:
             os.chmod(self.path, 0o600)
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        # BEGIN IMMEDIATE: a deferred transaction that reads and then writes fails at once under
-        # contention, whatever the busy timeout.
-        self._db.execute("BEGIN IMMEDIATE")
+    def _explained(self) -> Iterator[None]:
+        """Turn SQLite's errors about the file and the disk into those that a user can act on."""
         try:
             yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+        except apsw.FullError as error:
+            raise RollbackError("store.no_space", path=self.path) from error
+        except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError, apsw.IOError, apsw.BusyError) as error:
+            raise RollbackError("store.unwritable", path=self.path, why=str(error)) from error
+        except (apsw.NotADBError, apsw.CorruptError) as error:
+            raise RollbackError("catalog.damaged", path=self.path) from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._explained():
+            # BEGIN IMMEDIATE: a deferred transaction that reads and then writes fails at once under
+            # contention, whatever the busy timeout.
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                # A COMMIT that failed may have ended the transaction, or left it open: then the next would fail.
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
 
     # — checkpoints —
 

@@ -16,7 +16,7 @@ import os
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
 from rfs.production.rollback.errors import LockedError, RollbackError
@@ -77,8 +77,10 @@ def _describe(descriptor: int, what: str) -> None:
         "boot_id": boot_id(),
     }
     text = json.dumps(words).encode()
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, text, 0)
+    # Only for people: a full disk must not keep an operation from freeing space, or from recovering.
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, text, 0)
 
 
 def holder(path: str) -> str:

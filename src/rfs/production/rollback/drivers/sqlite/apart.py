@@ -31,6 +31,7 @@ _OPERATIONS: dict[str, Callable[..., None]] = {
     "write_back": direct.write_back,
     "set_journal": direct.set_journal,
     "look": direct.look,
+    "make_durable": direct.make_durable,
 }
 _REFUSED = 3
 _PR_SET_PDEATHSIG = 1

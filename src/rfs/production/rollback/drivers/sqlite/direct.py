@@ -118,6 +118,15 @@ def look(path: str, patience: Patience) -> None:
         connection.pragma("schema_version")
 
 
+def make_durable(path: str, patience: Patience) -> None:
+    """Make the file's owner, group and mode survive a power loss: SQLite's own syncs owe only the content."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def _connect(path: str, patience: Patience | None, flags: int = apsw.SQLITE_OPEN_READWRITE) -> apsw.Connection:
     folder, name = os.path.split(path)
     # The folder may be reached through links; the file itself may not have become one since it was looked at.

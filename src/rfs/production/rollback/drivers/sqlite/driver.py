@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 import msgspec
 
 from rfs.production.rollback.driver import BlobSink, BlobSource, Driver, Finding
+from rfs.production.rollback.drivers.meta import refused
 from rfs.production.rollback.drivers.sqlite import rows
 from rfs.production.rollback.drivers.sqlite.direct import SIDES, Patience
 from rfs.production.rollback.drivers.sqlite.live import observed, private_file, soundness, status, touch
@@ -133,7 +134,7 @@ class SqliteDriver(Driver):
         if wanted.state == "database" and (stretches or live.wal != wanted.wal):
             touch(c, path, "set_journal", patience, wal=wanted.wal)
             changed = changed or 1
-        if wanted.state != "absent" and set_ownership(path, wanted):
+        if wanted.state != "absent" and _own(c, path, wanted, patience):
             changed = changed or 1
         if wanted.damaged:
             warnings.append(f"{path} failed SQLite's check when it was captured; it was restored as it was.")
@@ -156,8 +157,8 @@ class SqliteDriver(Driver):
         for needed in (path, os.path.dirname(path)):
             if not os.access(needed, os.W_OK):
                 why = "this user may not write there"
-                refused = RollbackError("path.unwritable", component=c.name, path=needed, why=why)
-                yield Finding("warning", str(refused), refused.hint)
+                found = RollbackError("path.unwritable", component=c.name, path=needed, why=why)
+                yield Finding("warning", str(found), found.hint)
 
     def stage(self, c: Component, source: BlobSource, want: Capture) -> None:
         if os.path.exists(_staged_path(c, want)) or self.fingerprint(c, rehash=False) == want.fingerprint:
@@ -165,7 +166,7 @@ class SqliteDriver(Driver):
         with private_file(c, "stage") as (temporary, fd):
             _assemble(c, source, want, temporary, fd)
             os.rename(temporary, _staged_path(c, want))
-        sync_folder(c.work)
+            sync_folder(c.work)
 
     def release(self, c: Component) -> None:
         for name in os.listdir(c.work) if os.path.isdir(c.work) else ():
@@ -239,6 +240,17 @@ def _checked(path: str, copy: str, facts: Facts) -> tuple[Facts, tuple[str, ...]
     return msgspec.structs.replace(facts, damaged=damaged), (
         f"{path} fails SQLite's check ({damaged}); it was captured as it is.",
     )
+
+
+def _own(c: Component, path: str, wanted: Facts, patience: Patience) -> bool:
+    """Give the live file its owner, group and mode, durably; return whether any was another."""
+    try:
+        changed = set_ownership(path, wanted)
+        if changed:
+            touch(c, path, "make_durable", patience)
+    except OSError as error:
+        raise refused(error, path, c.name) from error
+    return changed
 
 
 def _staged_path(c: Component, want: Capture) -> str:

@@ -94,7 +94,7 @@ def private_file(c: Component, stem: str) -> Iterator[tuple[str, int]]:
         Its path and a descriptor; the descriptor holds the lock that says it is in use.
 
     Raises:
-        RollbackError: there is no space, also when that shows within the block.
+        RollbackError: there is no space or the disk fails, also when that shows within the block.
     """
     path = os.path.join(c.work, f"{_TEMPORARY}{stem}-{new_id()}.db")
     try:
@@ -112,7 +112,7 @@ def private_file(c: Component, stem: str) -> Iterator[tuple[str, int]]:
     except OSError as error:
         if error.errno in _NO_SPACE:
             raise RollbackError("store.no_space", path=c.work) from error
-        raise
+        raise RollbackError("store.unwritable", path=error.filename or c.work, why=error.strerror) from error
 
 
 def _sweep(folder: str) -> None:
