@@ -123,6 +123,18 @@ def test_bytes_after_a_pack_are_found(stored: Stored) -> None:
         assert not store.verify()
 
 
+@pytest.mark.parametrize("index", [True, False], ids=["with index", "without index"])
+def test_bytes_inside_a_pack_are_found(stored: Stored, index: bool) -> None:
+    """Between the blobs and the footer, where no tag covers them."""
+    footer = len(stored.good) - 12 - int.from_bytes(stored.good[-12:-8], "little")
+    stored.pack.write_bytes(stored.good[:footer] + b"more" + stored.good[footer:])
+    if not index:
+        stored.lose_index()
+    with Store.open(stored.root, stored.key) as store:
+        assert stored.read(store) == (0 if index else len(stored.blobs) + 2)
+        assert "length" in store.verify().packs[0]
+
+
 def test_a_torn_unsealed_pack_is_removed(stored: Stored) -> None:
     for length in (0, 1, 47, 48, 49, len(stored.good) // 2, len(stored.good)):
         Path(stored.root, "tmp", "ab" * 16 + ".pack").write_bytes(stored.good[:length])

@@ -288,6 +288,27 @@ def test_a_damaged_blob_that_nothing_needs_is_no_obstacle(store: Store, root: st
     assert_holds(store, kept)
 
 
+@pytest.mark.parametrize("read_before", [False, True])
+@pytest.mark.parametrize("waste", [0, 20])
+def test_a_damaged_record_keeps_its_pack(store: Store, root: str, waste: int, read_before: bool) -> None:
+    """Whether it is wanted cannot be asked."""
+    store.put_record("checkpoint", noise(50))
+    made = fill(store, 5)
+    fill(store, waste, seed=1)
+    store.flush()
+    (old,) = packs(root)
+    flip(old, 60)
+    if read_before:
+        assert store.verify()
+    for _ in range(2):
+        pruned = store.prune(set(made), nothing, dry_run=False)
+        assert old.exists()
+        assert len(pruned.left) == bool(waste)
+        assert_holds(store, made)
+    flip(old, 60)
+    assert list(store.records("checkpoint")) == [noise(50)]
+
+
 @pytest.mark.parametrize("forget", [False, True], ids=["marked", "not marked"])
 @pytest.mark.parametrize("damaged", [0, 1], ids=["older", "newer"])
 def test_of_two_copies_the_whole_one_stays(store: Store, root: str, key: str, forget: bool, damaged: int) -> None:

@@ -202,15 +202,12 @@ class Index:
             self.forget()
 
     def find(self, blob: bytes) -> list[Copy]:
-        """Return all copies of a blob, the best first: not known to be bad, then newest."""
+        """Return all copies of a blob."""
         # Restores ask this once for each file: neither a join nor a context manager here.
         try:
-            rows = list(self._db.execute(_FIND, (blob,)))
-            if len(rows) > 1:
-                rows.sort(key=lambda row: (row[5], -row[0]))
             return [
                 Copy(self._name(pack), Entry(blob, kind, offset, length, size), bool(bad))
-                for pack, kind, offset, length, size, bad in rows
+                for pack, kind, offset, length, size, bad in list(self._db.execute(_FIND, (blob,)))
             ]
         except self._error as error:
             raise _translated(error, self.path) from error
