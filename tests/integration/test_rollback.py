@@ -37,9 +37,9 @@ def stable(stack: Stack) -> dict[str, object]:
 def test_everything_comes_back_and_undo_brings_it_forth_again(stack: Stack) -> None:
     v1 = stable(stack)
     with stack.open() as app:
+        captured = stack.acked
         target = app.checkpoint(message="v1")
         assert target.verified_healthy
-        captured = stack.acked
         stack.deploy_v2()
         v2 = stable(stack)
         plan = app.plan("@latest")
@@ -77,9 +77,7 @@ def test_nothing_acknowledged_before_the_stop_is_lost_when_the_rollback_fails(st
     assert stable(stack) == v2
     # The restored v1 wrote for a moment too, so numbers may stand twice; none may be missing of the first run.
     numbers = [int(line) for line in acks.read_text().split()]
-    first_run = numbers[
-        : next((n for n, (a, b) in enumerate(itertools.pairwise(numbers), 1) if b <= a), None)
-    ]
+    first_run = numbers[: next((n for n, (a, b) in enumerate(itertools.pairwise(numbers), 1) if b <= a), None)]
     assert len(first_run) > 10
     assert set(first_run) <= set(stack.lines())
     assert set(first_run) <= set(stack.rows())
