@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,6 +21,10 @@ from rfs.demo.shop import ShopError
 from rfs.demo.story import rfs_command
 
 SECONDS = 120
+HARM_A_ROW = (
+    'import sqlite3; c = sqlite3.connect("data/shop.db"); '
+    'c.execute("UPDATE customers SET phone = NULL WHERE id = 7"); c.commit()'
+)
 FAILING = "import sys; from rfs.demo import story; story.rfs_command = lambda: ['false']; sys.exit(story.run())"
 
 
@@ -108,13 +113,46 @@ def test_a_killed_demo_takes_its_shop_along(base: Path) -> None:
 
 def test_a_claim_that_fails_fails_the_demo_and_ends_the_shop(base: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", FAILING], env=environment(base), capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", FAILING],
+        env=environment(base),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
     )
     assert done.returncode == 1
     assert "✗ rfs init succeeds" in done.stdout
     assert "✓ every process of the demo has ended" in done.stdout
     assert belonging_to(base) == {}
     assert list(base.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("harm", "claim"),
+    [
+        ("touch config/settings.toml", "✗ 55 files, folders and links are as they were at the checkpoint"),
+        (f"{sys.executable} -c '{HARM_A_ROW}'", "rows and the schema are as they were at the checkpoint"),
+    ],
+)
+def test_a_rollback_that_is_not_exact_is_found_out(base: Path, harm: str, claim: str) -> None:
+    rfs = base / "rfs"
+    real = shlex.join(rfs_command())
+    rfs.write_text(f'#!/bin/sh\n{real} "$@" || exit\n[ "$1" != rollback ] || {harm}\n')
+    rfs.chmod(0o755)
+    code = f"import sys; from rfs.demo import story; story.rfs_command = lambda: [{str(rfs)!r}]; sys.exit(story.run())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(base),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 1, done.stdout
+    (failed,) = [line for line in done.stdout.splitlines() if "✗" in line]
+    assert claim in failed
+    assert belonging_to(base) == {}
 
 
 def test_a_folder_that_holds_something_is_left_alone(base: Path) -> None:

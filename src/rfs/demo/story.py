@@ -176,7 +176,7 @@ class Demo:
             "the plan says that the order placed on version 2 would be lost",
             [] if "orders" in lost else [f"it lists: {lost or 'nothing'}"],
         )
-        self._claim_same("v2", "looking changed nothing")
+        self._claim_same("v2", "as before the look")
 
     def roll_back(self, title: str) -> None:
         self.teller.chapter(f"One command, and {title}")
@@ -184,7 +184,7 @@ class Demo:
 
     def prove(self, version: str, state: str) -> None:
         self.teller.chapter(f"Is it really {version} again? Not rfs says so: the demo's own comparison does")
-        self._claim_same(state, "as they were")
+        self._claim_same(state, "as they were at the checkpoint")
         self._claim_health(version)
 
     def undo(self) -> None:
@@ -226,12 +226,12 @@ class Demo:
         # What was uploaded since is kept by a rollback, and is no difference.
         kept = {path for path in found.keys() - wanted.keys() if path.startswith("uploads/")}
         self.teller.claim(
-            f"{len(wanted)} files, folders and links {how}: bytes, modes, owners, times, attributes",
+            f"{len(wanted)} files, folders and links are {how}: bytes, modes, owners, times, attributes",
             witness.file_differences(wanted, {path: entry for path, entry in found.items() if path not in kept}),
         )
         rows = witness.rows(self.shop.database)
         problems = witness.row_differences(self.rows[state], rows)
-        self.teller.claim(f"{row_count(rows)} rows and the schema {how}, compared one by one", problems)
+        self.teller.claim(f"{row_count(rows)} rows and the schema are {how}, compared one by one", problems)
 
     def _claim_health(self, version: str) -> None:
         health = self.shop.health()
