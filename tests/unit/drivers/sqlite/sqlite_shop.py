@@ -32,6 +32,7 @@ class Shop:
         connection = apsw.Connection(str(self.path))
         connection.set_busy_timeout(5000)
         connection.pragma("journal_mode", self.journal)
+        connection.pragma("synchronous", "off")
         return connection
 
     def run(self, *statements: str) -> None:

@@ -18,7 +18,7 @@ import pytest
 import transfers
 from sqlite_shop import Shop
 
-from rfs.production.rollback.drivers.sqlite import SqliteDriver, apart, direct
+from rfs.production.rollback.drivers.sqlite import SqliteDriver, apart
 from rfs.production.rollback.errors import LockedError, RollbackError
 from rfs.production.rollback.model import Capture
 from rfs.testing import MemoryStore, component
@@ -175,7 +175,7 @@ def test_killed_at_any_moment(shop: Shop) -> None:
     other = shop.capture()
     chance = random.Random(11)
     found: set[str] = set()
-    for number in range(25):
+    for number in range(15):
         ready, told = os.pipe()
         child = os.fork()
         if child == 0:
@@ -229,7 +229,8 @@ def said_elsewhere(shop: Shop) -> str:
 
 
 def test_a_thread_may_open_the_database_meanwhile(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(direct, "copy_database", None)
+    # Taken in this process, it would be a KeyError; the child has its own table.
+    monkeypatch.setattr(apart, "_OPERATIONS", {})
     waiting = threading.Event()
     thread = threading.Thread(target=waiting.wait)
     thread.start()
@@ -237,7 +238,7 @@ def test_a_thread_may_open_the_database_meanwhile(shop: Shop, monkeypatch: pytes
         want = shop.capture()
         shop.orders(501, 600)
         shop.restore(want)
-        shop.assert_is_equal(want)
+        assert shop.driver.fingerprint(shop.component, rehash=True) == want.fingerprint
     finally:
         waiting.set()
         thread.join()

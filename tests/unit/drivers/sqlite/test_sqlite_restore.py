@@ -341,8 +341,16 @@ def test_salvage_of_a_sound_database_is_a_capture(shop: Shop) -> None:
     assert shop.driver.salvage(shop.component, shop.store, None) == shop.capture()
 
 
-@pytest.mark.parametrize("start", ["database", "missing", "foreign"])
-@pytest.mark.parametrize("goal", ["database", "missing", "foreign"])
+@pytest.mark.parametrize(
+    ("start", "goal"),
+    [
+        ("database", "database"),
+        ("missing", "database"),
+        ("foreign", "database"),
+        ("database", "missing"),
+        ("database", "foreign"),
+    ],
+)
 def test_a_fault_at_any_call_converges(shop: Shop, start: str, goal: str, fail_at: Callable[..., object]) -> None:
     """Every call that changes the file system fails once; the same restore run again is exact."""
     sound = shop.capture()
@@ -369,4 +377,4 @@ def test_a_fault_at_any_call_converges(shop: Shop, start: str, goal: str, fail_a
         shop.restore(states[goal])
         assert shop.driver.verify(shop.component, shop.store, states[goal]) == []
         assert shop.driver.fingerprint(shop.component, rehash=True) == states[goal].fingerprint
-    assert number > 1 or start == goal == "missing"
+    assert number > 1

@@ -18,6 +18,7 @@ ACCOUNTS, START = 50, 1000
 def main(path: str, journal: str) -> None:
     connection = sqlite3.connect(path, timeout=60, isolation_level=None)
     connection.execute(f"PRAGMA journal_mode = {journal}")
+    connection.execute("PRAGMA synchronous = off")
     chance = random.Random(7)
     while not select.select([sys.stdin], [], [], 0)[0]:
         one, other = chance.sample(range(ACCOUNTS), 2)

@@ -181,7 +181,8 @@ def _rows_changed(component: str, connection: apsw.Connection) -> Iterator[Chang
 
 
 def _not_compared(component: str, name: str) -> Change:
-    return Change(component, ChangeKind.CHANGED, name, None, Ref(_UNKNOWN, label="rows that cannot be compared"))
+    unknown = Ref(_UNKNOWN, label="rows that cannot be compared")
+    return Change(component, ChangeKind.CHANGED, name, unknown, unknown)
 
 
 def _tables(connection: apsw.Connection, side: str) -> dict[str, Table]:

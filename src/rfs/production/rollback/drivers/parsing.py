@@ -1,0 +1,184 @@
+"""Configuration in any of the usual formats as one flat table of dotted keys, for display only.
+
+Nothing is ever written from what is read here. What an error says is a place in the file,
+never a word of it: the parsers' own texts quote lines, and lines hold secrets.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rfs.production.rollback.drivers.envfile import UnparsableError, parse_dotenv, parse_systemd
+from rfs.production.rollback.drivers.masking import MASK, is_secret_name, is_secret_value
+
+FORMATS = ("toml", "yaml", "json", "ini", "dotenv", "systemd")
+NAMES = {"toml": "TOML", "yaml": "YAML", "json": "JSON", "ini": "INI", "dotenv": "dotenv", "systemd": "environment"}
+# Beyond these a file is shown as one change: a small YAML file can unfold without end.
+DEEPEST = 50
+MOST_KEYS = 20_000
+
+_SUFFIXES = {
+    ".toml": "toml",
+    ".yaml": "yaml",
+    ".yml": "yaml",
+    ".json": "json",
+    ".ini": "ini",
+    ".cfg": "ini",
+    ".env": "dotenv",
+}
+_BARE = re.compile(r"[^\s.\[\]\"]+")
+_PLACE = re.compile(r"line (\d+), column (\d+)")
+
+
+class Value:
+    """One key's value: a text that identifies it, and whether its name or place makes it a secret."""
+
+    __slots__ = ("secret", "text")
+
+    def __init__(self, text: str, *, secret: bool = False) -> None:
+        self.text = text
+        self.secret = secret
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Value) and (self.text, self.secret) == (other.text, other.secret)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def format_of(name: str) -> str | None:
+    """Return the format that a file's name tells, or None."""
+    lower = name.lower()
+    if lower == ".env" or lower.startswith(".env."):
+        return "dotenv"
+    return next((kind for suffix, kind in _SUFFIXES.items() if lower.endswith(suffix)), None)
+
+
+def parse(data: bytes, kind: str) -> dict[str, Value]:
+    """Return every key of a configuration file with its value.
+
+    Args:
+        kind: one of FORMATS.
+
+    Returns:
+        Dotted keys ("server.port", "hosts[0].name") in the order of the file.
+
+    Raises:
+        UnparsableError: it is not of that format, or too deep or large to be listed.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UnparsableError("it is not UTF-8") from None
+    try:
+        return dict(_flattened(_PARSERS[kind](text)))
+    except RecursionError:
+        raise UnparsableError("it is nested too deeply") from None
+
+
+def _flattened(tree: object) -> Iterator[tuple[str, Value]]:
+    for count, (key, value) in enumerate(_leaves("", tree, 0, secret=False)):
+        if count == MOST_KEYS:
+            raise UnparsableError("it has too many keys to list")
+        yield key, value
+
+
+def _leaves(path: str, value: object, depth: int, *, secret: bool) -> Iterator[tuple[str, Value]]:
+    if depth > DEEPEST:
+        raise UnparsableError("it is nested too deeply")
+    if secret or not isinstance(value, dict | list) or not value:
+        # Below a secret name the keys may be secrets as well.
+        yield path, Value(_text(value), secret=secret)
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            name = str(key)
+            yield from _leaves(_joined(path, name), inner, depth + 1, secret=is_secret_name(name))
+    else:
+        for position, inner in enumerate(value):
+            yield from _leaves(f"{path}[{position}]", inner, depth + 1, secret=False)
+
+
+def _joined(path: str, name: str) -> str:
+    if is_secret_value(name):
+        name = MASK
+    shown = name if _BARE.fullmatch(name) else '"' + name.replace('"', '\\"') + '"'
+    return f"{path}.{shown}" if path else shown
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict | list):
+        import json
+
+        return json.dumps(value, default=str, ensure_ascii=False)
+    return str(value)
+
+
+def _toml(text: str) -> object:
+    import tomllib  # each parser only when a file of its format is compared: start-up is a goal
+
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        place = _PLACE.search(str(error))
+        if place is None:
+            raise UnparsableError("it ends too early") from None
+        raise UnparsableError(line=int(place[1]), column=int(place[2])) from None
+
+
+def _json(text: str) -> object:
+    import json
+
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UnparsableError(line=error.lineno, column=error.colno) from None
+    except ValueError:  # an integer of too many digits
+        raise UnparsableError("a number is too long") from None
+
+
+def _yaml(text: str) -> object:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        documents = list(YAML(typ="safe", pure=True).load_all(text))
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        if mark is None:
+            raise UnparsableError("it ends too early") from None
+        raise UnparsableError(line=mark.line + 1, column=mark.column + 1) from None
+    except (YAMLError, ValueError, TypeError):  # a date that is none, a key that cannot be one
+        raise UnparsableError("a value is not what it says it is") from None
+    return documents[0] if len(documents) == 1 else documents
+
+
+def _ini(text: str) -> object:
+    import configparser
+
+    # Nothing is filled in: what stands there is what is compared.
+    parser = configparser.RawConfigParser(strict=False, default_section="")
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    try:
+        parser.read_string(text)
+    except configparser.MissingSectionHeaderError as error:
+        raise UnparsableError(line=error.lineno or 0) from None
+    except configparser.ParsingError as error:
+        raise UnparsableError(line=error.errors[0][0]) from None
+    except configparser.Error:
+        raise UnparsableError("its sections do not fit together") from None
+    return {name: dict(parser.items(name)) for name in parser.sections()}
+
+
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "toml": _toml,
+    "yaml": _yaml,
+    "json": _json,
+    "ini": _ini,
+    "dotenv": parse_dotenv,
+    "systemd": parse_systemd,
+}
