@@ -201,6 +201,8 @@ def tasks(want: Tree, live: Tree, rules: Rules) -> list[Task]:
 
 def _verb(found: Difference, rules: Rules, *, regrouped: bool, linked: bool) -> Verb:
     path, want, live = found
+    if not path:
+        return Verb.DESCRIBE  # a root that is missing is made before
     if want is None:
         return Verb.TAKE
     if live is None or regrouped:
