@@ -76,9 +76,9 @@ def test_folder_time_is_no_part_of_the_identity() -> None:
 
 def test_unchanged_parts_are_the_same_parts(tmp_path: Path) -> None:
     root = tmp_path / "root"
-    for folder in range(80):
+    for folder in range(120):
         (root / f"{folder:03}").mkdir(parents=True)
-        for file in range(40):
+        for file in range(30):
             (root / f"{folder:03}" / f"{file}").write_bytes(b"%d" % file)
     c, store = component("files", tmp_path, path="root"), MemoryStore()
     previous: Capture | None = None
@@ -93,7 +93,7 @@ def test_unchanged_parts_are_the_same_parts(tmp_path: Path) -> None:
         os.remove(tmp_path / ".work" / "fresh" / "files.index")
         assert fresh.parts == previous.parts
     first, second, _ = captures
-    assert len(first.parts) >= 3
+    assert len(first.parts) >= 2
     assert len(set(first.parts) - set(second.parts)) <= 2
 
 
