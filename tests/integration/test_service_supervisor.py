@@ -18,6 +18,7 @@ import msgspec
 import pytest
 
 from rfs.production.rollback.drivers.service import ServiceDriver
+from rfs.production.rollback.drivers.service.supervisor import EXITED, STOPPED, Unit, _Priorities, _Watch
 from rfs.production.rollback.drivers.service.supervisor_rpc import AbsentError, Rpc
 from rfs.production.rollback.errors import NotFoundError, RollbackError, TimedOutError
 from rfs.production.rollback.http_request import parse_url
@@ -383,6 +384,16 @@ def test_a_unit_between_two_runs_is_caught(house):
     assert state["web:web"] in ("STOPPED", "EXITED", "FATAL")
 
 
+def test_a_unit_that_just_ended_does_not_rest_yet():
+    """Within a second supervisord may start it again; only what stays down is down."""
+    watch = _Watch(_Priorities([]))
+    ended = Unit("web", "web", "web", EXITED, "EXITED", 0, True, 0, 0, "", "")
+    assert not watch.rests(ended)
+    assert watch.rests(msgspec.structs.replace(ended, ended_ago=60))
+    assert watch.rests(msgspec.structs.replace(ended, state=STOPPED))
+    until(lambda: watch.rests(ended), 5)
+
+
 def test_a_starting_unit_is_stopped(house):
     house.configure(program("web", startsecs=60))
     house.up()
@@ -475,6 +486,19 @@ def test_a_unit_that_starts_by_itself_stays_down_until_the_end_and_where_it_was_
     assert house.states() == {"web:web": "RUNNING", "job:job": "STOPPED"}
     time.sleep(1.2)  # more than a round of supervisord, in which it starts what starts by itself
     assert house.states() == {"web:web": "RUNNING", "job:job": "STOPPED"}
+
+
+def test_a_unit_that_is_about_to_start_by_itself_is_waited_for_and_stopped(house):
+    house.configure(program("job"))
+    house.up()
+    house.rpc.call("stopProcess", "job")
+    c = house.part()
+    capture = house.driver.capture(c, house.store, None)
+    house.configure(program("job", f"{SLEEPER}1"))
+    house.driver.start(c, house.store, capture)
+    # supervisord takes up to a second to start what was added; then it must have been stopped again.
+    assert house.rpc.call("getProcessInfo", "job")["start"] > 0
+    assert house.state("job") == "STOPPED"
 
 
 def test_included_files_come_back_and_others_that_define_the_units_go(house):
