@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from rfs.production.rollback import selectors
+from rfs.production.rollback.driver import overrides
 from rfs.production.rollback.engine import Part
 from rfs.production.rollback.errors import ConflictError, NotFoundError, RollbackError, UsageError
 from rfs.production.rollback.lock import holder
@@ -301,6 +302,7 @@ class Application(Recoverable):
             want=want,
             reversibility=driver.reversibility,
             runs=driver.runs,
+            starts=overrides(driver, "start"),
             depends_on=c.depends_on,
         )
         if want is None:

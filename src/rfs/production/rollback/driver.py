@@ -226,3 +226,8 @@ class Driver(ABC):
             changes: from `want` to the live state, as `changes` yielded them.
         """
         yield from ()
+
+
+def overrides(driver: Driver, method: str) -> bool:
+    """Tell whether a driver has its own version of an optional method."""
+    return getattr(type(driver), method) is not getattr(Driver, method)

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from rfs.production.rollback.catalog import Catalog, entry
-from rfs.production.rollback.driver import Driver
+from rfs.production.rollback.driver import Driver, overrides
 from rfs.production.rollback.errors import (
     HeldError,
     IntegrityError,
@@ -140,7 +140,7 @@ class Engine:
         return captures
 
     def _quiesce(self, components: Sequence[str]) -> None:
-        held = [name for name in components if _overrides(self.parts[name].driver, "quiesce")]
+        held = [name for name in components if overrides(self.parts[name].driver, "quiesce")]
         if held:
             self.catalog.note("quiesced", ",".join(held))
         for name in held:
@@ -409,7 +409,3 @@ class _Blobs:
         self.put, self.get = store.put, store.get
         self.put_part, self.get_part = store.put_part, store.get_part
         self.has, self.identify = store.has, store.identify
-
-
-def _overrides(driver: Driver, method: str) -> bool:
-    return getattr(type(driver), method) is not getattr(Driver, method)

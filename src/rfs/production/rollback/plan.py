@@ -77,6 +77,8 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         want: None for services that are only stopped and started around the restore of others.
         changes: from the wanted state to the live one.
+        runs: it has processes to stop first and to start last.
+        starts: something makes a restored state of it take effect once the services run.
         warnings: sentences about what restoring cannot do exactly.
     """
 
@@ -87,6 +89,7 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
     losses: tuple[Loss, ...] = ()
     reversibility: Reversibility = Reversibility.REVERSIBLE
     runs: bool = False
+    starts: bool = False
     depends_on: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -186,7 +189,9 @@ def _steps(ordered: Sequence[Scope]) -> list[Step]:
             Step(f"restore:{scope.component}", Action.RESTORE, scope.component, scope.reversibility),
             Step(f"verify:{scope.component}", Action.VERIFY, scope.component),
         ]
-    steps += [Step(f"start:{s.component}", Action.START, s.component) for s in [*running, *data]]
+    steps += [
+        Step(f"start:{s.component}", Action.START, s.component) for s in [*running, *[s for s in data if s.starts]]
+    ]
     return [*steps, Step("health", Action.HEALTH)]
 
 
