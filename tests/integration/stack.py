@@ -19,7 +19,7 @@ from pathlib import Path
 from rfs.production.rollback.application import Application
 
 WRITER = """
-import os, sqlite3, sys
+import os, sqlite3, sys, time
 home = sys.argv[1]
 db = sqlite3.connect(home + "/shop.db", isolation_level=None)
 db.execute("PRAGMA journal_mode=WAL")
@@ -32,6 +32,7 @@ while True:
     os.write(lines, b"%d\\n" % number)
     db.execute("INSERT INTO orders (n) VALUES (?)", (number,))
     os.write(acks, b"%d\\n" % number)
+    time.sleep(0.002)  # a load, not a benchmark
 """
 
 HEALTH = """
@@ -116,8 +117,12 @@ class Stack:
         command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(self.home / "supervisord.conf")]
         self.log = open(self.home / "out", "wb")  # noqa: SIM115  # closed with the stack
         self.supervisord = subprocess.Popen(command, stdout=self.log, stderr=self.log)
-        self.wait_for(lambda: self.acked > 3, "the writer to write")
-        Application.create(str(self.home / "rfs.toml")).close()
+        try:
+            self.wait_for(lambda: self.acked > 3, "the writer to write")
+            Application.create(str(self.home / "rfs.toml")).close()
+        except BaseException:
+            self.close()
+            raise
 
     def open(self) -> Application:
         return Application.open(str(self.home / "rfs.toml"))
