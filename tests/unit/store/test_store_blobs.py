@@ -203,6 +203,20 @@ def test_a_full_pack_is_sealed_by_itself(store: Store, root: str, monkeypatch: p
     assert last < 30_000
 
 
+def test_ids_in_memory_know_packs_that_were_sealed_since(
+    store: Store, root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packs_module, "FULL_COUNT", 20)
+    for _ in range(1100):
+        assert not store.has(bytes(32))
+    wanted = fill(store, 50)
+    assert len(packs(root)) == 2
+    assert_holds(store, wanted)
+    size = store.stored
+    assert fill(store, 50) == wanted
+    assert store.stored == size
+
+
 def test_a_pack_of_very_many_tiny_blobs_is_sealed_too(store: Store, root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packs_module, "FULL_COUNT", 50)
     wanted = fill(store, 120, size=10)

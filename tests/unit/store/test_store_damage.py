@@ -245,6 +245,8 @@ def test_a_damaged_blob_is_stored_again_when_it_is_met_again(stored: Stored) -> 
         assert store.has(first)
         assert store.verify().blobs == {first}
         assert not store.has(first)
+        store.rebuild()
+        assert not store.has(first)
         assert store.put(stored.blobs[first]) == first
         store.flush()
         assert stored.read(store) == 0

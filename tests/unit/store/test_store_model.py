@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,13 +16,15 @@ from store_kit import packs
 from rfs.production.rollback.errors import IntegrityError
 from rfs.production.rollback.store import Store
 
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
 
 class StoreMachine(RuleBasedStateMachine):
     contents = Bundle("contents")
 
     @initialize()
     def make(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="rfs-store-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="rfs-store-", dir=MEMORY))
         self.store = Store.create(str(self.folder / "store"), str(self.folder / "key"))
         self.durable: dict[bytes, bytes] = {}
         self.growing: dict[bytes, bytes] = {}

@@ -11,6 +11,7 @@ from store_kit import assert_holds, fill, fill_disk, noise
 
 from rfs.production.rollback.errors import RollbackError
 from rfs.production.rollback.store import Store
+from rfs.production.rollback.store.index import Index
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
@@ -99,3 +100,37 @@ def test_a_read_only_disk(disk: Path, key: str, index: bool) -> None:
             store.prune(set(), lambda kind, body: True, dry_run=False)
         assert caught.value.key == "store.unwritable"
         assert_holds(store, wanted)
+
+
+@pytest.mark.parametrize("call", ["add", "drop"])
+def test_no_room_for_the_index_alone(
+    store: Store, root: str, key: str, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """The packs come first; the index finds out when there is room again."""
+    kept = fill(store, 10)
+    store.flush()
+    lost = fill(store, 10, seed=1)
+    store.flush()
+
+    def full(*args: object) -> None:
+        raise RollbackError("store.no_space", path="index.db")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, call, full)
+        if call == "drop":
+            assert store.prune(set(kept), lambda kind, body: True, dry_run=False).packs_removed == 1
+        else:
+            late = fill(store, 10, seed=2)
+            with pytest.raises(RollbackError) as caught:
+                store.flush()
+            assert caught.value.key == "store.no_space"
+    if call == "drop":
+        assert not any(store.has(blob) for blob in lost)
+    else:
+        with pytest.raises(RollbackError):
+            store.flush()
+        store.discard()
+        assert_holds(store, {**lost, **late})
+    assert_holds(store, kept)
+    assert not store.verify()
+    assert store.recover() == []

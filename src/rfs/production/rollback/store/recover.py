@@ -31,7 +31,7 @@ def recover(shelf: Shelf) -> list[str]:
         done.append("The index of the store was damaged; it was made again from the packs.")
         found = shelf.compare()
     if found.added:
-        done.append(f"{_packs(len(found.added))} missing from the index; the index knows them now.")
+        done.append(f"{_packs(len(found.added))} missing from the index and added to it.")
     done.extend(f"Pack {name} is gone from the store, and what it held with it." for name in found.gone)
     for name, why in found.unreadable.items():
         _put_aside(shelf.place, name)
