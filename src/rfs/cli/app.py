@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 import click
 
 from rfs import __version__
-from rfs.cli.answer import Answer
 from rfs.cli.codes import ExitCode
-from rfs.cli.session import CommonGroup, Session
-from rfs.production.rollback.errors import InterruptedByUserError, RollbackError, UsageError
+from rfs.cli.common import CommonGroup
+from rfs.cli.session import Session, conclude
+from rfs.production.rollback.errors import InterruptedByUserError, UsageError
 
 # command: (module below rfs.cli, one line of help). The line stands here so that `rfs --help` loads no command.
 COMMANDS = {
@@ -81,17 +80,7 @@ def run(arguments: Sequence[str]) -> int:
     # Known before parsing, as parsing itself may fail.
     session.json = "--json" in arguments
     session.debug = "--debug" in arguments
-    try:
-        answer = _call(list(arguments), session)
-        return session.finish(answer) if isinstance(answer, Answer) else int(answer or 0)
-    except RollbackError as error:
-        if session.debug:
-            _print_traceback()
-        return session.fail(error)
-    except Exception as error:  # a bug: the user still gets one sentence, the traceback with --debug
-        if session.debug:
-            _print_traceback()
-        return session.fail(RollbackError("unexpected", what=f"rfs has a bug: {type(error).__name__}: {error}"))
+    return conclude(session, lambda: _call(list(arguments), session))
 
 
 def _call(arguments: list[str], session: Session) -> Any:
@@ -110,10 +99,3 @@ def _call(arguments: list[str], session: Session) -> Any:
         raise UsageError("usage", what=error.format_message().rstrip("."), hint="`rfs --help` tells more.") from error
     except (click.Abort, KeyboardInterrupt) as error:
         raise InterruptedByUserError("interrupted") from error
-
-
-def _print_traceback() -> None:
-    import traceback
-
-    traceback.print_exc(file=sys.stderr)
-    sys.stderr.flush()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import click
 
 from rfs.cli.answer import Answer
+from rfs.cli.common import CommonGroup
 from rfs.cli.selecting import COMPONENTS, complete_checkpoint
-from rfs.cli.session import CommonGroup, Session, bad_usage
+from rfs.cli.session import Session, bad_usage
+from rfs.cli.style import style
 from rfs.cli.text import counted, nice_seconds, nice_size
 from rfs.cli.views import (
     capture_warnings,
@@ -65,7 +67,7 @@ def checkpoint(
     size = sum(capture.size for capture in taken.captures.values())
     stored = sum(capture.stored for capture in taken.captures.values())
     text = (
-        f"Checkpoint {click.style(taken.checkpoint_id, fg='cyan')}: {counted(len(taken.captures), 'component')}, "
+        f"Checkpoint {style(taken.checkpoint_id, fg='cyan')}: {counted(len(taken.captures), 'component')}, "
         f"{nice_size(size)} ({nice_size(stored)} new) in {nice_seconds(taken.seconds)}, {health_word(taken.health)}."
     )
     return Answer(checkpoint_json(taken), text, taken.checkpoint_id, warnings=tuple(capture_warnings(taken)))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from rfs.cli.answer import Answer
-from rfs.cli.session import CommonCommand, Session
+from rfs.cli.common import CommonCommand
+from rfs.cli.session import Session
 
 PLACES = {
     "bash": "rfs completion bash > ~/.local/share/bash-completion/completions/rfs",

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from rfs.cli.answer import Answer
 from rfs.cli.codes import ExitCode
+from rfs.cli.common import CommonCommand
 from rfs.cli.selecting import COMPONENTS, complete_checkpoint
-from rfs.cli.session import CommonCommand, Session
+from rfs.cli.session import Session
+from rfs.cli.status import current
 from rfs.cli.text import counted, nice_time, printable, table
-
-if TYPE_CHECKING:
-    from rfs.production.rollback.application import Drift, Status
 
 
 @click.command(cls=CommonCommand)
@@ -21,59 +20,7 @@ if TYPE_CHECKING:
 @click.pass_obj
 def status(session: Session, exit_code: bool) -> Answer:
     """Compare the live state with the last checkpoint; show what is running or held."""
-    from rfs.cli.views import checkpoint_json, operation_json
-
-    with session.application(changes=False) as app:
-        found = app.status()
-    drifted = [each.component for each in found.drift if each.equal is False]
-    data = {
-        "app": found.app,
-        "latest": checkpoint_json(found.latest) if found.latest is not None else None,
-        "drift": [
-            {"component": d.component, "kind": d.kind, "equal": d.equal, "detail": d.detail} for d in found.drift
-        ],
-        "open_operation": operation_json(found.open_operation) if found.open_operation is not None else None,
-        "running": found.running,
-    }
-    code = 0
-    if exit_code and found.open_operation is not None and found.open_operation.status == "held":
-        code = int(ExitCode.HELD)
-    elif exit_code and drifted:
-        code = int(ExitCode.CONFLICT)
-    return Answer(data, _status_text(found), ", ".join(drifted), code=code)
-
-
-def _status_text(found: Status) -> str:
-    from rfs.cli.views import health_word, status_word
-
-    lines = [click.style(found.app, bold=True)]
-    latest = found.latest
-    if latest is None:
-        lines.append("There is no checkpoint yet: take one with `rfs checkpoint`.")
-    else:
-        about = f' "{printable(latest.message)}"' if latest.message else ""
-        taken = f"{click.style(latest.checkpoint_id, fg='cyan')}, {nice_time(latest.created_at)}{about}"
-        lines.append(f"Last checkpoint: {taken}, {health_word(latest.health)}")
-    lines.append(table([_drift_row(each) for each in found.drift]))
-    if found.running:
-        lines.append(f"Running now: {found.running}")
-    operation = found.open_operation
-    if operation is not None:
-        lines.append(f"Open: {operation.kind} {operation.operation_id}, {status_word(operation.status)}")
-        if operation.error:
-            lines.append(f"  {printable(operation.error)}")
-        lines.append(f"  `rfs show {operation.operation_id}` tells more; `rfs resume` goes on, `rfs abort` turns back.")
-    return "\n".join(line for line in lines if line)
-
-
-def _drift_row(drift: Drift) -> tuple[str, str, str]:
-    word = {
-        True: click.style("as it was", fg="green"),
-        False: click.style("changed since", fg="yellow"),
-        None: "unknown",
-    }
-    detail = f" ({printable(drift.detail)})" if drift.detail else ""
-    return f"  {drift.component}", drift.kind, word[drift.equal] + detail
+    return current(session, exit_code=exit_code)
 
 
 @click.command(cls=CommonCommand)

@@ -1,7 +1,8 @@
-"""The entry point. `rfs --version` is answered before anything else is imported."""
+"""The entry point. `rfs --version` is answered before anything else is imported, `rfs status` without click."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -21,6 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         sys.stdout.write(f"rfs {__version__}\n")
         return 0
+    if words[:1] == ["status"]:
+        from rfs.cli.status import is_plain, quick
+
+        if is_plain(words) and "_RFS_COMPLETE" not in os.environ:
+            return quick(words)
     from rfs.cli.app import run
 
     return run(words)

@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from rfs.cli.answer import Answer
-from rfs.cli.session import CommonCommand, Session
+from rfs.cli.common import CommonCommand
+from rfs.cli.session import Session
 from rfs.cli.text import counted
 from rfs.cli.views import done_text, fresh_warnings, operation_json, status_word
 from rfs.production.rollback.errors import NotFoundError

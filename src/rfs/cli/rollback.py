@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rfs.cli.answer import Answer
+from rfs.cli.common import CommonCommand
 from rfs.cli.selecting import COMPONENTS, complete_checkpoint
-from rfs.cli.session import CommonCommand, Session, bad_usage
+from rfs.cli.session import Session, bad_usage
 from rfs.cli.text import counted
 from rfs.cli.views import done_text, fresh_warnings, operation_json, plan_json, plan_text
 from rfs.production.rollback.errors import ConflictError, UsageError

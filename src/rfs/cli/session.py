@@ -6,18 +6,31 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import click
-
 from rfs.cli.answer import SCHEMA, Answer
 from rfs.cli.codes import ExitCode
+from rfs.cli.style import style, unstyle
 from rfs.production.rollback.errors import InterruptedByUserError, RollbackError, TimedOutError, UsageError
 
 if TYPE_CHECKING:
     from rfs.production.rollback.application import Application
+
+
+COMMON_FLAGS = (
+    "dry_run",
+    "yes",
+    "reason",
+    "json",
+    "quiet",
+    "verbose",
+    "no_color",
+    "config",
+    "timeout",
+    "debug",
+)
 
 
 class Session:
@@ -50,7 +63,7 @@ class Session:
 
     def absorb(self, values: dict[str, Any]) -> None:
         """Take over the common flags among a command's parameters; the later one wins."""
-        for name in COMMON_NAMES:
+        for name in COMMON_FLAGS:
             value = values.pop(name, None)
             if value is None or value is False:
                 continue
@@ -89,13 +102,16 @@ class Session:
         self.must_answer(question)
         # Up to here the command only looked: Ctrl-C at the question has nothing to turn back.
         self._begun = False
-        if not self.yes and not click.confirm(question, err=True):
-            raise InterruptedByUserError("declined")
+        if not self.yes:
+            import click
+
+            if not click.confirm(question, err=True):
+                raise InterruptedByUserError("declined")
 
     def show_and_confirm(self, text: str, warnings: tuple[str, ...], question: str) -> None:
         """Show what is about to happen, then go on only when the user agrees; see `confirm`."""
         if self.interactive:
-            click.echo(text if not self.no_color else click.unstyle(text), err=True)
+            _write(sys.stderr, (text if self.color else unstyle(text)) + "\n")
             self._say(list(warnings), "note")
         self.confirm(question)
 
@@ -109,6 +125,8 @@ class Session:
         if self.reason is None:
             if not self.interactive:
                 raise UsageError("flag.needed", question="Why is this done?", flag="--reason TEXT")
+            import click
+
             self.reason = str(click.prompt("Reason (kept in the log)", err=True))
         return self.reason
 
@@ -210,7 +228,11 @@ class Session:
         return code
 
     def fail(self, error: RollbackError) -> int:
-        """Print what went wrong and what to do; return the exit code."""
+        """Print what went wrong and what to do; return the exit code. Call it where the error is handled."""
+        if self.debug:
+            import traceback
+
+            traceback.print_exc(file=sys.stderr)
         if self.json:
             data = {
                 "error": {"key": error.key, "message": str(error), "hint": error.hint, "retryable": error.retryable}
@@ -219,7 +241,7 @@ class Session:
             return error.code
         self._say(self.notices, "note")
         color = not self.no_color and not os.environ.get("NO_COLOR") and sys.stderr.isatty()
-        mark = click.style("error:", fg="red", bold=True) if color else "error:"
+        mark = style("error:", fg="red", bold=True) if color else "error:"
         _write(sys.stderr, f"{mark} {error}\n" + (f"{error.hint}\n" if error.hint else ""))
         return error.code
 
@@ -235,7 +257,21 @@ class Session:
         _write(sys.stdout, msgspec.json.encode(envelope).decode() + "\n")
 
     def _print(self, text: str) -> None:
-        _write(sys.stdout, (text if self.color else click.unstyle(text)) + "\n")
+        _write(sys.stdout, (text if self.color else unstyle(text)) + "\n")
+
+
+def conclude(session: Session, act: Callable[[], Any]) -> int:
+    """Do what a command does; print its answer, or what went wrong; return the exit code."""
+    try:
+        try:
+            answer = act()
+        except KeyboardInterrupt as interrupt:
+            raise InterruptedByUserError("interrupted") from interrupt
+        return session.finish(answer) if isinstance(answer, Answer) else int(answer or 0)
+    except RollbackError as error:
+        return session.fail(error)
+    except Exception as error:  # a bug: the user still gets one sentence, and the traceback with --debug
+        return session.fail(RollbackError("unexpected", what=f"rfs has a bug: {type(error).__name__}: {error}"))
 
 
 def _write(stream: Any, text: str) -> None:
@@ -269,53 +305,3 @@ def _seconds(value: str) -> float:
 def bad_usage(what: str, hint: str) -> NoReturn:
     """Raise UsageError with a text of its own."""
     raise UsageError("usage", what=what, hint=hint)
-
-
-# — the flags that every command has —
-
-
-def common_options() -> list[click.Parameter]:
-    """Return new parameters for the flags that every command has, before or after its name."""
-    return [
-        click.Option(["--dry-run"], is_flag=True, help="Say what would be done; change nothing."),
-        click.Option(["-y", "--yes"], is_flag=True, help="Answer yes to every question."),
-        click.Option(["--reason"], metavar="TEXT", help="Why; kept in the log."),
-        click.Option(["--json"], is_flag=True, help="One JSON envelope on stdout, progress as NDJSON on stderr."),
-        click.Option(["-q", "--quiet"], is_flag=True, help="Only what matters: an id, an error."),
-        click.Option(["-v", "--verbose"], is_flag=True, help="Everything, not just the beginning of it."),
-        click.Option(["--no-color"], is_flag=True, help="No colours (also: NO_COLOR in the environment)."),
-        click.Option(["--config"], metavar="FILE", help="Use this rfs.toml instead of the nearest one upward."),
-        click.Option(
-            ["--timeout"], metavar="TIME", help='Give up after this long, e.g. "5m"; also waits for the lock.'
-        ),
-        click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."),
-    ]
-
-
-COMMON_NAMES = tuple(option.name for option in common_options() if option.name)
-
-
-class CommonCommand(click.Command):
-    """A command with the common flags. Its function is given the session first."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.params += common_options()
-
-    def invoke(self, ctx: click.Context) -> Any:
-        ctx.obj.absorb(ctx.params)
-        return super().invoke(ctx)
-
-
-class CommonGroup(click.Group):
-    """A group whose commands have the common flags, as it has itself."""
-
-    command_class = CommonCommand
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.params += common_options()
-
-    def invoke(self, ctx: click.Context) -> Any:
-        ctx.obj.absorb(ctx.params)
-        return super().invoke(ctx)

@@ -9,7 +9,9 @@ import click
 
 from rfs.cli.answer import Answer
 from rfs.cli.codes import ExitCode
-from rfs.cli.session import CommonCommand, Session, bad_usage
+from rfs.cli.common import CommonCommand
+from rfs.cli.session import Session, bad_usage
+from rfs.cli.style import style
 from rfs.cli.text import counted
 from rfs.production.rollback.errors import RollbackError, UsageError
 
@@ -118,7 +120,7 @@ def doctor(session: Session) -> Answer:
     errors = [finding for finding in findings if finding.level == "error"]
     code = int(ExitCode.ERROR if errors else ExitCode.WARNINGS if findings else ExitCode.OK)
     lines = [f"Looked at {counted(len(parts), 'component')}: {', '.join(parts) or 'none'}."]
-    lines.append(_findings_text(findings) if findings else click.style("Everything is well.", fg="green"))
+    lines.append(_findings_text(findings) if findings else style("Everything is well.", fg="green"))
     brief = "\n".join(finding.level for finding in findings)
     return Answer(_findings_json(findings), "\n".join(lines), brief, code=code)
 
@@ -131,6 +133,6 @@ def _findings_text(findings: list[Finding]) -> str:
     colors = {"error": "red", "warning": "yellow"}
     lines = []
     for finding in findings:
-        lines.append(f"{click.style(finding.level + ':', fg=colors.get(finding.level), bold=True)} {finding.text}")
+        lines.append(f"{style(finding.level + ':', fg=colors.get(finding.level), bold=True)} {finding.text}")
         lines.append(f"  {finding.hint}")
     return "\n".join(lines)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-import click
-
+from rfs.cli.style import style, unstyle
 from rfs.production.rollback.model import Change, ChangeKind
 
 SHOWN_CHANGES = 20
@@ -43,13 +42,13 @@ def counted(number: int, one: str, many: str | None = None) -> str:
 
 def table(rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
     """Return rows in columns, two blanks apart; styled cells keep their place."""
-    lines = [[click.style(cell, bold=True) for cell in head], *rows] if head else list(rows)
+    lines = [[style(cell, bold=True) for cell in head], *rows] if head else list(rows)
     if not lines:
         return ""
-    widths = [max(len(click.unstyle(row[n])) for row in lines) for n in range(len(lines[0]))]
+    widths = [max(len(unstyle(row[n])) for row in lines) for n in range(len(lines[0]))]
     shown = []
     for row in lines:
-        cells = [cell + " " * (width - len(click.unstyle(cell))) for cell, width in zip(row, widths, strict=True)]
+        cells = [cell + " " * (width - len(unstyle(cell))) for cell, width in zip(row, widths, strict=True)]
         shown.append("  ".join(cells).rstrip())
     return "\n".join(shown)
 
@@ -70,7 +69,7 @@ def change_lines(changes: Sequence[Change], *, everything: bool) -> list[str]:
             for side in (change.before, change.after)
         )
         detail = f"  {before} → {after}" if before and after and before != after else ""
-        lines.append(click.style(f"  {sign} {printable(change.key) or '(its content)'}", fg=color) + printable(detail))
+        lines.append(style(f"  {sign} {printable(change.key) or '(its content)'}", fg=color) + printable(detail))
     if len(shown) < len(changes):
         lines.append(f"    … and {len(changes) - len(shown):,} more (-v shows them)")
     return lines

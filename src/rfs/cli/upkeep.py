@@ -6,8 +6,10 @@ import click
 
 from rfs.cli.answer import Answer
 from rfs.cli.codes import ExitCode
+from rfs.cli.common import CommonCommand
 from rfs.cli.selecting import complete_checkpoint
-from rfs.cli.session import CommonCommand, Session, bad_usage
+from rfs.cli.session import Session, bad_usage
+from rfs.cli.style import style
 from rfs.cli.text import counted, nice_size, nice_time, table
 
 
@@ -35,7 +37,7 @@ def prune(session: Session) -> Answer:
     if session.dry_run or session.verbose:
         rows = [
             (
-                click.style("keep", fg="green") if each in cleaned.retained.keep else click.style("remove", fg="red"),
+                style("keep", fg="green") if each in cleaned.retained.keep else style("remove", fg="red"),
                 each,
                 nice_time(times.get(each)),
                 ", ".join(why),
@@ -70,7 +72,7 @@ def verified(session: Session, selector: str | None) -> Answer:
         found = upkeep.verify(app, selector)
     lines = [f"{counted(len(found.whole), 'checkpoint')} whole."]
     if found.damaged:
-        damaged = click.style(", ".join(found.damaged), fg="red")
+        damaged = style(", ".join(found.damaged), fg="red")
         lines.append(f"DAMAGED: {damaged}. Whole: {', '.join(found.whole) or 'none'}.")
     lines += [f"  {problem}" for problem in found.damage.packs]
     if found.damage.blobs:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import click
 import msgspec
 
+from rfs.cli.style import style
 from rfs.cli.text import change_lines, counted, nice_seconds, nice_size, nice_time, printable, table
 from rfs.production.rollback.model import Change, ChangeKind, DeploymentCheckpoint, HealthReport, OperationStatus
 from rfs.production.rollback.operation import Operation
@@ -70,7 +70,7 @@ def checkpoint_table(checkpoints: Sequence[DeploymentCheckpoint]) -> str:
         words = [f"[{tag}]" for tag in each.tags] + ["pinned"] * each.pinned + [each.version, each.message]
         rows.append(
             (
-                click.style(each.checkpoint_id, fg="cyan"),
+                style(each.checkpoint_id, fg="cyan"),
                 nice_time(each.created_at),
                 str(each.type),
                 nice_size(sum(capture.size for capture in each.captures.values())),
@@ -84,7 +84,7 @@ def checkpoint_table(checkpoints: Sequence[DeploymentCheckpoint]) -> str:
 def checkpoint_text(checkpoint: DeploymentCheckpoint) -> str:
     """Return everything about one checkpoint."""
     facts = [
-        ("checkpoint", click.style(checkpoint.checkpoint_id, fg="cyan")),
+        ("checkpoint", style(checkpoint.checkpoint_id, fg="cyan")),
         ("taken", f"{nice_time(checkpoint.created_at)} in {nice_seconds(checkpoint.seconds)}"),
         ("type", str(checkpoint.type)),
         ("message", printable(checkpoint.message)),
@@ -123,7 +123,7 @@ def health_word(health: HealthReport | None) -> str:
     """Return the health at the time as one word."""
     if health is None or not health.checks:
         return "unknown"
-    return click.style("healthy", fg="green") if health.healthy else click.style("unhealthy", fg="red")
+    return style("healthy", fg="green") if health.healthy else style("unhealthy", fg="red")
 
 
 def health_warnings(health: HealthReport | None) -> list[str]:
@@ -159,17 +159,17 @@ BACKWARDS = {ChangeKind.ADDED: "to remove", ChangeKind.CHANGED: "to change back"
 
 def plan_text(plan: Plan, *, everything: bool) -> str:
     """Return what a rollback would do, lose, need and cost."""
-    head = f"Rollback to {click.style(plan.target, fg='cyan')}, taken {nice_time(plan.target_created_at)}"
-    lines = [click.style(head, bold=True)]
+    head = f"Rollback to {style(plan.target, fg='cyan')}, taken {nice_time(plan.target_created_at)}"
+    lines = [style(head, bold=True)]
     for name in plan.components:
         changes = plan.changes.get(name, ())
         counts = _counts(changes)
         words = [f"{counts[kind]:,} {what}" for kind, what in BACKWARDS.items() if counts[kind]]
-        lines.append(f"\n{click.style(name, bold=True)}: {', '.join(words) or 'nothing differs'}")
+        lines.append(f"\n{style(name, bold=True)}: {', '.join(words) or 'nothing differs'}")
         lines += _backward_lines(changes, everything=everything)
     lines.append("")
     if plan.losses:
-        lines.append(click.style("Written since the checkpoint, and lost (kept in the safety checkpoint):", fg="red"))
+        lines.append(style("Written since the checkpoint, and lost (kept in the safety checkpoint):", fg="red"))
         for loss in plan.losses:
             number = f"{loss.count:,} " if loss.count is not None else "some "
             examples = f" ({printable(', '.join(loss.examples))})" if loss.examples else ""
@@ -199,7 +199,7 @@ def changes_text(changes: Sequence[Change], *, everything: bool) -> str:
     lines = []
     for name in dict.fromkeys(change.component for change in changes):
         own = [change for change in changes if change.component == name]
-        lines.append(f"{click.style(name, bold=True)}: {counted(len(own), 'change')}")
+        lines.append(f"{style(name, bold=True)}: {counted(len(own), 'change')}")
         lines += change_lines(own, everything=everything)
     return "\n".join(lines) or "Nothing differs."
 
@@ -218,14 +218,14 @@ def operation_json(operation: Operation) -> dict[str, Any]:
 def status_word(status: OperationStatus) -> str:
     """Return the status, coloured; a held operation says what the word means."""
     word = "HELD (needs attention)" if status is OperationStatus.HELD else str(status)
-    return click.style(word, fg=STATUS_COLORS.get(status))
+    return style(word, fg=STATUS_COLORS.get(status))
 
 
 def operation_table(operations: Sequence[Operation]) -> str:
     """Return one line for each operation."""
     rows = [
         (
-            click.style(each.operation_id, fg="cyan"),
+            style(each.operation_id, fg="cyan"),
             nice_time(each.created_at),
             each.kind,
             each.plan.target,
@@ -241,7 +241,7 @@ def operation_table(operations: Sequence[Operation]) -> str:
 def operation_text(operation: Operation, *, everything: bool) -> str:
     """Return everything about one operation but its steps."""
     facts = [
-        (operation.kind, click.style(operation.operation_id, fg="cyan")),
+        (operation.kind, style(operation.operation_id, fg="cyan")),
         ("status", status_word(operation.status)),
         ("to checkpoint", operation.plan.target),
         ("state before", operation.state_before),
@@ -267,7 +267,7 @@ def operation_text(operation: Operation, *, everything: bool) -> str:
 def done_text(operation: Operation) -> str:
     """Return what an operation that just ended did, in a sentence or two."""
     outage = f", {nice_seconds(operation.outage)} outage" if operation.outage is not None else ""
-    name = click.style(operation.operation_id, fg="cyan")
+    name = style(operation.operation_id, fg="cyan")
     what = f"{operation.kind.capitalize()} {name} {status_word(operation.status)}"
     return f"{what}: at {operation.plan.target}{outage}. The state before is {operation.state_before}."
 

@@ -1,0 +1,105 @@
+"""What `rfs status` says, and the short way to it: `rfs status` with plain flags needs no click.
+
+Status is asked again and again, by people and by monitoring. Loading click and building its
+commands is a third of the time until it answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rfs.cli.answer import Answer
+from rfs.cli.codes import ExitCode
+from rfs.cli.session import Session, conclude
+from rfs.cli.style import style
+from rfs.cli.text import nice_time, printable, table
+
+if TYPE_CHECKING:
+    from rfs.production.rollback.application import Drift, Status
+
+FLAGS = {
+    "--json": "json",
+    "-q": "quiet",
+    "--quiet": "quiet",
+    "-v": "verbose",
+    "--verbose": "verbose",
+    "--no-color": "no_color",
+    "--debug": "debug",
+    "--exit-code": "exit_code",
+}
+
+
+def is_plain(words: Sequence[str]) -> bool:
+    """Tell whether a command line is `status` with nothing but flags that `quick` knows."""
+    return words[:1] == ["status"] and all(word in FLAGS for word in words[1:])
+
+
+def quick(words: Sequence[str]) -> int:
+    """Run a command line that `is_plain`; return the exit code."""
+    given = {FLAGS[word] for word in words[1:]}
+    session = Session()
+    session.json, session.debug = "json" in given, "debug" in given
+
+    def act() -> Answer:
+        session.absorb(dict.fromkeys(given - {"exit_code"}, True))
+        return current(session, exit_code="exit_code" in given)
+
+    return conclude(session, act)
+
+
+def current(session: Session, *, exit_code: bool) -> Answer:
+    """Answer with the live state against the last checkpoint, and the open operation."""
+    from rfs.cli.views import checkpoint_json, operation_json
+
+    with session.application(changes=False) as app:
+        found = app.status()
+    drifted = [each.component for each in found.drift if each.equal is False]
+    data = {
+        "app": found.app,
+        "latest": checkpoint_json(found.latest) if found.latest is not None else None,
+        "drift": [
+            {"component": d.component, "kind": d.kind, "equal": d.equal, "detail": d.detail} for d in found.drift
+        ],
+        "open_operation": operation_json(found.open_operation) if found.open_operation is not None else None,
+        "running": found.running,
+    }
+    code = 0
+    if exit_code and found.open_operation is not None and found.open_operation.status == "held":
+        code = int(ExitCode.HELD)
+    elif exit_code and drifted:
+        code = int(ExitCode.CONFLICT)
+    return Answer(data, _status_text(found), ", ".join(drifted), code=code)
+
+
+def _status_text(found: Status) -> str:
+    from rfs.cli.views import health_word, status_word
+
+    lines = [style(found.app, bold=True)]
+    latest = found.latest
+    if latest is None:
+        lines.append("There is no checkpoint yet: take one with `rfs checkpoint`.")
+    else:
+        about = f' "{printable(latest.message)}"' if latest.message else ""
+        taken = f"{style(latest.checkpoint_id, fg='cyan')}, {nice_time(latest.created_at)}{about}"
+        lines.append(f"Last checkpoint: {taken}, {health_word(latest.health)}")
+    lines.append(table([_drift_row(each) for each in found.drift]))
+    if found.running:
+        lines.append(f"Running now: {found.running}")
+    operation = found.open_operation
+    if operation is not None:
+        lines.append(f"Open: {operation.kind} {operation.operation_id}, {status_word(operation.status)}")
+        if operation.error:
+            lines.append(f"  {printable(operation.error)}")
+        lines.append(f"  `rfs show {operation.operation_id}` tells more; `rfs resume` goes on, `rfs abort` turns back.")
+    return "\n".join(line for line in lines if line)
+
+
+def _drift_row(drift: Drift) -> tuple[str, str, str]:
+    word = {
+        True: style("as it was", fg="green"),
+        False: style("changed since", fg="yellow"),
+        None: "unknown",
+    }
+    detail = f" ({printable(drift.detail)})" if drift.detail else ""
+    return f"  {drift.component}", drift.kind, word[drift.equal] + detail
