@@ -374,6 +374,16 @@ def test_a_crash_looping_unit_counts_as_stopped_and_stays_stopped(house):
     assert house.state("web") == "STOPPED"
 
 
+def test_a_unit_that_is_about_to_fail_is_not_taken_for_running(house):
+    house.configure(
+        program("web", script(house, "import time\ntime.sleep(0.3)\nraise SystemExit(1)"), startsecs=5, startretries=0)
+    )
+    house.up()
+    assert house.state("web") == "STARTING"
+    capture = house.driver.capture(house.part(), house.store, None)
+    assert "does not start" in capture.warnings[0]
+
+
 def test_a_unit_between_two_runs_is_caught(house):
     """With autorestart an ended unit is started again a moment after it was seen to be down."""
     c, _ = ready(house, program("web", "/bin/true", autorestart="true"))

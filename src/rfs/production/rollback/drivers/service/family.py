@@ -119,9 +119,9 @@ class Family:
         """
         table = process_table()
         alive = {pid for pid, started in self._known.items() if pid in table and table[pid].started == started}
-        # A group's number is not given away while one of its members lives.
-        groups = {table[pid].group for pid in alive} & self._groups
-        alive |= {pid for pid, process in table.items() if process.group in groups}
+        # A group's number is not given away while one of its members lives, and looks follow each other closely:
+        # so a child is found whose parent ended before the child was ever seen.
+        alive |= {pid for pid, process in table.items() if process.group in self._groups}
         children: dict[int, list[int]] = {}
         for pid, process in table.items():
             children.setdefault(process.parent, []).append(pid)
@@ -129,6 +129,7 @@ class Family:
         if os.getpid() in alive:
             alive -= {os.getpid()} | _descendants({os.getpid()}, children)
         self._known = {pid: table[pid].started for pid in alive}
+        self._groups &= {table[pid].group for pid in alive}
         return sorted(alive)
 
     def signal(self, number: int) -> None:
@@ -165,7 +166,7 @@ class Family:
             return  # there is none, or it was cut short: it only makes a resumed stop more thorough
         if facts.boot == _boot_id():
             self._known = {pid: s for pid, s in facts.known.items() if pid in table and table[pid].started == s}
-            self._groups = set(facts.groups)
+            self._groups = set(facts.groups) & {table[pid].group for pid in self._known}
 
 
 def _descendants(pids: Collection[int], children: dict[int, list[int]]) -> set[int]:
