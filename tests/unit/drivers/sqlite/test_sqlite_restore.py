@@ -294,6 +294,9 @@ def hostile(want: Capture, shop: Shop) -> Iterator[Capture]:
     refs, body = shop.store.get_part(want.parts[0])
     yield replace(want, parts=(shop.store.put_part(refs[::-1], body),))
     yield replace(want, parts=(shop.store.put_part(refs, b"nonsense"),))
+    # Said to be damaged, it is not looked through; that its pages are not those that were captured is still seen.
+    swapped = (shop.store.put_part([refs[0], refs[2], refs[1], *refs[3:]], body),)
+    yield replace(want, parts=swapped, meta={**want.meta, "damaged": "yes"})
 
 
 def test_a_hostile_manifest_changes_nothing(shop: Shop) -> None:
@@ -335,6 +338,20 @@ def test_a_rollback_of_a_broken_database_can_turn_back(shop: Shop, how: str) -> 
     assert not [name for name in os.listdir(shop.home) if "-wal" in name or "-shm" in name or "-journal" in name]
     shop.restore(want)
     shop.assert_is(want)
+
+
+def test_a_database_in_use_is_not_taken_away(shop: Shop) -> None:
+    sound = shop.capture()
+    break_it(shop, "missing")
+    missing = shop.driver.salvage(shop.component, shop.store, None)
+    shop.restore(sound)
+    with opened(shop) as attached:
+        attached.execute("BEGIN IMMEDIATE; INSERT INTO notes VALUES ('not yet')")
+        if shop.journal == "wal":
+            with pytest.raises(LockedError):
+                shop.restore(missing)
+            attached.execute("COMMIT")
+            assert shop.rows("SELECT text FROM notes") == [("not yet",)]
 
 
 def test_salvage_of_a_sound_database_is_a_capture(shop: Shop) -> None:

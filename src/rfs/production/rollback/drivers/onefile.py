@@ -110,6 +110,7 @@ class OneFileDriver(Driver):
         file, path = stored(want, source), self.path(c)
         if _live(c, path, link=True).fingerprint == want.fingerprint:
             return Restored(0)
+        source.tick(1, len(file.data))
         if file.meta is not None:
             replace_file(path, file.data, file.meta, component=c.name)
         elif file.kind == "link":
@@ -162,6 +163,8 @@ class OneFileDriver(Driver):
             return [whole(c, source, before, after)]
         changes = list(_meta_changes(c, before.meta, after.meta))
         if before.data != after.data:
+            # That it was written later goes without saying.
+            changes = [change for change in changes if change.key != "file:modified"]
             changes += list(self.inside(c, source, before, after)) or [_layout(c, source, before, after)]
         return sorted(changes, key=lambda change: change.key)
 

@@ -72,31 +72,36 @@ def parse(data: bytes, kind: str) -> dict[str, Value]:
     except UnicodeDecodeError:
         raise UnparsableError("it is not UTF-8") from None
     try:
-        return dict(_flattened(_PARSERS[kind](text)))
+        return dict(_Flat().leaves("", _PARSERS[kind](text), 0, secret=False))
     except RecursionError:
         raise UnparsableError("it is nested too deeply") from None
 
 
-def _flattened(tree: object) -> Iterator[tuple[str, Value]]:
-    for count, (key, value) in enumerate(_leaves("", tree, 0, secret=False)):
-        if count == MOST_KEYS:
+class _Flat:
+    """Walks a tree, and gives up on one that is too large: also below secrets, which are one value each."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def leaves(self, path: str, value: object, depth: int, *, secret: bool) -> Iterator[tuple[str, Value]]:
+        self._count += 1
+        if self._count > MOST_KEYS:
             raise UnparsableError("it has too many keys to list")
-        yield key, value
-
-
-def _leaves(path: str, value: object, depth: int, *, secret: bool) -> Iterator[tuple[str, Value]]:
-    if depth > DEEPEST:
-        raise UnparsableError("it is nested too deeply")
-    if secret or not isinstance(value, dict | list) or not value:
-        # Below a secret name the keys may be secrets as well.
-        yield path, Value(_text(value), secret=secret)
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            name = str(key)
-            yield from _leaves(_joined(path, name), inner, depth + 1, secret=is_secret_name(name))
-    else:
-        for position, inner in enumerate(value):
-            yield from _leaves(f"{path}[{position}]", inner, depth + 1, secret=False)
+        if depth > DEEPEST:
+            raise UnparsableError("it is nested too deeply")
+        if not isinstance(value, dict | list) or not value:
+            yield path, Value(_text(value), secret=secret)
+        elif secret:
+            # The keys may be secrets as well.
+            below = [(key, inner.text) for key, inner in self.leaves("", value, depth, secret=False)]
+            yield path, Value(repr(below), secret=True)
+        elif isinstance(value, dict):
+            for key, inner in value.items():
+                name = str(key)
+                yield from self.leaves(_joined(path, name), inner, depth + 1, secret=is_secret_name(name))
+        else:
+            for position, inner in enumerate(value):
+                yield from self.leaves(f"{path}[{position}]", inner, depth + 1, secret=False)
 
 
 def _joined(path: str, name: str) -> str:
@@ -111,10 +116,6 @@ def _text(value: object) -> str:
         return "null"
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, dict | list):
-        import json
-
-        return json.dumps(value, default=str, ensure_ascii=False)
     return str(value)
 
 
@@ -145,8 +146,11 @@ def _yaml(text: str) -> object:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+    loader = YAML(typ="safe", pure=True)
+    # The warning would print lines of the file.
+    loader.composer.warn_double_anchors = False
     try:
-        documents = list(YAML(typ="safe", pure=True).load_all(text))
+        documents = list(loader.load_all(text))
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         if mark is None:

@@ -29,7 +29,7 @@ from rfs.production.rollback.drivers.sqlite.place import (
     set_ownership,
     sync_folder,
 )
-from rfs.production.rollback.drivers.sqlite.unchanged import recall, remember, signature
+from rfs.production.rollback.drivers.sqlite.unchanged import glance, recall, remember
 from rfs.production.rollback.duration import Duration, parse_duration
 from rfs.production.rollback.errors import IntegrityError, RollbackError, UsageError
 from rfs.production.rollback.model import (
@@ -89,7 +89,7 @@ class SqliteDriver(Driver):
         known = recall(c, path)
         if previous is not None and known == previous.fingerprint:
             return msgspec.structs.replace(previous, stored=0)
-        before = signature(path)
+        before = glance(path)
         with observed(c, path, _patience(c, sink), strict=strict) as (copy, fd, found):
             facts, warnings = _checked(path, copy, found)
             fingerprint, parts = store_runs(fd, facts, sink)
@@ -110,7 +110,7 @@ class SqliteDriver(Driver):
         known = None if rehash else recall(c, path)
         if known is not None:
             return known
-        before = signature(path)
+        before = glance(path)
         with observed(c, path, _patience(c)) as (_, fd, facts):
             fingerprint = fingerprint_of(fd, facts)
         remember(c, path, before, fingerprint)

@@ -23,6 +23,13 @@ _FILE = "seen.json"
 Signature = list[tuple[int, int, int, int, int] | None]
 
 
+class Glance(msgspec.Struct, frozen=True):
+    """What the files looked like, and when (nanoseconds since 1970)."""
+
+    taken: int
+    signature: Signature
+
+
 class Seen(msgspec.Struct, frozen=True):
     """Which fingerprint the files had when they looked like this."""
 
@@ -31,8 +38,12 @@ class Seen(msgspec.Struct, frozen=True):
     fingerprint: Fingerprint
 
 
-def signature(path: str) -> Signature:
-    """Return what lstat says of every file that a commit writes to."""
+def glance(path: str) -> Glance:
+    """Look at every file that a commit writes to; to be done before the database is read."""
+    return Glance(time.time_ns(), _signature(path))
+
+
+def _signature(path: str) -> Signature:
     return [_identity(path), _identity(path + "-wal"), _identity(path + "-journal")]
 
 
@@ -54,26 +65,26 @@ def recall(c: Component, path: str) -> Fingerprint | None:
             seen = msgspec.json.decode(file.read(), type=Seen)
     except (OSError, msgspec.DecodeError):
         return None
-    if seen.path != path or seen.signature[0] is None or seen.signature != signature(path):
+    if seen.path != path or seen.signature[0] is None or seen.signature != _signature(path):
         return None
     return seen.fingerprint
 
 
-def remember(c: Component, path: str, before: Signature, fingerprint: Fingerprint) -> None:
-    """Keep `fingerprint` for `recall`, unless the database may have changed since it was read.
+def remember(c: Component, path: str, before: Glance, fingerprint: Fingerprint) -> None:
+    """Keep `fingerprint` for `recall`, unless a change since `before` could go unnoticed.
 
     Args:
-        before: the signature taken before the database was read.
+        before: taken before the database was read.
     """
+    if before.signature[0] is None:
+        return
+    quiet = before.taken - QUIET_NS
+    if any(found is not None and max(found[3], found[4]) >= quiet for found in before.signature):
+        return
     target = os.path.join(c.work, _FILE)
-    quiet = time.time_ns() - QUIET_NS
-    certain = before[0] is not None and all(found is None or max(found[3], found[4]) < quiet for found in before)
     # A look at a database must not fail because this user may not write to the work folder.
     with suppress(OSError):
-        if not certain or signature(path) != before:
-            os.unlink(target)
-            return
         temporary = f"{target}.{os.getpid()}"
         with open(temporary, "wb") as file:
-            file.write(msgspec.json.encode(Seen(path, before, fingerprint)))
+            file.write(msgspec.json.encode(Seen(path, before.signature, fingerprint)))
         os.replace(temporary, target)
