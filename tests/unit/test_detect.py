@@ -12,8 +12,9 @@ import pytest
 from rfs.production.rollback import draft
 from rfs.production.rollback.detect import Detected, detect
 from rfs.production.rollback.draft import render, store_path
+from rfs.production.rollback.drivers.service.options import ServiceOptions
 from rfs.production.rollback.errors import UsageError
-from rfs.production.rollback.settings import parse
+from rfs.production.rollback.settings import convert_table, parse
 
 SUPERVISOR = """\
 [unix_http_server]
@@ -119,6 +120,9 @@ def test_every_suggestion_is_valid_when_its_marks_are_taken_off(app: Path) -> No
     opened = "\n".join(line.removeprefix("#   ") for line in text.splitlines())
     settings = parse(opened, str(app / "rfs.toml"))
     assert {"services", "containers"} <= {table.name for table in settings.components}
+    for table in settings.components:
+        if table.kind == "service":
+            assert convert_table(settings, table.options, ServiceOptions, ("components", table.name))
     assert settings.health == ({"name": "http", "http": "http://127.0.0.1:8123/health", "required": True},)
     assert "systemctl" in text
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from configparser import Error as ConfigParserError
@@ -400,7 +401,14 @@ def _units(folder: str, files: Sequence[str], system: str) -> list[Suggestion]:
         f"systemd runs {', '.join(units)}. rfs will speak to systemd itself in a later release;\n"
         "until then its commands do. Without this the services go on running during a rollback."
     )
-    return [Suggestion(why, _commands(["systemctl"], units, ["is-active", "--quiet"]))]
+    options = {
+        "manager": "command",
+        "units": units,
+        "start": ["systemctl", "start", "{unit}"],
+        "stop": ["systemctl", "stop", "{unit}"],
+        "status": ["systemctl", "is-active", "--quiet", "{unit}"],
+    }
+    return [Suggestion(why, _table("services", "service", options))]
 
 
 def _compose(files: Sequence[str]) -> list[Suggestion]:
@@ -412,23 +420,15 @@ def _compose(files: Sequence[str]) -> list[Suggestion]:
         "until then its commands do. Data in volumes is not captured."
     )
     docker = ["docker", "compose", "-f", path]
+    # `ps` ends with 0 whether something runs or not: what counts is whether it prints anything.
+    running = f"{shlex.join(docker)} ps --quiet --status=running | grep -q ."
     options = {
         "manager": "command",
         "start": [*docker, "start"],
         "stop": [*docker, "stop"],
-        "status": [*docker, "ps", "--quiet", "--status=running"],
+        "status": ["sh", "-c", running],
     }
     return [Suggestion(why, _table("containers", "service", options))]
-
-
-def _commands(program: list[str], units: list[str], status: list[str]) -> tuple[str, ...]:
-    options = {
-        "manager": "command",
-        "start": [*program, "start", *units],
-        "stop": [*program, "stop", *units],
-        "status": [*program, *status, *units],
-    }
-    return _table("services", "service", options)
 
 
 def _table(name: str, kind: str, options: dict[str, Any]) -> tuple[str, ...]:
