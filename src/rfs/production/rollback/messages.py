@@ -89,6 +89,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Give {flag} to answer it.",
     ),
     "usage": ("{what}.", "{hint}"),
+    "schedule.unclear": (
+        "The schedule is not usable: {what}.",
+        'Write every = "6h", or cron = "0 3 * * *" with a time_zone.',
+    ),
     # — finding —
     "checkpoint.none": (
         "No checkpoint matches {selector}.",
