@@ -175,6 +175,28 @@ def test_the_state_before_is_that_of_the_stop_and_late_writes_are_listed(world: 
     assert world.code.value == "v2 and a late order"
 
 
+@pytest.mark.parametrize("health", [WELL, SICK])
+def test_a_component_that_is_broken_is_rolled_back_and_can_come_back_broken(world: World, health: HealthReport) -> None:
+    take = world.code.capture
+
+    def refuse(*_: Any) -> Capture:
+        raise RollbackError("path.missing", component="code", path="/gone")
+
+    world.code.capture, world.code.salvage = refuse, take  # type: ignore[method-assign]
+    engine = world.engine()
+    with pytest.raises(RollbackError, match="is not there"):
+        engine.checkpoint(["code"], CheckpointType.MANUAL, health=lambda: WELL, deployment_id="d")
+    world.health = [health]
+    operation = world.begin(engine)
+    if health is WELL:
+        engine.run(operation)
+        assert world.state == NEW
+    else:
+        with pytest.raises(RevertedError):
+            engine.run(operation)
+        assert world.state == OLD
+
+
 def test_what_was_written_before_the_stop_survives_a_failed_health_check(world: World) -> None:
     engine = world.engine()
     operation = world.begin(engine)

@@ -105,7 +105,7 @@ class Engine:
         try:
             self._quiesce(components)
             try:
-                captures = {**(taken or {}), **self._capture(components)}
+                captures = {**(taken or {}), **self._capture(components, kind)}
             finally:
                 self.let_writers_go()
             checkpoint = DeploymentCheckpoint(
@@ -125,7 +125,7 @@ class Engine:
         self.catalog.put_checkpoint(checkpoint)
         return checkpoint
 
-    def _capture(self, components: Sequence[str]) -> dict[str, Capture]:
+    def _capture(self, components: Sequence[str], kind: CheckpointType) -> dict[str, Capture]:
         previous = self.catalog.latest_captures()
         captures: dict[str, Capture] = {}
         for name in components:
@@ -135,7 +135,9 @@ class Engine:
                 known = previous.get(name)
                 if known is not None and known.kind != part.driver.kind:
                     known = None
-                capture = part.driver.capture(part.component, self.blobs, known)
+                # What is missing or broken is often why there is a rollback: its safety checkpoint records that too.
+                take = part.driver.salvage if kind is CheckpointType.SAFETY else part.driver.capture
+                capture = take(part.component, self.blobs, known)
                 captures[name] = msgspec.structs.replace(capture, stored=self.store.stored - stored)
         return captures
 
