@@ -43,17 +43,17 @@ def test_every_command_has_help_and_the_common_flags(bare: App, name: str) -> No
 def test_init_writes_a_file_that_works_and_never_overwrites_it(bare: App) -> None:
     path = bare.folder / "rfs.toml"
     path.unlink()
-    dry = bare.rfs("init", "--dry-run", "--json")
-    assert dry.data["written"] is False
+    dry = bare.json("init", "--dry-run")
+    assert (dry["written"], dry["store_made"]) == (False, False)
+    assert 'kind = "sqlite"' in dry["content"]
     assert not path.exists()
-    text = dry.data["content"].replace('path = "/var/lib/rfs', f'path = "{bare.folder}/store')
-    assert 'kind = "sqlite"' in text
-    bare.configure(text)
-    first = bare.json("init")
-    assert first["store_made"] is True
+    first = bare.json("init", "--store", "store")
+    assert (first["written"], first["store_made"]) == (True, True)
+    assert first["store"] == str(bare.folder / "store")
+    assert bare.rfs("init", "--store", "elsewhere").code == 2
     assert stat.S_IMODE(os.stat(first["key"]).st_mode) == 0o600
     before = path.read_bytes(), os.stat(first["key"]).st_mtime_ns
-    again = bare.json("init")
+    again = bare.json("init", "--store", "store")
     assert (again["written"], again["store_made"]) == (False, False)
     assert (path.read_bytes(), os.stat(first["key"]).st_mtime_ns) == before
 

@@ -36,9 +36,9 @@ def init(session: Session, store: str | None) -> Answer:
     notes: list[str] = []
     text = ""
     if os.path.lexists(path):
-        if store is not None:
-            bad_usage(f"{path} is there already and says where the store is", "Change [store] path in it.")
         settings = load(path)
+        if store is not None and os.path.abspath(store) != settings.store.path:
+            bad_usage(f"{path} is there already and names another store", "Change [store] path in it.")
         lines = [f"{path} is there already: it was not changed."]
     else:
         found = detect(os.path.dirname(path))
