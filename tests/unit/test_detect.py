@@ -88,9 +88,19 @@ def test_it_finds_what_the_application_consists_of(app: Path) -> None:
     assert paths(found, "sqlite") == ["data/shop.db"]
     (release,) = [component for component in found.components if component.kind == "files"]
     assert release.options["path"] == "."
-    assert release.options["keep"] == ["uploads/"]
-    assert {"logs/", "*.log", "__pycache__/", ".git/", "node_modules/", "rfs.toml"} <= set(release.options["exclude"])
+    assert release.options["keep"] == ["/uploads/"]
+    assert {"/logs/", "*.log", "__pycache__/", ".git/", "node_modules/", "/rfs.toml"} <= set(release.options["exclude"])
     assert "tmp/" not in release.options["exclude"], "only what is there is named"
+
+
+def test_a_package_called_log_is_code_and_odd_names_are_escaped(app: Path) -> None:
+    for path in ("lib/log/writer.py", "a[1]/uploads/x", "lib/tmp/x.txt"):
+        (app / path).parent.mkdir(parents=True)
+        (app / path).write_text("x", encoding="utf-8")
+    options = looked(app).components[0].options
+    assert "/lib/tmp/" in options["exclude"]
+    assert not [pattern for pattern in options["exclude"] if "log/" in pattern]
+    assert options["keep"] == ["/a\\[1\\]/uploads/", "/uploads/"]
 
 
 def test_names_are_short_and_never_given_twice(app: Path) -> None:
@@ -192,11 +202,13 @@ def test_a_release_behind_a_link_is_the_component(tmp_path: Path) -> None:
     (tmp_path / "app/releases/1/uploads").mkdir(parents=True)
     (tmp_path / "app/releases/1/settings.toml").write_text("", encoding="utf-8")
     (tmp_path / "app/shared/uploads").mkdir(parents=True)
+    (tmp_path / "app/shared/log").mkdir(parents=True)
     (tmp_path / "app/shared/.env").write_text("", encoding="utf-8")
     (tmp_path / "app/current").symlink_to("releases/1")
     found = looked(tmp_path / "app")
     assert found.components[0].options["path"] == "current"
-    assert found.components[0].options["keep"] == ["uploads/"]
+    assert found.components[0].options["keep"] == ["/uploads/"]
+    assert not [pattern for pattern in found.components[0].options["exclude"] if ".." in pattern]
     assert paths(found, "config") == ["current/settings.toml"]
     assert paths(found, "environment") == ["shared/.env"]
 

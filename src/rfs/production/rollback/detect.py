@@ -31,7 +31,9 @@ MADE_AGAIN = frozenset(
         ".ruff_cache", ".svn", ".tox", ".venv", ".vscode", "__pycache__", "node_modules", "venv",
     }
 )  # fmt: skip
-LEFT_OUT = MADE_AGAIN | {"log", "logs", "tmp", "temp"}
+# Left out where they hold no code: a package may well be called "log".
+PASSING = frozenset({"log", "logs", "tmp", "temp"})
+CODE = (".py", ".js", ".ts", ".mjs", ".rb", ".go", ".php", ".java", ".rs", ".ex", ".html", ".css", ".so")
 UPLOADS = frozenset({"attachments", "media", "upload", "uploads", "user-uploads", "user_uploads"})
 NOT_CONFIGURATION = frozenset(
     {
@@ -206,12 +208,15 @@ def _walk(folder: str, release: str) -> _Tree:
                 # A name that is not text cannot be written into rfs.toml; the files driver takes it as it is.
                 tree.complete = tree.complete and len(tree.files) < MAX_ENTRIES
             elif entry.is_dir(follow_symlinks=False):
-                if entry.name in LEFT_OUT or os.path.realpath(entry.path) == ours:
+                inner = os.path.relpath(entry.path, os.path.join(folder, release))
+                if entry.name in MADE_AGAIN or os.path.realpath(entry.path) == ours:
                     tree.excluded.add(f"{entry.name}/")
+                elif entry.name in PASSING and not _has_code(entry.path):
+                    if not inner.startswith(".."):
+                        tree.excluded.add(_anchored(inner))
                 elif entry.name != ".rfs":
-                    inner = os.path.relpath(entry.path, os.path.join(folder, release))
                     if entry.name.lower() in UPLOADS and not inner.startswith(".."):
-                        tree.keep.add(f"{inner}/")
+                        tree.keep.add(_anchored(inner))
                     left.append(entry.path)
             elif entry.is_file(follow_symlinks=False):
                 tree.files.append(path)
@@ -227,9 +232,18 @@ def _scan(folder: str) -> list[os.DirEntry[str]]:
         return []  # what cannot be read is reported by the checkpoint, with its reason
 
 
+def _has_code(folder: str) -> bool:
+    return any(entry.name.endswith(CODE) for entry in _scan(folder))
+
+
+def _anchored(path: str) -> str:
+    """Return a pattern that means just this folder."""
+    return "/" + re.sub(r"([*?\[\]\\])", r"\\\1", path) + "/"
+
+
 def _release(release: str, tree: _Tree, names: _Names) -> Found:
     exclude = sorted({"__pycache__/", "*.pyc", "*.log", *tree.excluded})
-    options: dict[str, Any] = {"path": release, "exclude": [*exclude, "rfs.toml"] if release == "." else exclude}
+    options: dict[str, Any] = {"path": release, "exclude": [*exclude, "/rfs.toml"] if release == "." else exclude}
     if tree.keep:
         options["keep"] = sorted(tree.keep)
     why = "Everything in the folder that no other component owns, exactly: what was added since is removed."
