@@ -39,15 +39,11 @@ def load_parts(settings: Settings, work: str) -> dict[str, Part]:
 
     Raises:
         UsageError: an option is wrong, or components overlap.
-        NotFoundError: a kind, or a name in depends_on, is unknown.
+        NotFoundError: a kind is unknown.
     """
     drivers = _drivers({table.kind for table in settings.components})
     parts: dict[str, Part] = {}
     tables = {table.name: table for table in settings.components}
-    for table in tables.values():
-        for needed in table.depends_on:
-            if needed not in tables:
-                raise NotFoundError("components.unknown", name=needed, known=", ".join(tables))
     for name in order({table.name: table.depends_on for table in tables.values()}):
         table = tables[name]
         if table.kind not in drivers:

@@ -1,0 +1,150 @@
+"""Forget, prune, verify and rebuild on a small real application."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from small import Small
+
+from rfs.production.rollback import upkeep
+from rfs.production.rollback.errors import ConflictError, IntegrityError, NotFoundError, RollbackError
+
+LAST_TWO = "[retention]\nkeep_last = 2\n"
+
+
+def test_prune_keeps_what_the_rules_and_the_operations_need_and_nothing_else(tmp_path: Path) -> None:
+    small = Small(tmp_path, more=LAST_TWO)
+    with small.open() as app:
+        ids = []
+        for number in range(1, 7):
+            small.version(number)
+            ids.append(app.checkpoint(message=f"{number}", tags=[f"v{number}"]).checkpoint_id)
+        app.amend("v2", pinned=True)
+        app.rollback("v5")
+        v5 = small.state()
+        undone = app.catalog.operations()[0]
+        before = app.store.size()
+        dry = upkeep.prune(app, dry_run=True)
+        assert len(app.catalog.checkpoints()) == 8
+        assert app.store.size() == before
+        done = upkeep.prune(app, dry_run=False)
+        assert set(done.retained.remove) == set(dry.retained.remove) == {ids[0], ids[2], ids[3]}
+        left = {c.checkpoint_id for c in app.catalog.checkpoints()}
+        assert left == {ids[1], ids[4], ids[5], undone.safety, undone.before}
+        assert app.store.size() < before
+        assert not upkeep.verify(app).damaged
+        with pytest.raises(NotFoundError):
+            app.find("v3")
+    with small.open() as app:
+        app.undo()
+        app.rollback("v2")
+        app.rollback("v5")
+        assert small.state() == v5
+
+
+def test_what_is_pinned_or_needed_cannot_be_forgotten(tmp_path: Path) -> None:
+    small = Small(tmp_path)
+    with small.open() as app:
+        app.checkpoint(tags=["one"])
+        app.amend("one", pinned=True)
+        with pytest.raises(ConflictError, match="pinned"):
+            upkeep.forget(app, ["one"])
+        small.version(2)
+        app.rollback("one")
+        with pytest.raises(ConflictError, match="needed to undo"):
+            upkeep.forget(app, [app.catalog.operations()[0].safety])
+        app.amend("one", pinned=False)
+        upkeep.forget(app, ["one"])
+        with pytest.raises(NotFoundError):
+            app.find("one")
+        app.undo()
+
+
+def spoil(pack: Path) -> None:
+    data = bytearray(pack.read_bytes())
+    data[len(data) // 3] ^= 0xFF
+    os.chmod(pack, 0o600)
+    pack.write_bytes(data)
+
+
+def test_a_damaged_pack_is_found_named_and_refused_before_anything_is_touched(tmp_path: Path) -> None:
+    small = Small(tmp_path)
+    with small.open() as app:
+        first = app.checkpoint(tags=["one"]).checkpoint_id
+        packs = set((small.store / "packs").iterdir())
+        (small.tree / "code.txt").write_bytes(os.urandom(20_000))
+        second = app.checkpoint(tags=["two"]).checkpoint_id
+        (new,) = set((small.store / "packs").iterdir()) - packs
+        spoil(new)
+        small.version(3)
+    state = small.state()
+    with small.open() as app:
+        found = upkeep.verify(app)
+        assert second in found.damaged
+        assert first in found.whole
+        assert found.damage
+        with pytest.raises(IntegrityError) as caught:
+            app.rollback("two")
+        assert caught.value.code == 12
+        assert small.state() == state
+        app.rollback("one")
+        assert (small.tree / "code.txt").read_text() == "version 1\n" * 50
+
+
+def test_a_lost_pack_is_refused_with_the_list_of_what_is_whole(tmp_path: Path) -> None:
+    small = Small(tmp_path)
+    with small.open() as app:
+        whole = app.checkpoint(tags=["one"]).checkpoint_id
+        packs = set((small.store / "packs").iterdir())
+        (small.tree / "code.txt").write_bytes(os.urandom(20_000))
+        app.checkpoint(tags=["two"])
+        (new,) = set((small.store / "packs").iterdir()) - packs
+    new.unlink()
+    small.version(3)
+    state = small.state()
+    with small.open() as app:
+        with pytest.raises(RollbackError) as caught:
+            app.rollback("two")
+        assert caught.value.code == 12
+        assert whole in caught.value.hint
+        assert small.state() == state
+        app.rollback("one")
+
+
+def test_index_and_catalog_are_made_again_from_packs_and_key(tmp_path: Path) -> None:
+    small = Small(tmp_path)
+    with small.open() as app:
+        one = app.checkpoint(message="kept", tags=["one"])
+        app.amend("one", pinned=True, message="amended")
+        small.version(2)
+        app.checkpoint(tags=["two"])
+        app.rollback("one", reason="why")
+        known = {c.checkpoint_id: (c.message, c.pinned, c.tags) for c in app.catalog.checkpoints()}
+        operations = [(o.operation_id, o.status, o.reason) for o in app.catalog.operations()]
+    v1 = small.state()
+    for name in os.listdir(small.store):
+        if name.startswith(("catalog", "index")):
+            (small.store / name).unlink()
+    with small.open() as app:
+        assert app.catalog.empty()
+        upkeep.rebuild(app)
+        assert {c.checkpoint_id: (c.message, c.pinned, c.tags) for c in app.catalog.checkpoints()} == known
+        assert [(o.operation_id, o.status, o.reason) for o in app.catalog.operations()] == operations
+        assert app.find("one").message == "amended"
+        assert app.find("one").captures == one.captures
+        app.undo()
+        assert small.state() != v1
+        app.rollback("one")
+        assert small.state() == v1
+
+
+def test_doctor_tells_what_is_wrong(tmp_path: Path) -> None:
+    small = Small(tmp_path, more='[[health]]\nname = "tcp"\ntcp = "127.0.0.1:9"\nretries = 0\nrequired = false\n')
+    with small.open() as app:
+        levels = {finding.level for finding in upkeep.examine(app)}
+        assert levels == {"warning"}
+        (small.tree / "small.db").write_bytes(b"not a database" * 100)
+        texts = [finding.text for finding in upkeep.examine(app) if finding.level == "error"]
+        assert any("small.db" in text for text in texts)

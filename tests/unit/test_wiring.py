@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rfs.production.rollback.errors import NotFoundError, RollbackError, UsageError
+from rfs.production.rollback.settings import parse
+from rfs.production.rollback.wiring import inside, load_parts
+
+
+def parts(text: str, home: Path = Path("/srv/shop")) -> dict[str, object]:
+    settings = parse(f'[app]\nname = "shop"\n{text}', str(home / "rfs.toml"))
+    return dict(load_parts(settings, str(home / "work")))
+
+
+FILES = '[components.code]\nkind = "files"\npath = "current"\n'
+DB = '[components.db]\nkind = "sqlite"\npath = "current/shop.db"\n'
+
+
+def test_components_come_in_the_order_of_their_dependencies() -> None:
+    text = (
+        '[components.a]\nkind = "sqlite"\npath = "a.db"\ndepends_on = ["b"]\n'
+        '[components.b]\nkind = "environment"\npath = ".env"\n'
+    )
+    assert list(parts(text)) == ["b", "a"]
+
+
+def test_what_another_component_owns_is_carved_out_of_a_folder() -> None:
+    text = FILES + DB + '[components.conf]\nkind = "config"\npath = "current/a.toml"\n[store]\npath = "current/.rfs"\n'
+    carved = parts(text)["code"].component.carved  # type: ignore[attr-defined]
+    base = "/srv/shop/current"
+    expected = {"shop.db", "shop.db-wal", "shop.db-shm", "shop.db-journal", "a.toml", ".rfs"}
+    assert {f"{base}/{name}" for name in expected} <= set(carved)
+    assert parts(text)["db"].component.carved == ()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "complaint"),
+    [
+        (FILES + FILES.replace("code", "again"), UsageError, "again and code both own /srv/shop/current"),
+        (FILES + '[components.in]\nkind = "files"\npath = "current/plugins"\n', UsageError, "in lies inside .* code"),
+        (FILES + '[store]\npath = "current"\n', UsageError, "store /srv/shop/current"),
+        (FILES + '[store]\npath = "."\n', UsageError, "store /srv/shop"),
+        ('[components.x]\nkind = "filse"\npath = "y"\n', NotFoundError, "unknown kind: filse"),
+        (FILES + 'depends_on = ["dbb"]\n', UsageError, "dbb"),
+        (FILES + "excluded = []\n", UsageError, "excluded"),
+        (FILES + "keep = 3\n", UsageError, "keep"),
+        ('[components.x]\nkind = "sqlite"\n', UsageError, "path"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_with_one_sentence(
+    text: str, kind: type[RollbackError], complaint: str
+) -> None:
+    with pytest.raises(kind, match=complaint) as caught:
+        parts(text)
+    assert caught.value.hint
+
+
+def test_a_folder_inside_a_folder_is_fine_once_it_is_excluded() -> None:
+    text = FILES + 'exclude = ["plugins/"]\n[components.in]\nkind = "files"\npath = "current/plugins"\n'
+    assert "/srv/shop/current/plugins" in parts(text)["code"].component.carved  # type: ignore[attr-defined]
+
+
+def test_inside_is_about_folders_not_about_letters() -> None:
+    assert inside("/srv/shop/a", "/srv/shop")
+    assert inside("/srv/shop", "/srv/shop")
+    assert inside("/srv", "/")
+    assert not inside("/srv/shop2", "/srv/shop")
