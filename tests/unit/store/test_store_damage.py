@@ -135,6 +135,31 @@ def test_bytes_inside_a_pack_are_found(stored: Stored, index: bool) -> None:
         assert "length" in store.verify().packs[0]
 
 
+def test_what_lies_elsewhere_is_not_lost_with_a_damaged_pack(stored: Stored) -> None:
+    flip(stored.pack, 50)
+    first = next(iter(stored.blobs))
+    with Store.open(stored.root, stored.key) as store:
+        assert store.verify().blobs == {first}
+        store.put(stored.blobs[first])
+        store.flush()
+        os.truncate(stored.pack, len(stored.good) - 1)
+        (said,) = store.recover()
+        assert "7 of its 7" in said
+        assert len(packs(stored.root)) == 2
+        assert stored.read(store) == 0
+        assert not store.verify()
+
+
+def test_recover_looks_at_what_another_process_did(stored: Stored) -> None:
+    with Store.open(stored.root, stored.key) as store:
+        for _ in range(600):
+            assert all(store.has(blob) for blob in stored.blobs)  # from memory, in the end
+        with Store.open(stored.root, stored.key) as other:
+            other.prune(set(), lambda kind, body: True, dry_run=False)
+        assert store.recover() == []
+        assert not any(store.has(blob) for blob in stored.blobs)
+
+
 def test_a_torn_unsealed_pack_is_removed(stored: Stored) -> None:
     for length in (0, 1, 47, 48, 49, len(stored.good) // 2, len(stored.good)):
         Path(stored.root, "tmp", "ab" * 16 + ".pack").write_bytes(stored.good[:length])
