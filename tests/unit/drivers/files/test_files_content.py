@@ -32,7 +32,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def read(path: Path, store: MemoryStore | None) -> Reading:
     fd = os.open(path, os.O_RDONLY)
     try:
-        return content.read(fd, store)
+        return content.read(fd, os.fstat(fd), store)
     finally:
         os.close(fd)
 

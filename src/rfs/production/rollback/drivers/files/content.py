@@ -34,13 +34,16 @@ class Reading(NamedTuple):
     steady: bool
 
 
-def read(fd: int, sink: BlobSink | None) -> Reading:
+def read(fd: int, status: os.stat_result, sink: BlobSink | None) -> Reading:
     """Read an open regular file, again when it changed meanwhile; store its content when there is a sink.
+
+    Args:
+        status: its fstat, made just now.
 
     Raises:
         OSError: as the system calls do.
     """
-    after = os.fstat(fd)
+    before = after = status
     for _ in range(_TRIES):
         before = after
         digest, blob, chunks = _read_once(fd, before, sink)
@@ -60,8 +63,10 @@ def _read_once(fd: int, status: os.stat_result, sink: BlobSink | None) -> tuple[
     sparse = status.st_blocks * 512 < size
     if size > WHOLE:
         return _read_long(fd, size, sink, _data_segments(fd, size) if sparse else [(0, size)])
-    # A file that shrank meanwhile is filled up: its status says so and it is read again.
-    data = _read_at(fd, 0, size)
+    data = os.pread(fd, size, 0)
+    if len(data) != size:
+        # A file that shrank meanwhile is filled up: its status says so and it is read again.
+        data = _read_at(fd, 0, size)
     digest = blake3(data).digest()
     if sink is None or not size:
         return digest, NONE, None

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from rfs.production.rollback.drivers.files.options import STAGE_PREFIX, root_of
-from rfs.production.rollback.drivers.files.scan import OPEN_FOLDER
+from rfs.production.rollback.drivers.files.reader import OPEN_FOLDER
 from rfs.production.rollback.drivers.meta import put_times_back, reason, shown
 from rfs.production.rollback.errors import RollbackError
 from rfs.production.rollback.model import Component

@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 
-from rfs.production.rollback.drivers.files.scan import OPEN_FOLDER
+from rfs.production.rollback.drivers.files.reader import OPEN_FOLDER
 from rfs.production.rollback.drivers.meta import TEMPORARY_PREFIX, unlock
 
 # Deeper folders are first moved up, so that neither descriptors nor the interpreter's stack run out.

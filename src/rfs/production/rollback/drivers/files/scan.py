@@ -6,32 +6,27 @@ swapped meanwhile cannot lead out of the root.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 import time
-from array import array
 from typing import NamedTuple
 
 import msgspec
 
-from rfs.production.rollback.driver import BlobSink, Pulse
-from rfs.production.rollback.drivers.files import content
+from rfs.production.rollback.driver import BlobSink
+from rfs.production.rollback.drivers.files import workers
 from rfs.production.rollback.drivers.files.options import Rules
+from rfs.production.rollback.drivers.files.reader import OPEN_FOLDER, Before, Folder, Reader
 from rfs.production.rollback.drivers.files.tree import (
-    CTIME,
-    DIGEST,
     INODE,
     LINKS,
     MODE,
-    MTIME,
     NONE,
     PLAIN,
     ROW,
-    ROW_BYTES,
-    SIZE,
     Block,
-    Chunk,
     Extra,
     Tree,
     empty_block,
@@ -39,19 +34,12 @@ from rfs.production.rollback.drivers.files.tree import (
     pack_rows,
     row_of,
     seal,
-    signed,
 )
-from rfs.production.rollback.drivers.meta import node, read_flags, read_xattrs, reason, shown
+from rfs.production.rollback.drivers.meta import read_flags, read_xattrs, shown
 from rfs.production.rollback.errors import RollbackError
 
-OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-# Not to touch the access time is the owner's and root's right only.
-_NO_ATIME = getattr(os, "O_NOATIME", 0)
-_TRIES = 4
 # More folders than this are never held open at once; deeper ones are reached again by "..".
 _HELD = 96
-_SECOND = 1_000_000_000
 
 
 class Known(NamedTuple):
@@ -67,18 +55,11 @@ class _Frame:
 
     __slots__ = ("counted", "fd", "identity", "path", "waiting")
 
-    def __init__(self, fd: int, path: str, waiting: list[str], *, counted: bool) -> None:
+    def __init__(self, fd: int, path: str, *, counted: bool) -> None:
         status = os.fstat(fd)
-        self.fd, self.path, self.waiting, self.counted = fd, path, waiting, counted
+        self.fd, self.path, self.counted = fd, path, counted
+        self.waiting: list[str] = []
         self.identity = (status.st_dev, status.st_ino)
-
-
-class _Row(NamedTuple):
-    numbers: tuple[int, ...]
-    digest: bytes
-    blob: bytes
-    extra: Extra
-    chunks: list[Chunk] | None
 
 
 class Scan:
@@ -92,36 +73,28 @@ class Scan:
         rehash: read every file again, whatever its times say.
 
     Attributes:
-        warnings: sentences about what could not be read as one moment.
+        warnings: sentences about what could not be recorded exactly.
         reread: how many entries were looked at closely.
-        mounts: folders of other file systems, by path from the root.
-        racy: whether an entry was so young that it must be read again next time.
-        fresh: how many bytes were read.
     """
 
     def __init__(
-        self,
-        component: str,
-        rules: Rules,
-        known: Known,
-        sink: BlobSink | None = None,
-        *,
-        rehash: bool = False,
-        pulse: Pulse | None = None,
+        self, component: str, rules: Rules, known: Known, sink: BlobSink | None = None, *, rehash: bool = False
     ) -> None:
-        self._component, self._rules, self._known, self._sink = component, rules, known, sink
-        self._pulse = sink if pulse is None else pulse
-        self._rehash = rehash
+        self._rules, self._known, self._sink, self._rehash = rules, known, sink, rehash
+        # The clock that the kernel stamps files with, so that a later write is never stamped earlier.
+        started = time.clock_gettime_ns(getattr(time, "CLOCK_REALTIME_COARSE", time.CLOCK_REALTIME))
+        self._reader = Reader(component, rules, sink, started=started, rehash=rehash)
         self._blocks: dict[str, Block] = {}
         self._links: dict[tuple[int, int], list[str]] = {}
         self._link_counts: dict[tuple[int, int], int] = {}
-        self._started = 0
-        self._top_device = 0
+        # Where nearly everything is to be read, folders are first listed and then shared out.
+        self._put_off: list[Folder] | None = [] if rehash or not known.blocks else None
+        self._devices: dict[str, int] = {}
         self.warnings: list[str] = []
-        self.mounts: set[str] = set()
-        self.reread = 0
-        self.fresh = 0
-        self.racy = False
+
+    @property
+    def reread(self) -> int:
+        return self._reader.count
 
     def run(self, root: int, link: bytes | None = None) -> Tree:
         """Look at the tree under an open folder.
@@ -131,15 +104,33 @@ class Scan:
             link: the text of the root when it is a link.
 
         Raises:
-            RollbackError: path.unreadable, path.changing, or what the pulse raises.
+            RollbackError: path.unreadable, path.changing, or what the sink's pulse raises.
         """
-        # The clock that the kernel stamps files with, so that a later write is never stamped earlier.
-        self._started = time.clock_gettime_ns(getattr(time, "CLOCK_REALTIME_COARSE", time.CLOCK_REALTIME))
-        self._top_device = os.fstat(root).st_dev
         self._walk(os.dup(root))
+        if self._put_off is not None:
+            with contextlib.closing(workers.read_all(root, self._put_off, self._reader, self._before)) as found:
+                for folder, block in found:
+                    self._take(folder.path, block, self._devices[folder.path])
+            self._reconcile()
         top = self._top(root)
         groups = self._groups()
+        self.warnings = [*self._reader.warnings, *self.warnings]
         return Tree(top, self._blocks, link, groups)
+
+    def _reconcile(self) -> None:
+        """Make folders and the names of folders agree, where one went away between listing and reading."""
+        blocks, self._blocks = self._blocks, {}
+        waiting = [""]
+        while waiting:
+            path = waiting.pop()
+            block = blocks.get(path)
+            if block is None:
+                block = seal(empty_block())
+            self._blocks[path] = block
+            waiting += [join(path, name) for name in block.folders()]
+        if len(self._blocks) < len(blocks):
+            for paths in self._links.values():
+                paths[:] = [path for path in paths if path.rpartition("/")[0] in self._blocks]
 
     # — walking —
 
@@ -182,61 +173,69 @@ class Scan:
                 # It went away, or became something else, after its parent was looked at.
                 self._blocks[path] = seal(empty_block())
                 return None
-            raise self._unreadable(path, error) from error
+            raise self._reader.unreadable(path, error) from error
         counted = frame.counted and not self._rules.keep.match(frame.path, name, is_folder=True)
         return self._enter(fd, path, counted=counted)
 
     def _enter(self, fd: int, path: str, *, counted: bool) -> _Frame:
         try:
-            frame = _Frame(fd, path, [], counted=counted)
-            if frame.identity[0] != self._top_device:
-                self.mounts.add(path)
-            block = self._look(frame)
+            frame = _Frame(fd, path, counted=counted)
+            frame.waiting = self._look(frame)
         except BaseException:
             os.close(fd)
             raise
-        self._blocks[path] = block
-        frame.waiting = block.folders()
-        frame.waiting.reverse()
-        if self._pulse is not None:
-            self._pulse.tick(len(block))
         return frame
 
     # — one folder —
 
-    def _look(self, frame: _Frame) -> Block:
+    def _look(self, frame: _Frame) -> list[str]:
+        """Look at a folder; return the names of the folders in it, last one first."""
         fd, path = frame.fd, frame.path
         try:
             names, flat, left_out = self._list(fd, path)
         except OSError as error:
-            raise self._unreadable(path, error) from error
-        joined = os.fsencode("\0".join(names))
+            raise self._reader.unreadable(path, error) from error
         rows = pack_rows(flat)
-        old = self._known.blocks.get(path)
         loose = left_out or path in self._rules.carved
-        if old is not None and self._is_unchanged(old, frame, joined, rows):
-            loose = loose or bool(old.kept)
-            sheltering = left_out or bool(old.kept)
+        old = self._known.blocks.get(path)
+        if old is not None and self._is_unchanged(old, frame, names, rows):
+            loose, sheltering = loose or bool(old.kept), left_out or bool(old.kept)
             block = old
             if (old.loose, old.sheltering) != (loose, sheltering):
                 block = msgspec.structs.replace(old, loose=loose, sheltering=sheltering)
         else:
-            block = self._compare(frame, names, rows, old)
-            block.counted = frame.counted
-            block.loose = loose or bool(block.kept)
-            block.sheltering = left_out or bool(block.kept)
-            seal(block)
-        self._note_links(frame, block)
-        return block
+            folder = Folder(path, names, rows, frame.counted, left_out, loose)
+            if self._put_off is not None:
+                self._put_off.append(folder)
+                self._devices[path] = frame.identity[0]
+                below = [n for n, mode in zip(names, flat[MODE::ROW], strict=True) if mode & 0o170000 == stat.S_IFDIR]
+                below.reverse()
+                return below
+            block = seal(self._reader.block(fd, folder, self._before(path)))
+        self._take(path, block, frame.identity[0])
+        below = block.folders()
+        below.reverse()
+        return below
 
-    def _is_unchanged(self, old: Block, frame: _Frame, names: bytes, rows: bytes) -> bool:
+    def _take(self, path: str, block: Block, device: int) -> None:
+        self._blocks[path] = block
+        self._note_links(path, block, device)
+        if self._sink is not None:
+            self._sink.tick(len(block))
+
+    def _before(self, path: str) -> Before:
+        old = self._known.blocks.get(path)
+        held = self._sink is None or (old is not None and old.part in self._known.held_parts)
+        return Before(old, held=held)
+
+    def _is_unchanged(self, old: Block, frame: _Frame, names: list[str], rows: bytes) -> bool:
         return (
             old.rows == rows
-            and old.names == names
+            and old.names == os.fsencode("\0".join(names))
             and old.counted == frame.counted
             and self._known.same_rules
             and not self._rehash
-            and (self._sink is None or old.part in self._known.held_parts or self._all_held(old))
+            and self._reader.holds_all(self._before(frame.path))
         )
 
     def _list(self, fd: int, path: str) -> tuple[list[str], list[int], bool]:
@@ -269,145 +268,6 @@ class Scan:
             del names[at], flat[at * ROW : (at + 1) * ROW]
         return names, flat, left_out
 
-    def _compare(self, frame: _Frame, names: list[str], rows: bytes, old: Block | None) -> Block:
-        """Return the block of a folder in which something changed: what did not is taken from the old one."""
-        before = _Before(old)
-        held = old is not None and (self._sink is None or old.part in self._known.held_parts)
-        numbers = array("Q", rows)
-        flat: list[int] = []
-        kept_names: list[str] = []
-        digests, blobs = [], []
-        block = empty_block()
-        for at, name in enumerate(names):
-            row = rows[at * ROW_BYTES : (at + 1) * ROW_BYTES]
-            seen = None if self._rehash else before.same(name, row)
-            if seen is not None and not (held or self._is_held(seen)):
-                seen = None
-            if seen is None:
-                seen = self._read(frame, name, tuple(numbers[at * ROW : (at + 1) * ROW]), before.find(name))
-                if seen is None:
-                    continue
-            here = len(kept_names)
-            kept_names.append(name)
-            flat += seen.numbers
-            digests.append(seen.digest)
-            blobs.append(seen.blob)
-            if seen.extra != PLAIN:
-                block.extras[here] = seen.extra
-            if seen.chunks is not None:
-                block.chunks[here] = seen.chunks
-        block.names = os.fsencode("\0".join(kept_names))
-        block.rows = pack_rows(flat)
-        block.digests = b"".join(digests)
-        block.blobs = b"".join(blobs)
-        block.kept = self._kept(frame, kept_names, block)
-        return block
-
-    def _kept(self, frame: _Frame, names: list[str], block: Block) -> list[int]:
-        if not frame.counted:
-            return list(range(len(names)))
-        keep = self._rules.keep
-        if not keep or not keep.maybe("\0" + "\0".join(names) + "\0"):
-            return []
-        modes = block.numbers()[MODE::ROW]
-        return [
-            at
-            for at, (name, mode) in enumerate(zip(names, modes, strict=True))
-            if keep.match(frame.path, name, is_folder=stat.S_ISDIR(mode))
-        ]
-
-    # — one entry —
-
-    def _read(self, frame: _Frame, name: str, numbers: tuple[int, ...], before: _Row | None) -> _Row | None:
-        """Look closely at an entry; None when it is gone."""
-        self.reread += 1
-        for _ in range(_TRIES):
-            try:
-                return self._read_once(frame, name, numbers, before)
-            except FileNotFoundError:
-                return None
-            except OSError as error:
-                # It became a link, a folder or a file after it was listed: look again at what it is now.
-                if error.errno not in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ESTALE):
-                    raise self._unreadable(join(frame.path, name), error) from error
-                try:
-                    numbers = row_of(os.stat(name, dir_fd=frame.fd, follow_symlinks=False))
-                except FileNotFoundError:
-                    return None
-        raise RollbackError("path.changing", path=shown(join(frame.path, name)))
-
-    def _read_once(self, frame: _Frame, name: str, numbers: tuple[int, ...], before: _Row | None) -> _Row:
-        kind = stat.S_IFMT(numbers[MODE])
-        if kind == stat.S_IFREG:
-            return self._read_file(frame, name, before)
-        if kind == stat.S_IFDIR:
-            fd = os.open(name, OPEN_FOLDER, dir_fd=frame.fd)
-            try:
-                extra = Extra(b"", read_xattrs(fd), read_flags(fd))
-            finally:
-                os.close(fd)
-        else:
-            link = os.fsencode(os.readlink(name, dir_fd=frame.fd)) if kind == stat.S_IFLNK else b""
-            device = 0
-            with node(name, frame.fd) as target:
-                if kind in (stat.S_IFBLK, stat.S_IFCHR):
-                    device = os.stat(target).st_rdev
-                extra = Extra(link, read_xattrs(target), 0, device)
-        return _Row(self._settled(numbers), NONE, NONE, extra, None)
-
-    def _read_file(self, frame: _Frame, name: str, before: _Row | None) -> _Row:
-        fd = _open_file(name, frame.fd)
-        try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-            extra = Extra(b"", read_xattrs(fd), read_flags(fd))
-            if self._sink is None:
-                found = content.read(fd, None)
-                blob, chunks = found.blob, found.chunks
-                # What the store holds of it is known from earlier when the content is what it was.
-                if before is not None and before.digest == found.digest:
-                    blob, chunks = before.blob, before.chunks
-            else:
-                found = content.read(fd, self._sink)
-                blob, chunks = found.blob, found.chunks
-        finally:
-            os.close(fd)
-        self.fresh += found.status.st_size
-        numbers = self._settled(row_of(found.status))
-        if not found.steady:
-            self.warnings.append(str(RollbackError("path.changing", path=shown(join(frame.path, name)))))
-            numbers = (numbers[INODE], 0, *numbers[MTIME:])
-            self.racy = True
-        return _Row(numbers, found.digest, blob, extra, chunks)
-
-    def _settled(self, numbers: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the row as it may be believed next time.
-
-        A file that was changed in the same tick of the clock as this look may change again
-        without its times telling. Its change time is noted as 0, which no file has.
-        """
-        latest = max(signed(numbers[CTIME]), signed(numbers[MTIME]))
-        # Times of whole seconds come from file systems that know no finer ones.
-        slack = 2 * _SECOND if numbers[CTIME] % _SECOND == 0 else 0
-        if latest + slack < self._started:
-            return numbers
-        self.racy = True
-        return (numbers[INODE], 0, *numbers[MTIME:])
-
-    # — what the store holds —
-
-    def _is_held(self, row: _Row) -> bool:
-        """Tell whether the store holds the content of a file that did not change."""
-        if self._sink is None or row.numbers[MODE] & 0o170000 != stat.S_IFREG or not row.numbers[SIZE]:
-            return True
-        if row.chunks is not None:
-            return all(self._sink.has(chunk.blob) for chunk in row.chunks)
-        return row.blob != NONE and self._sink.has(row.blob)
-
-    def _all_held(self, block: Block) -> bool:
-        before = _Before(block)
-        return all(self._is_held(before.row(at)) for at in range(len(block)))
-
     # — the whole —
 
     def _top(self, root: int) -> Block:
@@ -417,7 +277,7 @@ class Scan:
         block = Block(b".", pack_rows(list(numbers)), NONE, NONE, {0: extra} if extra != PLAIN else {}, {}, [], loose)
         return seal(block)
 
-    def _note_links(self, frame: _Frame, block: Block) -> None:
+    def _note_links(self, path: str, block: Block, device: int) -> None:
         numbers = block.numbers()
         counts = numbers[LINKS::ROW]
         if not counts or max(counts) < 2:
@@ -426,12 +286,12 @@ class Scan:
         for at, (count, mode) in enumerate(zip(counts, numbers[MODE::ROW], strict=True)):
             if count > 1 and mode & 0o170000 != stat.S_IFDIR:
                 names = block.listed() if names is None else names
-                key = (frame.identity[0], numbers[at * ROW + INODE])
-                self._links.setdefault(key, []).append(join(frame.path, names[at]))
+                key = (device, numbers[at * ROW + INODE])
+                self._links.setdefault(key, []).append(join(path, names[at]))
                 self._link_counts[key] = count
 
     def _groups(self) -> list[list[str]]:
-        outside = sorted(paths[0] for key, paths in self._links.items() if len(paths) < self._link_counts[key])
+        outside = sorted(paths[0] for key, paths in self._links.items() if 0 < len(paths) < self._link_counts[key])
         if outside:
             examples = ", ".join(shown(path) for path in outside[:3])
             self.warnings.append(
@@ -439,48 +299,6 @@ class Scan:
                 f"which a restored file will no longer share: {examples}"
             )
         return sorted(sorted(paths) for paths in self._links.values() if len(paths) > 1)
-
-    def _unreadable(self, path: str, error: OSError) -> RollbackError:
-        return RollbackError("path.unreadable", path=shown(path) or ".", component=self._component, why=reason(error))
-
-
-class _Before:
-    """A block of an earlier look, asked by name."""
-
-    def __init__(self, block: Block | None) -> None:
-        self._block = block
-        self._places: dict[str, int] | None = None
-
-    def _place(self, name: str) -> int | None:
-        if self._block is None:
-            return None
-        if self._places is None:
-            self._places = {name: at for at, name in enumerate(self._block.listed())}
-        return self._places.get(name)
-
-    def same(self, name: str, row: bytes) -> _Row | None:
-        """Return what was known of an entry, if its numbers are still these."""
-        at = self._place(name)
-        if at is None or self._block is None or self._block.rows[at * ROW_BYTES : (at + 1) * ROW_BYTES] != row:
-            return None
-        return self.row(at)
-
-    def find(self, name: str) -> _Row | None:
-        """Return what was known of an entry."""
-        at = self._place(name)
-        return None if at is None else self.row(at)
-
-    def row(self, at: int) -> _Row:
-        """Return one entry of it."""
-        block = self._block
-        assert block is not None  # noqa: S101 — a place was found in it
-        return _Row(
-            tuple(array("Q", block.rows[at * ROW_BYTES : (at + 1) * ROW_BYTES])),
-            block.digests[at * DIGEST : (at + 1) * DIGEST],
-            block.blobs[at * DIGEST : (at + 1) * DIGEST],
-            block.extras.get(at, PLAIN),
-            block.chunks.get(at),
-        )
 
 
 def _name_of(entry: os.DirEntry[str]) -> str:
@@ -499,10 +317,3 @@ def _list_what_is_there(entries: list[os.DirEntry[str]]) -> tuple[list[str], lis
         names.append(entry.name)
         flat += row
     return names, flat
-
-
-def _open_file(name: str, dir_fd: int) -> int:
-    try:
-        return os.open(name, _OPEN_FILE | _NO_ATIME, dir_fd=dir_fd)
-    except PermissionError:
-        return os.open(name, _OPEN_FILE, dir_fd=dir_fd)

@@ -23,8 +23,8 @@ from rfs.production.rollback.driver import BlobSource
 from rfs.production.rollback.drivers.files import content
 from rfs.production.rollback.drivers.files.compare import Task, Verb
 from rfs.production.rollback.drivers.files.places import Folders, mounts_under, stage_folders, times_kept
+from rfs.production.rollback.drivers.files.reader import OPEN_FOLDER
 from rfs.production.rollback.drivers.files.remove import remove_tree
-from rfs.production.rollback.drivers.files.scan import OPEN_FOLDER
 from rfs.production.rollback.drivers.files.system import sync_file_system
 from rfs.production.rollback.drivers.files.tree import DIGEST, Entry, Tree, above, join
 from rfs.production.rollback.drivers.meta import (

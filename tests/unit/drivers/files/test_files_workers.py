@@ -1,0 +1,152 @@
+"""Two processes find what one finds, and the death of one is survived."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from rfs.production.rollback.drivers.files import FilesDriver, reader, workers
+from rfs.production.rollback.errors import RollbackError, TimedOutError
+from rfs.production.rollback.model import Component
+from rfs.testing import MemoryStore, component
+
+PARENT = os.getpid()
+
+
+class SealingStore(MemoryStore):
+    """A store that can also seal elsewhere. `pid` is put before what is sealed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sealers: set[int] = set()
+
+    def seal(self, data: bytes) -> tuple[bytes, bytes]:
+        return self.identify(data), os.getpid().to_bytes(4, "little") + data
+
+    def put_sealed(self, blob: bytes, sealed: bytes, size: int) -> None:
+        assert len(sealed) == size + 4
+        self.sealers.add(int.from_bytes(sealed[:4], "little"))
+        assert self.put(sealed[4:]) == blob
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Component:
+    monkeypatch.setattr(workers, "_MANY", 10)
+    monkeypatch.setattr(workers, "_BUNCH", 100_000)
+    monkeypatch.setattr(workers, "_FLUSH", 50_000)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    root = tmp_path / "root"
+    for folder in range(60):
+        (root / f"{folder % 7}" / f"{folder}").mkdir(parents=True)
+        for file in range(10):
+            (root / f"{folder % 7}" / f"{folder}" / f"{file}").write_bytes(b"%d" % file * (folder * file))
+        os.symlink("0", root / f"{folder % 7}" / f"{folder}" / "link")
+    (root / "big").write_bytes(os.urandom(300_000))
+    os.link(root / "big", root / "3" / "linked")
+    os.setxattr(root / "big", "user.x", b"1")
+    return component("files", tmp_path, path="root")
+
+
+def alone(c: Component, monkeypatch: pytest.MonkeyPatch) -> object:
+    with monkeypatch.context() as patch:
+        patch.setattr(workers, "_MANY", 1 << 40)
+        return FilesDriver().capture(component("files", Path(c.home), name="alone", path="root"), MemoryStore(), None)
+
+
+def slowly(monkeypatch: pytest.MonkeyPatch, in_parent: bool) -> None:
+    """Make one of both processes so slow that the other does nearly everything."""
+    really = reader.Reader.block
+
+    def block(self: reader.Reader, *args: object) -> object:
+        if (os.getpid() == PARENT) == in_parent:
+            os.sched_yield()
+            signal.sigtimedwait([], 0.01)
+        return really(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(reader.Reader, "block", block)
+
+
+@pytest.mark.parametrize("slow_parent", [True, False])
+def test_both_find_what_one_finds(tree: Component, monkeypatch: pytest.MonkeyPatch, slow_parent: bool) -> None:
+    store = SealingStore()
+    wanted = alone(tree, monkeypatch)
+    slowly(monkeypatch, slow_parent)
+    found = FilesDriver().capture(tree, store, None)
+    assert (found.parts, found.fingerprint) == (wanted.parts, wanted.fingerprint)  # type: ignore[attr-defined]
+    if slow_parent:
+        assert len(store.sealers) == 1
+        assert PARENT not in store.sealers
+    assert FilesDriver().fingerprint(tree, rehash=True) == found.fingerprint
+    shutil.rmtree(Path(tree.home) / "root")
+    FilesDriver().restore(tree, store, found)
+    assert FilesDriver().verify(tree, store, found) == []
+
+
+def test_helper_that_dies_is_replaced_by_the_parent(tree: Component, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = alone(tree, monkeypatch)
+    really = reader.Reader.block
+    done = []
+
+    def block(self: reader.Reader, *args: object) -> object:
+        if os.getpid() != PARENT:
+            done.append(1)
+            if len(done) == 15:
+                os.kill(os.getpid(), signal.SIGKILL)
+        else:
+            signal.sigtimedwait([], 0.01)
+        return really(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(reader.Reader, "block", block)
+    store = SealingStore()
+    found = FilesDriver().capture(tree, store, None)
+    assert found.parts == wanted.parts  # type: ignore[attr-defined]
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_what_the_helper_cannot_read_is_the_same_error(tree: Component, monkeypatch: pytest.MonkeyPatch) -> None:
+    really = reader.Reader.block
+
+    def block(self: reader.Reader, fd: int, folder: reader.Folder, before: reader.Before) -> object:
+        if os.getpid() != PARENT:
+            raise self.unreadable(folder.path, PermissionError(13, "Permission denied"))
+        signal.sigtimedwait([], 0.01)
+        return really(self, fd, folder, before)
+
+    monkeypatch.setattr(reader.Reader, "block", block)
+    with pytest.raises(RollbackError) as caught:
+        FilesDriver().capture(tree, SealingStore(), None)
+    assert caught.value.key == "path.unreadable"
+    assert "permission denied" in str(caught.value)
+
+
+def test_parent_that_gives_up_ends_the_helper(tree: Component) -> None:
+    store = SealingStore()
+    store.time_out_at = 5
+    with pytest.raises(TimedOutError):
+        FilesDriver().capture(tree, store, None)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_helper_keeps_no_descriptor_of_the_parents(tree: Component, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock would be held by it, should it outlive the parent."""
+    really = reader.Reader.block
+    with open(Path(tree.home) / "lock", "w") as lock:
+        note = Path(tree.home) / "seen"
+
+        def block(self: reader.Reader, *args: object) -> object:
+            if os.getpid() != PARENT and not note.exists():
+                open_files = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+                note.write_text("\n".join(path for path in open_files if path.endswith("lock")) + "!")
+            return really(self, *args)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(reader.Reader, "block", block)
+        slowly(monkeypatch, in_parent=True)
+        FilesDriver().capture(tree, SealingStore(), None)
+        assert not lock.closed
+        assert note.read_text() == "!"
