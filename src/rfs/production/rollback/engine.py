@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -35,7 +36,7 @@ from rfs.production.rollback.model import (
     new_id,
     utc_now,
 )
-from rfs.production.rollback.operation import Mark, Operation, position, way_back
+from rfs.production.rollback.operation import Mark, Operation, position, still_done, way_back
 from rfs.production.rollback.plan import Action, Step
 from rfs.production.rollback.pulse import Beat
 from rfs.production.rollback.store import Store
@@ -203,9 +204,10 @@ class Engine:
             return self._go_back(operation, RollbackError("operation.turned", why=operation.error or "it was aborted"))
         if where.outage:
             self._allow_forward(operation)
+        done = still_done(plan, where)
         try:
             for step in plan.steps:
-                if step.id not in where.done:
+                if step.id not in done:
                     operation = self._take(operation, step)
         except Exception as failure:  # every failure, also a bug, must bring the application back first
             return self.turn(self._reload(operation), failure)
@@ -225,10 +227,11 @@ class Engine:
         self.beat.deafen()
         self.beat.allow("way back", "recovery_time", operation.recovery_time)
         where = position(operation.plan, self.catalog.journal(operation.operation_id))
+        done = still_done(operation.plan, where)
         step: Step | None = None
         try:
             for step in way_back(operation.plan, where):
-                if step.id not in where.done:
+                if step.id not in done:
                     operation = self._take(operation, step)
         except Exception as failure:  # whatever it is, the operation must be marked as held, not lost
             return self._hold(self._reload(operation), step, why, failure)
@@ -281,11 +284,15 @@ class Engine:
         return operation
 
     def release(self, operation: Operation) -> None:
-        """Remove what staging left. Only tidying: the operation is over, and recover repeats it."""
+        """Remove what staging left. Only tidying: the operation is over, and recover repeats it.
+
+        So a failure here must not be told as a failure of the operation.
+        """
         for name in operation.plan.components:
             part = self.parts.get(name)
             if part is not None:
-                part.driver.release(part.component)
+                with suppress(RollbackError, OSError):
+                    part.driver.release(part.component)
 
     def _reload(self, operation: Operation) -> Operation:
         return self.catalog.operation(operation.operation_id)
