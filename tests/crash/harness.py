@@ -32,7 +32,7 @@ from pathlib import Path
 
 from tests.crash.shim import Control, Fault, Kind
 
-from rfs.production.rollback.errors import RollbackError
+from rfs.production.rollback.errors import RevertedError, RollbackError
 
 PROBLEMS = ("mixed", "lost", "corrupt", "stuck", "unclear", "unfired")
 
@@ -319,7 +319,10 @@ class Sweep:
             return f"stuck: {outcome.text}"
         if fault.deadly and outcome.how != "killed":
             return f"unfired: the process survived: {outcome.how} {outcome.text}"
-        verdict = self.bench.verdict(must_be="new" if outcome.how == "ok" else None)
+        must_be = "new" if outcome.how == "ok" else None
+        if outcome.text.startswith(RevertedError.__name__):
+            must_be = "old"
+        verdict = self.bench.verdict(must_be=must_be)
         if outcome.how == "raised" and verdict in ("old", "new"):
             return f"unclear: it ended with a traceback: {outcome.text}"
         if outcome.how == "killed" and not fault.deadly:

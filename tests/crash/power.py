@@ -12,7 +12,8 @@ trees that a power loss there could leave are built and handed to recovery:
     chance   some of what was not fsynced survives, chosen by a seed; the last write half
 
 An operation on names in two folders (rename) survives in both or in neither, and takes the
-earlier ones in these folders with it, as in a journal. Everything in the initial tree is durable.
+earlier ones in these folders with it, as in a journal. A link, which nothing can fsync, is
+durable with its folder. Everything in the initial tree is durable.
 """
 
 from __future__ import annotations
@@ -224,6 +225,10 @@ class FileSystem:
             self._pending.append(naming)
 
     def _sync_folder(self, folder: Node) -> None:
+        # Links, pipes and devices cannot be opened to be synced; their folder's sync has to do.
+        for node in folder.names.values():
+            if not node.is_folder and not stat.S_ISREG(node.attributes.mode):
+                node.settle()
         needed = {id(folder)}
         chosen = []
         for naming in reversed(self._pending):

@@ -66,7 +66,7 @@ def _run(scenario: type, **options: object) -> Found:
     shim.make_control(control)
     try:
         environment = shim.environment(control)
-        environment["PYTHONPATH"] = str(ROOT)
+        environment["PYTHONPATH"] = f"{ROOT}{os.pathsep}{ROOT / 'src'}"
         done = subprocess.run(
             [
                 sys.executable,

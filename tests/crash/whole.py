@@ -24,6 +24,7 @@ import zstandard
 from tests.crash.controls import WithoutFileSync, WithoutFolderSync
 from tests.crash.harness import Scenario, look
 from tests.crash.parts import differing
+from tests.crash.tree import make_first_tree, make_second_tree
 
 from rfs.production.rollback import upkeep
 from rfs.production.rollback.application import Application
@@ -35,12 +36,8 @@ from rfs.production.rollback.operation import Mark, Operation
 from rfs.production.rollback.plan import Step
 
 IMPORTED = (cryptography.hazmat.primitives.ciphers.aead, ruamel.yaml, tomlkit, zstandard)
-DRIVERS = {}
-for found in entry_points(group="rfs.drivers"):
-    try:
-        DRIVERS[found.name] = found.load()
-    except ImportError:
-        pass
+# Imported once here, instead of in every child.
+DRIVERS = [found.load() for found in entry_points(group="rfs.drivers")]
 
 CONFIG = """
 [app]
@@ -65,20 +62,8 @@ key = "file:{world}/key"
 
 def make_first(live: Path) -> None:
     """Make version 1, the one that is rolled back to."""
-    tree = live / "tree"
-    (tree / "static" / "deep").mkdir(parents=True)
-    (tree / "code.py").write_text("version = 1\n" * 200)
-    (tree / "same.txt").write_text("the same in both\n")
-    (tree / "gone.txt").write_text("only in version 1\n")
-    (tree / "static" / "a.css").write_text("a {}\n")
-    (tree / "static" / "deep" / "b.css").write_text("b {}\n")
-    (tree / "turned").write_text("a file in version 1, a folder in version 2\n")
-    (tree / "link").symlink_to("code.py")
-    (tree / "one").write_text("a hard link\n")
-    os.link(tree / "one", tree / "two")
-    os.setxattr(tree / "same.txt", "user.kept", b"1")
-    for at, path in enumerate(sorted(tree.rglob("*")), 1):
-        os.utime(path, ns=(at * 10**9, at * 10**9), follow_symlinks=False)
+    (live / "tree").mkdir()
+    make_first_tree(live / "tree")
     (live / "settings.toml").write_text("# the shop\ntitle = 'one'\n")
     (live / ".env").write_text("TOKEN=one\n")
     run(live, "CREATE TABLE orders (n INTEGER PRIMARY KEY, text TEXT)", *rows(0, 20))
@@ -86,24 +71,10 @@ def make_first(live: Path) -> None:
 
 def make_second(live: Path) -> None:
     """Turn it into version 2: the state before the rollback."""
-    tree = live / "tree"
-    (tree / "code.py").write_text("version = 2\n" * 150)
-    (tree / "code.py").chmod(0o755)
-    (tree / "gone.txt").unlink()
-    (tree / "new").mkdir()
-    (tree / "new" / "n.txt").write_text("only in version 2\n")
-    (tree / "static" / "deep" / "b.css").write_text("b { color: red }\n")
-    (tree / "turned").unlink()
-    (tree / "turned").mkdir()
-    (tree / "turned" / "inside").write_text("a folder now\n")
-    (tree / "link").unlink()
-    (tree / "link").symlink_to("same.txt")
-    (tree / "one").write_text("a hard link, changed in place\n")
-    os.removexattr(tree / "same.txt", "user.kept")
-    if "config" in DRIVERS:
-        (live / "settings.toml").write_text("# the shop\ntitle = 'two'\ndebug = true\n")
-    if "environment" in DRIVERS:
-        (live / ".env").write_text("TOKEN=two\nDEBUG=1\n")
+    make_second_tree(live / "tree")
+    (live / "settings.toml").write_text("# the shop\ntitle = 'two'\ndebug = true\n")
+    (live / ".env").write_text("TOKEN=two\nDEBUG=1\n")
+    (live / ".env").chmod(0o600)
     run(live, "DELETE FROM orders WHERE n % 3 = 0", "CREATE TABLE extra (n)", *rows(100, 30))
 
 
@@ -148,14 +119,7 @@ class Whole(Scenario):
 
     def prepare(self, world: Path) -> None:
         (world / "live").mkdir()
-        text = CONFIG.format(world=world)
-        if "config" not in DRIVERS:
-            at, end = text.index("[components.settings]"), text.index("[components.env]")
-            text = text[:at] + text[end:]
-        if "environment" not in DRIVERS:
-            at, end = text.index("[components.env]"), text.index("[components.db]")
-            text = text[:at] + text[end:]
-        (world / "rfs.toml").write_text(text)
+        (world / "rfs.toml").write_text(CONFIG.format(world=world))
         make_first(world / "live")
         Application.create(str(world / "rfs.toml")).close()
         with self.open(world) as app:
@@ -256,7 +220,10 @@ class RollbackWithoutFolderSync(WithoutFolderSync, Rollback):
 
 
 class RollbackDoneFirst(Rollback):
-    """Writes that a step is done before it runs it."""
+    """Writes that a step is done before it runs it.
+
+    The read-back would notice and turn back, which is what it is for; so it is left out as well.
+    """
 
     def act(self, world: Path) -> None:
         right = Engine._take
@@ -267,6 +234,10 @@ class RollbackDoneFirst(Rollback):
 
         with patch.object(Engine, "_take", wrong):
             super().act(world)
+
+    def recover(self, world: Path) -> None:
+        with patch.object(Engine, "_verify", lambda engine, operation, step: operation):
+            super().recover(world)
 
 
 class RollbackWithoutCommit(Rollback):
