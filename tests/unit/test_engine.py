@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -442,6 +443,31 @@ def test_killed_at_every_commit_it_is_exactly_old_or_exactly_new(
     assert point > 40
     assert seen == ({OLD, NEW} if not reports else seen)
     assert OLD in seen
+
+
+def test_after_a_reboot_the_services_that_came_up_by_themselves_are_stopped_again(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    for point in range(60):
+        world = World(tmp_path_factory.mktemp("w"))
+        engine = world.engine()
+        operation = world.begin(engine)
+        killing(engine, point)
+        with pytest.raises(Killed) if point < 30 else contextlib.suppress(Killed):
+            engine.run(operation)
+        marks = [(e.step, e.mark) for e in engine.catalog.journal(operation.operation_id)]
+        world.web.up = True
+        wrote = ("delta", Mark.DONE) in marks and ("restore:code", Mark.INTENT) not in marks
+        if wrote:
+            world.code.value = "written after the reboot"
+        settle(world)
+        assert world.state in (OLD, NEW), point
+        if wrote:
+            done = engine.catalog.operation(operation.operation_id)
+            before = engine.catalog.checkpoint(done.state_before).captures["code"]
+            world.code.restore(engine.parts["code"].component, engine.blobs, before)
+            assert world.code.value == "written after the reboot"
+        world.close()
 
 
 def test_done_before_the_step_would_be_caught(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -236,6 +236,7 @@ class Application(Recoverable):
         expected: Plan | None = None,
         undoes: str | None = None,
     ) -> Operation:
+        self._require_outside()
         engine = self.engine
         engine.require_blobs(captures.values())
         plan = self._plan_captures(target, captures, measure=False)
@@ -272,6 +273,11 @@ class Application(Recoverable):
             if name not in target.captures:
                 raise NotFoundError("checkpoint.lacks", checkpoint=target.checkpoint_id, component=name)
         return {name: target.captures[name] for name in names if name in target.captures}
+
+    def _require_outside(self) -> None:
+        for name, part in self.parts.items():
+            if part.driver.runs and part.driver.contains_caller(part.component):
+                raise ConflictError("rollback.inside", component=name)
 
     def _losses(self, name: str, want: Capture, safety: Capture) -> list[Loss]:
         part = self.parts[name]

@@ -206,6 +206,10 @@ class Driver(ABC):
     def stop(self, c: Component, pulse: Pulse) -> None:
         """Stop the component's processes. Re-runnable."""
 
+    def contains_caller(self, c: Component) -> bool:
+        """Tell whether this very process would be stopped by `stop`."""
+        return False
+
     def start(self, c: Component, source: BlobSource, want: Capture) -> None:
         """After all restores: start what ran at `want`, or make a restored configuration take effect. Re-runnable."""
 

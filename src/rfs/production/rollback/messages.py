@@ -339,6 +339,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "The {kind} failed, and so did the way back. NEEDS ATTENTION: {why}",
         "Mend the cause, then `rfs resume {operation}` (or with --skip {step}), or turn back again: `rfs abort`.",
     ),
+    "rollback.inside": (
+        "This process is part of the component {component}, which a rollback has to stop.",
+        "Run rfs from a shell, or from a service that is not part of the application; nothing was changed.",
+    ),
     "rollback.open": (
         "Operation {operation} is {status} and NEEDS ATTENTION; until then nothing else may change the application.",
         "Run `rfs resume {operation}` or `rfs abort {operation}`; `rfs show {operation}` tells how far it came.",

@@ -157,6 +157,21 @@ def position(plan: Plan, entries: Sequence[Entry]) -> Position:
     return Position(turned, frozenset(done), outage, touched, ran)
 
 
+def still_done(plan: Plan, where: Position) -> frozenset[str]:
+    """Return the steps that a new process need not repeat.
+
+    The crash may have been a reboot, and process managers start their services at boot: while
+    data is still to be restored, services are stopped again. When no data was touched yet, what
+    they may have written since is captured again as well.
+    """
+    actions = {step.id: step.action for step in plan.steps}
+    to_restore = {id_ for id_, action in actions.items() if action in (Action.RESTORE, Action.VERIFY)}
+    if to_restore <= where.done:
+        return where.done
+    again = {Action.STOP} if where.touched else {Action.STOP, Action.DELTA, Action.LATE}
+    return frozenset(id_ for id_ in where.done if actions[id_] not in again)
+
+
 def way_back(plan: Plan, where: Position) -> list[Step]:
     """Return the steps that lead from `where` to the state before, in order.
 
