@@ -199,10 +199,21 @@ def test_ctrl_c_at_a_question_changes_nothing(changed: App) -> None:
 
 
 def test_plain_lines_where_stderr_is_no_terminal(changed: App) -> None:
-    ran = changed.rfs("checkpoint")
-    assert ran.err.splitlines()[:2] == ["capturing db", "capturing web"]
-    assert changed.rfs("checkpoint", "-q").err == ""
-    assert changed.rfs("diff").err == "", "short looks say nothing"
+    assert changed.rfs("checkpoint", "-v").err.splitlines()[:2] == ["capturing db", "capturing web"]
+    assert changed.rfs("checkpoint").err == "", "short steps say nothing"
+
+
+def test_a_long_step_without_figures_is_told_when_it_ends(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    reporter = progress.PlainReporter(lambda: None, 5.0, announce=False)
+    for what, seconds in (("stop web", 31.0), ("delta", 1.0), ("start web", 12.0)):
+        reporter(what, 0, 0)
+        now[0] += seconds
+    reporter.close()
+    assert capsys.readouterr().err.splitlines() == ["stop web: took 31 s", "start web: took 12 s"]
 
 
 def test_json_progress_is_one_object_a_line_on_stderr(changed: App) -> None:
@@ -217,8 +228,8 @@ def test_json_progress_is_one_object_a_line_on_stderr(changed: App) -> None:
 def test_progress_has_a_rate_and_an_estimate(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter([100.0, 101.0, 110.0, 111.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     begun: list[bool] = []
     reporter = progress.PlainReporter(lambda: begun.append(True), 5.0, announce=True)
 
@@ -227,9 +238,9 @@ def test_progress_has_a_rate_and_an_estimate(
 
     reporter.known = lambda: {"release": Known()}
     reporter("capturing release", 0, 0)
-    reporter("capturing release", 50, 1)
-    reporter("capturing release", 1000, 3_000_000)
-    reporter("capturing release", 1001, 3_000_000)
+    for second, entries in ((101.0, 50), (110.0, 1000), (111.0, 1001)):
+        now[0] = second
+        reporter("capturing release", entries, 3_000_000)
     assert begun == [True]
     assert capsys.readouterr().err.splitlines() == [
         "capturing release",

@@ -105,7 +105,7 @@ def test_a_package_called_log_is_code_and_odd_names_are_escaped(app: Path) -> No
 
 def test_names_are_short_and_never_given_twice(app: Path) -> None:
     names = [component.name for component in looked(app).components]
-    assert names == ["release", "config", "config-config-logging", "config-config-settings", "env", "db"]
+    assert names == ["release", "config-app", "config-logging", "config-settings", "env", "db"]
     for folder in ("a", "a-"):
         (app / folder).mkdir()
         (app / folder / "x.env").write_text("A=1\n", encoding="utf-8")

@@ -76,16 +76,30 @@ class JsonReporter(Reporter):
 
 
 class PlainReporter(Reporter):
-    """Lines. With `announce` each step has one; otherwise only those that take long."""
+    """Lines. With `announce` each step has one when it begins; otherwise only those that take long."""
 
     def __init__(self, begun: Callable[[], None], every: float, *, announce: bool) -> None:
         super().__init__(begun, every)
         self._announce = announce
+        self._open = ("", 0.0)
 
     def step(self, what: str) -> None:
+        self._ended()
+        self._open = (what, time.monotonic())
         if self._announce:
             sys.stderr.write(f"{what}\n")
             sys.stderr.flush()
+
+    def _ended(self) -> None:
+        # A step that only waits, for a service to stop say, has no figures to tell meanwhile.
+        what, since = self._open
+        seconds = time.monotonic() - since
+        if what and seconds >= PLAIN_SECONDS:
+            sys.stderr.write(f"{what}: took {seconds:.0f} s\n")
+            sys.stderr.flush()
+
+    def close(self) -> None:
+        self._ended()
 
     def update(self, what: str, items: int, size: int, seconds: float, total: int) -> None:
         sys.stderr.write(f"{what}: {describe(items, size, seconds, total)}\n")

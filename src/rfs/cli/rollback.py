@@ -31,6 +31,7 @@ def plan(session: Session, target: str, only: tuple[str, ...], without: tuple[st
     """Show what a rollback to CHECKPOINT (the latest) would do, lose, need and cost. Changes nothing."""
     with session.application(changes=False) as app:
         made = app.plan(target, only=only, without=without)
+        checked = bool(app.settings.health)
     notes: tuple[str, ...] = ()
     if out is not None and session.dry_run:
         notes = (f"{out} was not written (--dry-run).",)
@@ -38,7 +39,7 @@ def plan(session: Session, target: str, only: tuple[str, ...], without: tuple[st
         _write_plan(made, out)
         notes = (f"Written to {out}; `rfs rollback --plan {out}` carries it out unless it changed meanwhile.",)
     everything = session.verbose or session.json
-    text = plan_text(made, everything=everything)
+    text = plan_text(made, checked=checked, everything=everything)
     brief = "nothing to do" if made.nothing_to_do else made.hash
     return Answer(plan_json(made, everything=everything), text, brief, notes=(*made.warnings, *notes))
 
@@ -98,7 +99,8 @@ def rollback(
         if not session.yes:
             seen = app.plan(target, only=only, without=without)
             _refuse_if_changed(expected, seen)
-            session.show_and_confirm(plan_text(seen, everything=session.verbose), seen.warnings, "Roll back?")
+            text = plan_text(seen, checked=bool(app.settings.health), everything=session.verbose)
+            session.show_and_confirm(text, seen.warnings, "Roll back?")
             expected = seen
         operation = app.rollback(target, reason=reason, only=only, without=without, expected=expected)
     warnings = tuple(fresh_warnings(operation))
@@ -111,11 +113,13 @@ def _only_planned(
 ) -> Answer:
     with session.application(changes=False) as app:
         made = app.plan(target, only=only, without=without)
+        checked = bool(app.settings.health)
     _refuse_if_changed(expected, made)
     everything = session.verbose or session.json
     data = {"dry_run": True, **plan_json(made, everything=everything)}
     session.take_reason()
-    return Answer(data, plan_text(made, everything=everything), made.hash, notes=made.warnings)
+    text = plan_text(made, checked=checked, everything=everything)
+    return Answer(data, text, made.hash, notes=made.warnings)
 
 
 def _refuse_if_changed(expected: Plan | None, made: Plan) -> None:
@@ -140,9 +144,11 @@ def undo(session: Session, named: str | None, number: int) -> Answer:
         meant = app.to_undo(number, named)
         if session.dry_run or not session.yes:
             plans = [_undo_plan(app, operation) for operation in meant]
+            checked = bool(app.settings.health)
+            texts = [plan_text(plan, checked=checked, everything=session.verbose) for plan in plans]
             text = "\n\n".join(
-                f"Undo of {operation.kind} {operation.operation_id}:\n{plan_text(plan, everything=session.verbose)}"
-                for operation, plan in zip(meant, plans, strict=True)
+                f"Undo of {operation.kind} {operation.operation_id}:\n{shown}"
+                for operation, shown in zip(meant, texts, strict=True)
             )
             warnings = tuple(dict.fromkeys(warning for plan in plans for warning in plan.warnings))
             if session.dry_run:

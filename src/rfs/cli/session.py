@@ -146,7 +146,7 @@ class Session:
         """
         from rfs.production.rollback.application import Application
 
-        reporter = self.reporter(announce=changes)
+        reporter = self.reporter()
         wait = self.timeout if math.isfinite(self.timeout) else 0.0
         try:
             with Application.open(self.config, reporter=reporter, wait=wait) as app:
@@ -163,7 +163,7 @@ class Session:
         finally:
             reporter.close()
 
-    def reporter(self, *, announce: bool) -> Any:
+    def reporter(self) -> Any:
         """Return what progress is reported to, as suits the terminal and the flags."""
         from rfs.cli.progress import make_reporter
 
@@ -173,7 +173,7 @@ class Session:
         terminal = sys.stderr.isatty() and not self.json
         color = terminal and not self.no_color and not os.environ.get("NO_COLOR")
         return make_reporter(
-            begun, json=self.json, terminal=terminal, quiet=self.quiet, announce=announce or self.verbose, color=color
+            begun, json=self.json, terminal=terminal, quiet=self.quiet, announce=self.verbose, color=color
         )
 
     @contextmanager

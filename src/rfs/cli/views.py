@@ -7,6 +7,7 @@ needs are left out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -153,12 +154,18 @@ def _counts(changes: Sequence[Change]) -> dict[str, int]:
     return counts
 
 
+PLURALS = re.compile(r"\b(row|file|folder|key|unit|table)s\b")
+
 # What a rollback does about a change that happened since the checkpoint.
 BACKWARDS = {ChangeKind.ADDED: "to remove", ChangeKind.CHANGED: "to change back", ChangeKind.REMOVED: "to bring back"}
 
 
-def plan_text(plan: Plan, *, everything: bool) -> str:
-    """Return what a rollback would do, lose, need and cost."""
+def plan_text(plan: Plan, *, checked: bool, everything: bool) -> str:
+    """Return what a rollback would do, lose, need and cost.
+
+    Args:
+        checked: whether there are health checks at all.
+    """
     head = f"Rollback to {style(plan.target, fg='cyan')}, taken {nice_time(plan.target_created_at)}"
     lines = [style(head, bold=True)]
     for name in plan.components:
@@ -171,16 +178,19 @@ def plan_text(plan: Plan, *, everything: bool) -> str:
     if plan.losses:
         lines.append(style("Written since the checkpoint, and lost (kept in the safety checkpoint):", fg="red"))
         for loss in plan.losses:
-            number = f"{loss.count:,} " if loss.count is not None else "some "
+            what = PLURALS.sub(r"\1", loss.what, count=1) if loss.count == 1 else loss.what
+            number = f"{loss.count:,}" if loss.count is not None else "some"
             examples = f" ({printable(', '.join(loss.examples))})" if loss.examples else ""
-            lines.append(f"  {loss.component}: {number}{loss.what}{examples}")
+            lines.append(f"  {loss.component}: {number} {what}{examples}")
     else:
         lines.append("Nothing written since the checkpoint would be lost.")
     stopped = [step.component or "" for step in plan.steps if step.action is Action.STOP]
     lines.append(f"Services stopped meanwhile: {', '.join(stopped) or 'none'}.")
-    gate = "turns it back when it fails" if plan.health_gates else "only warns"
     estimate = f"about {nice_seconds(plan.estimate.seconds)}, {nice_seconds(plan.estimate.outage)} of it outage"
-    lines.append(f"It is {plan.reversibility}; {estimate}; the health check {gate}.")
+    gate = ""
+    if checked:
+        gate = "; a failing health check " + ("turns it back" if plan.health_gates else "only warns")
+    lines.append(f"It is {plan.reversibility}; {estimate}{gate}.")
     return "\n".join(lines)
 
 
@@ -268,8 +278,8 @@ def done_text(operation: Operation) -> str:
     """Return what an operation that just ended did, in a sentence or two."""
     outage = f", {nice_seconds(operation.outage)} outage" if operation.outage is not None else ""
     name = style(operation.operation_id, fg="cyan")
-    what = f"{operation.kind.capitalize()} {name} {status_word(operation.status)}"
-    return f"{what}: at {operation.plan.target}{outage}. The state before is {operation.state_before}."
+    what = f"{operation.kind.capitalize()} {name} {status_word(operation.status)}{outage}"
+    return f"{what}. The application is as at {operation.plan.target}; the state before is kept: `rfs undo`."
 
 
 def fresh_warnings(operation: Operation) -> list[str]:

@@ -136,23 +136,18 @@ def detect(folder: str, *, system: str = "/") -> Detected:
     if len(configs) > MAX_CONFIGS:
         notices.append(f"Of {len(configs)} configuration files {MAX_CONFIGS} became components; the rest are files.")
     names = _Names()
-    components = [_release(release, tree, names)]
-    components += [
-        Found(names.of("config", path), "config", {"path": path}, "Compared key by key; restored as a whole file.")
-        for path in configs[:MAX_CONFIGS]
+    configs = configs[:MAX_CONFIGS]
+    components = [
+        _release(release, tree, names),
+        *_components(names, "config", "config", configs, "Compared key by key; restored as a whole file."),
+        *_components(names, "env", "environment", envs, "Its values are never shown."),
+        *_components(names, "db", "sqlite", databases, "Captured while it is used; restored in place."),
     ]
     components += [
-        Found(names.of("env", path), "environment", {"path": path}, "Its values are never shown.") for path in envs
+        Found(name, "service", options, "Stopped before data is restored, started after it.")
+        for name, options in zip(names.of("services", [each["config"] for each in services]), services, strict=True)
     ]
-    components += [
-        Found(names.of("db", path), "sqlite", {"path": path}, "Captured while it is used; restored in place.")
-        for path in databases
-    ]
-    components += [
-        Found(names.of("services", ""), "service", options, "Stopped before data is restored, started after it.")
-        for options in services
-    ]
-    texts = {path: _read(os.path.join(folder, path)) for path in [*envs, *configs[:MAX_CONFIGS], *_alembic(tree.files)]}
+    texts = {path: _read(os.path.join(folder, path)) for path in [*envs, *configs, *_alembic(tree.files)]}
     elsewhere = _databases_elsewhere(texts)
     notices += [each.why for each in elsewhere]
     suggestions = [*odd, *elsewhere, *_units(folder, tree.files, system), *_compose(tree.files)]
@@ -173,22 +168,27 @@ def _app_name(folder: str) -> str:
 
 
 class _Names:
-    """Gives out component names: short for the first of a sort, telling for the others."""
+    """Gives out component names: short where there is one of a sort, telling where there are several."""
 
     def __init__(self) -> None:
         self._given: set[str] = set()
 
-    def of(self, sort: str, path: str) -> str:
-        stem = re.sub(r"[^A-Za-z0-9]+", "-", os.path.splitext(path.lstrip("."))[0]).strip("-").lower()
-        for name in (sort, f"{sort}-{stem}"[:60].rstrip("-")):
-            if name not in self._given:
-                break
-        number = 2
-        base = name
+    def of(self, sort: str, paths: Sequence[str]) -> list[str]:
+        """Return a name for each path."""
+        return [self._unused(sort if len(paths) == 1 else _telling(sort, path)) for path in paths]
+
+    def _unused(self, wanted: str) -> str:
+        name, number = wanted, 2
         while name in self._given:
-            name, number = f"{base}-{number}", number + 1
+            name, number = f"{wanted}-{number}", number + 1
         self._given.add(name)
         return name
+
+
+def _telling(sort: str, path: str) -> str:
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", os.path.splitext(path.lstrip("."))[0]).strip("-").lower()
+    rest = re.sub(rf"^{sort}(-|$)", "", stem)
+    return f"{sort}-{rest}"[:60].rstrip("-")
 
 
 # — the tree —
@@ -252,7 +252,13 @@ def _release(release: str, tree: _Tree, names: _Names) -> Found:
             "\nInstalled packages are left out, as they can be installed again;"
             "\ntake them off the list if your deployment replaces them."
         )
-    return Found(names.of("release", ""), "files", options, why)
+    (name,) = names.of("release", [release])
+    return Found(name, "files", options, why)
+
+
+def _components(names: _Names, sort: str, kind: str, paths: Sequence[str], why: str) -> list[Found]:
+    named = zip(names.of(sort, paths), paths, strict=True)
+    return [Found(name, kind, {"path": path}, why) for name, path in named]
 
 
 # — files by what they are —
