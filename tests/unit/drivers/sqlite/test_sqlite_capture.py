@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import msgspec
 import pytest
 from sqlite_shop import Shop
 
-from rfs.production.rollback.drivers.sqlite import direct, live, pages, unchanged
+from rfs.production.rollback.drivers.sqlite import SqliteDriver, direct, live, pages, unchanged
 from rfs.production.rollback.drivers.sqlite import driver as driver_module
-from rfs.production.rollback.errors import LockedError, RollbackError, UsageError
+from rfs.production.rollback.errors import LockedError, RollbackError
 from rfs.production.rollback.model import Capture, Fingerprint
 from rfs.testing import component
 
@@ -290,15 +291,16 @@ def test_owns_its_log_and_journal(shop: Shop) -> None:
     assert shop.driver.owns(shop.component) == (path, f"{path}-wal", f"{path}-shm", f"{path}-journal")
 
 
-def test_a_wrong_duration_is_said(shop: Shop) -> None:
-    wrong = component("sqlite", shop.home, path="shop.db", busy_timeout="soon")
-    with pytest.raises(UsageError, match="busy_timeout"):
-        shop.driver.capture(wrong, shop.store, None)
+@pytest.mark.parametrize(
+    "options",
+    [{"path": "a", "busy_timeout": "soon"}, {"path": "a", "busy_timeout": -1}, {"path": "a", "colour": "red"}, {}],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(options, SqliteDriver.options)
 
 
 def test_a_capture_round_trips_as_a_record(shop: Shop) -> None:
-    import msgspec
-
     want = shop.capture()
     assert msgspec.json.decode(msgspec.json.encode(want), type=Capture) == want
 

@@ -23,6 +23,9 @@ from rfs.production.rollback.errors import LockedError, RollbackError
 from rfs.production.rollback.model import Capture
 from rfs.testing import MemoryStore, component
 
+# Newer Pythons warn of a fork beside other threads, such as the test runner's own.
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
 ADDS_UP = """
 SELECT count(*) FROM accounts WHERE balance <> ?
   - (SELECT coalesce(sum(amount), 0) FROM ledger WHERE source = accounts.id)

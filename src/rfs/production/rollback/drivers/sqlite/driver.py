@@ -31,7 +31,7 @@ from rfs.production.rollback.drivers.sqlite.place import (
 )
 from rfs.production.rollback.drivers.sqlite.unchanged import glance, recall, remember
 from rfs.production.rollback.duration import Duration, parse_duration
-from rfs.production.rollback.errors import IntegrityError, RollbackError, UsageError
+from rfs.production.rollback.errors import IntegrityError, RollbackError
 from rfs.production.rollback.model import (
     Capture,
     Change,
@@ -61,6 +61,9 @@ class SqliteOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     path: str
     busy_timeout: Duration = "30s"
+
+    def __post_init__(self) -> None:
+        parse_duration(self.busy_timeout)
 
 
 class SqliteDriver(Driver):
@@ -217,11 +220,7 @@ def _path(c: Component) -> str:
 
 
 def _seconds(c: Component) -> float:
-    try:
-        return parse_duration(_options(c).busy_timeout)
-    except ValueError as error:
-        where = os.path.join(c.home, "rfs.toml")
-        raise UsageError("settings.value", path=where, key=f"{c.name}.busy_timeout", why=error) from None
+    return parse_duration(_options(c).busy_timeout)
 
 
 def _patience(c: Component, pulse: BlobSink | BlobSource | None = None) -> Patience:
