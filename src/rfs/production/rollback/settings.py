@@ -25,6 +25,12 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 LATER = ("instances", "conditions", "schedules", "approvals", "freeze", "notify", "hooks", "external")
 SECRET_SECONDS = 30
 
+# Fields that hold seconds, and that rfs.toml may write as "5m".
+DURATIONS: dict[type[msgspec.Struct], tuple[str, ...]] = {
+    Policy: ("max_rollback_time", "recovery_time"),
+    Retention: ("keep_within",),
+}
+
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -65,13 +71,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AppTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[app]` as written."""
+    """The application.
+
+    Attributes:
+        name: what it is called; letters, digits, ".", "_" and "-".
+    """
 
     name: str
 
 
 class StoreTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[store]` as written."""
+    """Where checkpoints are kept.
+
+    Attributes:
+        path: the folder, relative to rfs.toml.
+        key: "file:PATH" of the key file, which `rfs init` makes.
+    """
 
     path: str = ".rfs"
     key: str | None = None
@@ -181,7 +196,7 @@ def _components(document: Source, tables: Any) -> tuple[ComponentTable, ...]:
         if "kind" not in table:
             document.bad((*where, "kind"), 'it is missing; write kind = "files", for example')
         head = document.convert(
-            {key: table[key] for key in ("kind", "depends_on") if key in table}, _ComponentHead, where
+            {key: table[key] for key in ("kind", "depends_on") if key in table}, ComponentHead, where
         )
         options = {key: value for key, value in table.items() if key not in ("kind", "depends_on")}
         found.append(ComponentTable(name=name, kind=head.kind, depends_on=head.depends_on, options=options))
@@ -194,7 +209,14 @@ def _components(document: Source, tables: Any) -> tuple[ComponentTable, ...]:
     return tuple(found)
 
 
-class _ComponentHead(msgspec.Struct, frozen=True):
+class ComponentHead(msgspec.Struct, frozen=True):
+    """What every component has.
+
+    Attributes:
+        kind: which driver looks after it.
+        depends_on: components that are captured and restored before it.
+    """
+
     kind: str
     depends_on: tuple[str, ...] = ()
 
@@ -244,10 +266,10 @@ def _health(document: Source, tables: Any) -> tuple[dict[str, Any], ...]:
 
 
 def _policy(document: Source, table: Any) -> Policy:
-    policy = document.convert(table, Policy, ("policy",), durations=("max_rollback_time", "recovery_time"))
+    policy = document.convert(table, Policy, ("policy",))
     if policy.approval_required:
         document.later(("policy", "approval_required"))
-    for key in ("max_rollback_time", "recovery_time"):
+    for key in DURATIONS[Policy]:
         if getattr(policy, key) <= 0:
             document.bad(("policy", key), "it must be longer than nothing")
     return policy
@@ -256,7 +278,7 @@ def _policy(document: Source, table: Any) -> Policy:
 def _retention(document: Source, table: Any) -> Retention:
     if table is None:
         return DEFAULT
-    policy = document.convert(table, Retention, ("retention",), durations=("keep_within",))
+    policy = document.convert(table, Retention, ("retention",))
     for key in Retention.__struct_fields__:
         value = getattr(policy, key)
         if isinstance(value, int) and value < 0:
@@ -287,8 +309,8 @@ class Source:
         except tomllib.TOMLDecodeError as error:
             raise UsageError("settings.syntax", path=self.path, why=_lower_first(str(error))) from error
 
-    def convert(self, table: Any, kind: type[T], where: Where, *, durations: Iterable[str] = ()) -> T:
-        """Return `table` as a `kind` (a msgspec struct), with its `durations` read as seconds.
+    def convert(self, table: Any, kind: type[T], where: Where) -> T:
+        """Return `table` as a `kind` (a msgspec struct), with what DURATIONS names read as seconds.
 
         Raises:
             UsageError: a key is unknown or missing, or a value is of the wrong type.
@@ -297,7 +319,7 @@ class Source:
             self.bad(where, f"it takes a table: [{dotted(where)}]")
         self.known_keys(table, [field.encode_name for field in msgspec.structs.fields(kind)], where)
         table = dict(table)
-        for key in durations:
+        for key in DURATIONS.get(kind, ()):
             if key in table:
                 try:
                     table[key] = parse_duration(table[key])
