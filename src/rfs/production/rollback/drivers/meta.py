@@ -31,6 +31,7 @@ LOCKING_FLAGS = _IMMUTABLE | _APPEND
 _LONG = struct.calcsize("l")
 _GET_FLAGS = (2 << 30) | (_LONG << 16) | (ord("f") << 8) | 1
 _SET_FLAGS = (1 << 30) | (_LONG << 16) | (ord("f") << 8) | 2
+_NO_ANSWER = bytes(_LONG)
 
 _NO_FLAGS = {errno.ENOTTY, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _NO_XATTRS = {errno.EOPNOTSUPP, errno.ENOSYS}
@@ -135,16 +136,17 @@ def read_xattrs(target: int | str) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def read_flags(target: int | str) -> int:
-    """Return the inode flags that belong to the state; 0 for a path, which only files and folders that
-    can be opened have none of, and where the file system knows none."""
-    if isinstance(target, str) or sys.platform != "linux":
-        return 0
-    return _all_flags(target) & KEPT_FLAGS
+    """Return the inode flags that belong to the state.
+
+    They are 0 for a path, as only what can be opened (files and folders) has any, and where
+    the file system knows none.
+    """
+    return 0 if isinstance(target, str) else _all_flags(target) & KEPT_FLAGS
 
 
 def write_flags(target: int | str, flags: int) -> None:
     """Set the inode flags of KEPT_FLAGS to `flags`, leaving the others as they are."""
-    if isinstance(target, str) or sys.platform != "linux":
+    if isinstance(target, str):
         return
     before = _all_flags(target)
     after = (before & ~KEPT_FLAGS) | flags
@@ -154,13 +156,11 @@ def write_flags(target: int | str, flags: int) -> None:
 
 def _all_flags(fd: int) -> int:
     try:
-        answer = fcntl.ioctl(fd, _GET_FLAGS, bytes(_LONG))
+        return int.from_bytes(fcntl.ioctl(fd, _GET_FLAGS, _NO_ANSWER)[:4], sys.byteorder)
     except OSError as error:
         if error.errno in _NO_FLAGS:
             return 0
         raise
-    flags: int = struct.unpack_from("=I", answer)[0]
-    return flags
 
 
 @contextlib.contextmanager
@@ -224,7 +224,7 @@ def replace_file(path: str, data: bytes, meta: Meta, *, component: str = "") -> 
     """
     check_owner(path, meta)
     with _folder_of(path, component) as (fd, name):
-        temporary = TEMPORARY_PREFIX + sha256(os.fsencode(name)).hexdigest()[:16]
+        temporary = _temporary(name)
         _unlock(fd, temporary)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary, dir_fd=fd)
@@ -238,6 +238,20 @@ def replace_file(path: str, data: bytes, meta: Meta, *, component: str = "") -> 
             raise
         if meta.flags & LOCKING_FLAGS:
             lock_again(name, meta.flags, fd)
+
+
+def _temporary(name: str) -> str:
+    return TEMPORARY_PREFIX + sha256(os.fsencode(name)).hexdigest()[:16]
+
+
+def remove_leftover(path: str, *, component: str = "") -> None:
+    """Remove what a `replace_file` of `path` that was killed left beside it, if it did.
+
+    Raises:
+        RollbackError: path.unwritable.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    remove_file(os.path.join(folder, _temporary(name)), component=component)
 
 
 def write_new(name: str, data: bytes, meta: Meta, dir_fd: int) -> None:

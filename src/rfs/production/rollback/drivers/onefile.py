@@ -26,6 +26,7 @@ from rfs.production.rollback.drivers.meta import (
     reason,
     refused,
     remove_file,
+    remove_leftover,
     replace_file,
     shown,
 )
@@ -118,6 +119,9 @@ class OneFileDriver(Driver):
         else:
             remove_file(path, component=c.name)
         return Restored(1)
+
+    def release(self, c: Component) -> None:
+        remove_leftover(self.path(c), component=c.name)
 
     def owns(self, c: Component) -> tuple[str, ...]:
         return (self.path(c),)
