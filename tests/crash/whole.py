@@ -36,8 +36,9 @@ from rfs.production.rollback.operation import Mark, Operation
 from rfs.production.rollback.plan import Step
 
 IMPORTED = (cryptography.hazmat.primitives.ciphers.aead, ruamel.yaml, tomlkit, zstandard)
+KINDS = ("config", "environment", "files", "sqlite")
 # Imported once here, instead of in every child.
-DRIVERS = [found.load() for found in entry_points(group="rfs.drivers")]
+DRIVERS = [found.load() for found in entry_points(group="rfs.drivers") if found.name in KINDS]
 
 CONFIG = """
 [app]

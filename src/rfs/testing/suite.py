@@ -215,11 +215,12 @@ class DriverSuite:
             want = self.capture()
             for at in self._interruptions(want):
                 self.change(self.c, at % self.ways)
-                other, state = self.capture(), self.read(self.c)
+                other, state, before = self.capture(), self.read(self.c), self._surroundings(tmp_path)
                 self._interrupt(want, at)
                 self.bring(other)
-                self._equal(self.read(self.c), state, f"the way back was not exact after an interruption at call {at}")
                 self.driver.release(self.c)
+                self._equal(self.read(self.c), state, f"the way back was not exact after an interruption at call {at}")
+                self._equal(self._surroundings(tmp_path), before, f"an interruption at call {at} left something behind")
                 self.bring(want)
 
     def test_restore_is_exact_after_its_time_ran_out(self, tmp_path: Path) -> None:
