@@ -222,6 +222,7 @@ class DriverSuite:
                 self._equal(self.read(self.c), state, f"the way back was not exact after an interruption at call {at}")
                 self._equal(self._surroundings(tmp_path), before, f"an interruption at call {at} left something behind")
                 self.bring(want)
+                self.driver.release(self.c)
 
     def test_restore_is_exact_after_its_time_ran_out(self, tmp_path: Path) -> None:
         with self._world(tmp_path):
