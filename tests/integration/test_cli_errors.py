@@ -210,6 +210,16 @@ def test_a_reader_that_goes_away_is_no_failure(one: App) -> None:
     assert (done.returncode, err) == (0, "")
 
 
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_output_that_cannot_be_written_is_one_sentence(one: App, flags: list[str]) -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = one.start("checkpoint", "list", *flags, stdout=full)
+        _, err = done.communicate(timeout=30)
+    assert done.returncode == 1
+    assert "error: The output could not be written: No space left on device." in err
+    assert "Traceback" not in err
+
+
 def test_each_command_is_in_a_module_that_has_it() -> None:
     for name in cli_app_module.COMMANDS:
         assert cli_app_module.cli.get_command(None, name) is not None

@@ -233,7 +233,7 @@ class Session:
             import traceback
 
             traceback.print_exc(file=sys.stderr)
-        if self.json:
+        if self.json and error.key != "output.unwritable":
             data = {
                 "error": {"key": error.key, "message": str(error), "hint": error.hint, "retryable": error.retryable}
             }
@@ -275,17 +275,20 @@ def conclude(session: Session, act: Callable[[], Any]) -> int:
 
 
 def _write(stream: Any, text: str) -> None:
-    """Write, whatever the terminal can show; a reader that went away (`rfs log | head`) is no error."""
+    """Write, whatever the terminal can show; a reader that went away (`rfs log | head`) is no error.
+
+    Raises:
+        RollbackError: it cannot be written.
+    """
+    encoding = stream.encoding or "ascii"
     try:
-        try:
-            stream.write(text)
-        except UnicodeEncodeError:
-            encoding = stream.encoding or "ascii"
-            stream.write(text.encode(encoding, errors="backslashreplace").decode(encoding))
+        stream.write(text.encode(encoding, errors="backslashreplace").decode(encoding))
         stream.flush()
-    except BrokenPipeError:
+    except OSError as error:
         # What is still buffered would be written at exit, and fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise RollbackError("output.unwritable", why=error.strerror) from error
 
 
 def _seconds(value: str) -> float:

@@ -24,14 +24,15 @@ def prune(session: Session) -> Answer:
     from rfs.production.rollback import upkeep
 
     with session.application(changes=not session.dry_run) as app:
-        cleaned = upkeep.prune(app, dry_run=True)
         times = {each.checkpoint_id: each.created_at for each in app.catalog.checkpoints()}
-        gone = cleaned.retained.remove
-        if not session.dry_run:
-            if gone:
-                session.confirm(f"Remove {counted(len(gone), 'checkpoint')} that no rule keeps?")
-            cleaned = upkeep.prune(app, dry_run=False)
+        if session.dry_run or not session.yes:
+            cleaned = upkeep.prune(app, dry_run=True)
             gone = cleaned.retained.remove
+            if gone and not session.dry_run:
+                session.confirm(f"Remove {counted(len(gone), 'checkpoint')} that no rule keeps?")
+        if not session.dry_run:
+            cleaned = upkeep.prune(app, dry_run=False)
+    gone = cleaned.retained.remove
     would = "would be " if session.dry_run else ""
     lines = []
     if session.dry_run or session.verbose:

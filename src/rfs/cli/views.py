@@ -262,7 +262,7 @@ def operation_text(operation: Operation, *, everything: bool) -> str:
         ("ended", nice_time(operation.finished_at) if operation.finished_at else ""),
         ("outage", nice_seconds(operation.outage) if operation.outage is not None else ""),
         ("components", ", ".join(operation.plan.components)),
-        ("health", health_word(operation.health) if operation.health is not None else ""),
+        ("health", health_word(operation.health) if operation.health is not None and operation.health.checks else ""),
         ("error", printable(operation.error or "")),
     ]
     lines = [table([(name, value) for name, value in facts if value])]

@@ -352,6 +352,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Raise [policy] {key}, or find out what was slow with `rfs show`.",
     ),
     "timeout": ("It took longer than {seconds} s.", "Give a longer --timeout."),
+    "output.unwritable": (
+        "The output could not be written: {why}.",
+        "What the command does was done; `rfs status` and `rfs log` tell where things stand.",
+    ),
     "declined": ("Nothing was changed.", "You answered no."),
     "interrupted": ("It was interrupted.", "Nothing is half done; run the command again."),
     "unexpected": ("{what}.", "Run it again with --debug, and report it with what it prints."),
