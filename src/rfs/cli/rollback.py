@@ -158,6 +158,8 @@ def undo(session: Session, named: str | None, number: int) -> Answer:
                 ]
                 return Answer({"dry_run": True, "undo": data}, text, notes=warnings)
             session.show_and_confirm(text, warnings, f"Undo {counted(len(meant), 'operation')}?")
+            if number == 1:
+                named = meant[0].operation_id  # what was agreed to, whatever was done meanwhile
         done = app.undo(number, operation=named, reason=reason)
     text = "\n".join(done_text(operation) for operation in done)
     fresh = tuple(dict.fromkeys(warning for operation in done for warning in fresh_warnings(operation)))

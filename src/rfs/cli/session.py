@@ -16,6 +16,7 @@ from rfs.cli.style import style, unstyle
 from rfs.production.rollback.errors import InterruptedByUserError, RollbackError, TimedOutError, UsageError
 
 if TYPE_CHECKING:
+    from rfs.cli.progress import Reporter
     from rfs.production.rollback.application import Application
 
 
@@ -55,7 +56,6 @@ class Session:
         self.reason: str | None = None
         self.reason_used = False
         self.notices: list[str] = []
-        self._changes_now = False
         self._begun = False
         self._timed_out = False
 
@@ -163,7 +163,7 @@ class Session:
         finally:
             reporter.close()
 
-    def reporter(self) -> Any:
+    def reporter(self) -> Reporter:
         """Return what progress is reported to, as suits the terminal and the flags."""
         from rfs.cli.progress import make_reporter
 
@@ -182,7 +182,8 @@ class Session:
             # Before anything began (waiting for the lock, say) there is nothing to turn back.
             if changes and self._begun:
                 app.beat.interrupt()
-                sys.stderr.write("\nStopping: the operation is turned back, please wait.\n")
+                # Not sys.stderr, which may be in the middle of a write, and refuses a second one.
+                os.write(2, b"\nStopping: the operation is turned back, please wait.\n")
             else:
                 raise KeyboardInterrupt
 
