@@ -96,6 +96,13 @@ def _in_folder(path: str, a: Tree, b: Tree, shelters: set[str] | None) -> Iterat
     plain = before.counted and after.counted and not before.kept and not after.kept
     if plain and before.digest == after.digest and not _times_differ(before, after):
         return
+    if before.names == after.names and len(before) == len(after):
+        names = before.listed()
+        for at in _unequal(before, after):
+            first, second = before.entry(at), after.entry(at)
+            if not _same(join(path, names[at]), first, second, a, b):
+                yield Difference(join(path, names[at]), first, second)
+        return
     old, new = _places(before), _places(after)
     kept = set(after.kept) if shelters is not None else set()
     for name in sorted(old.keys() | new.keys()):
@@ -110,6 +117,22 @@ def _in_folder(path: str, a: Tree, b: Tree, shelters: set[str] | None) -> Iterat
             first, second = before.entry(i), after.entry(j)
             if not _same(here, first, second, a, b):
                 yield Difference(here, first, second)
+
+
+def _unequal(before: Block, after: Block) -> list[int]:
+    """Return where entries of two folders with equal names may differ; what it leaves out is equal."""
+    old, new = before.rows, after.rows
+    found = {
+        at // ROW_BYTES
+        for at in range(0, len(old), ROW_BYTES)
+        if old[at + _STATE_FROM : at + _STATE_TO] != new[at + _STATE_FROM : at + _STATE_TO]
+    }
+    if before.digests != after.digests:
+        found.update(at for at in range(len(before)) if not _plainly_same(before, at, after, at))
+    if before.extras != after.extras:
+        found.update(before.extras)
+        found.update(after.extras)
+    return sorted(found)
 
 
 def _plainly_same(before: Block, i: int, after: Block, j: int) -> bool:

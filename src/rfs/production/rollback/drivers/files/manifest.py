@@ -137,29 +137,24 @@ def _known_part(run: list[tuple[str, Block]], reusable: Sequence[tuple[bytes, in
 
 
 def _put(run: list[tuple[str, Block]], sink: BlobSink, link: bytes | None) -> bytes:
-    refs: list[bytes] = []
-    places: dict[bytes, int] = {NONE: -1}
+    places: dict[bytes, int] = {NONE: -1}  # in the order of places, so its length says the next one
     records = []
     for path, block in run:
         for start in range(0, max(len(block), 1), _MOST_ENTRIES):
-            records.append(_record(path, block, start, places, refs))
+            records.append(_record(path, block, start, places))
     body = msgspec.msgpack.encode(_Part(_FORMAT, records, link))
-    return sink.put_part(refs, body)
+    return sink.put_part(list(places)[1:], body)
 
 
-def _record(path: str, block: Block, start: int, places: dict[bytes, int], refs: list[bytes]) -> _Record:
-    def place(blob: bytes) -> int:
-        found = places.get(blob)
-        if found is None:
-            found = places[blob] = len(refs)
-            refs.append(blob)
-        return found
-
+def _record(path: str, block: Block, start: int, places: dict[bytes, int]) -> _Record:
+    place = places.setdefault
     end = min(start + _MOST_ENTRIES, len(block))
     whole = end - start == len(block)
     columns = state_columns(block)
     blobs = block.blobs
-    numbers = array("i", [place(blobs[at * DIGEST : (at + 1) * DIGEST]) for at in range(start, end)])
+    numbers = array(
+        "i", [place(blobs[at : at + DIGEST], len(places) - 1) for at in range(start * DIGEST, end * DIGEST, DIGEST)]
+    )
     names = block.names if whole else os.fsencode("\0".join(block.listed()[start:end]))
     return _Record(
         os.fsencode(path),
@@ -169,7 +164,7 @@ def _record(path: str, block: Block, start: int, places: dict[bytes, int], refs:
         portable([numbers]),
         {at - start: extra for at, extra in block.extras.items() if start <= at < end},
         {
-            at - start: [(offset, length, place(blob)) for offset, length, blob in chunks]
+            at - start: [(offset, length, place(blob, len(places) - 1)) for offset, length, blob in chunks]
             for at, chunks in block.chunks.items()
             if start <= at < end
         },
@@ -237,6 +232,7 @@ def _block(record: _Record, refs: list[bytes]) -> Block:
         message = "not as many names as entries"
         raise ValueError(message)
     ids = [*refs, NONE]  # place -1 is the last one
+    modes = rows[MODE::ROW]
     return Block(
         record.names,
         rows.tobytes(),
@@ -247,11 +243,13 @@ def _block(record: _Record, refs: list[bytes]) -> Block:
         [],
         record.loose,
         digest=record.digest,
+        below=[at for at, mode in enumerate(modes) if mode & 0o170000 == stat.S_IFDIR],
     )
 
 
 def _append(block: Block, more: Block) -> None:
     here = len(block)
+    block.below += [here + at for at in more.below]
     block.names += b"\0" + more.names
     block.rows += more.rows
     block.digests += more.digests

@@ -15,6 +15,9 @@ from rfs.production.rollback.drivers.meta import put_times_back, reason, shown
 from rfs.production.rollback.errors import RollbackError
 from rfs.production.rollback.model import Component
 
+# So many folders on the way to one are held open.
+_MOST_HELD = 64
+
 
 class Place(NamedTuple):
     """Where a tree is.
@@ -91,13 +94,14 @@ def opened(c: Component, path: str) -> Iterator[int]:
 class Folders:
     """Opens folders under a root by walking down, one name after the other, never through a link.
 
-    The last one stays open for the next call, as work goes folder by folder.
+    The way down to the last one stays open for the next call, as work goes folder by folder.
     """
 
     def __init__(self, root: int) -> None:
         self._root = root
-        self._path: str | None = None
-        self._fd = -1
+        self._names: list[str] = []
+        self._fds: list[int] = []
+        self._deep = -1
 
     def open(self, path: str) -> int:
         """Return a descriptor of the folder at a path from the root; it is good until the next call.
@@ -106,28 +110,47 @@ class Folders:
             RollbackError: path.swapped, when something on the way is no folder, or no longer there.
             OSError: as the system calls do.
         """
-        if path == self._path:
-            return self._fd
-        self.close()
-        fd = os.dup(self._root)
+        names = path.split("/") if path else []
         try:
-            for name in path.split("/") if path else ():
-                child = os.open(name, OPEN_FOLDER, dir_fd=fd)
-                os.close(fd)
-                fd = child
+            if len(names) > _MOST_HELD:
+                return self._open_deep(names)
+            shared = 0
+            for name, held in zip(names, self._names, strict=False):
+                if name != held:
+                    break
+                shared += 1
+            self._close_from(shared)
+            for name in names[shared:]:
+                self._fds.append(os.open(name, OPEN_FOLDER, dir_fd=self._fds[-1] if self._fds else self._root))
+                self._names.append(name)
         except OSError as error:
-            os.close(fd)
+            self.close()
             if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENOENT):
                 raise RollbackError("path.swapped", path=shown(path)) from error
             raise
-        self._path, self._fd = path, fd
-        return fd
+        return self._fds[-1] if self._fds else self._root
+
+    def _open_deep(self, names: list[str]) -> int:
+        """Walk down without holding the way, for which there might not be descriptors enough."""
+        self.close()
+        self._deep = os.dup(self._root)
+        for name in names:
+            child = os.open(name, OPEN_FOLDER, dir_fd=self._deep)
+            os.close(self._deep)
+            self._deep = child
+        return self._deep
 
     def close(self) -> None:
         """Close what is still open."""
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._path, self._fd = None, -1
+        self._close_from(0)
+        if self._deep >= 0:
+            os.close(self._deep)
+            self._deep = -1
+
+    def _close_from(self, depth: int) -> None:
+        for fd in self._fds[depth:]:
+            os.close(fd)
+        del self._fds[depth:], self._names[depth:]
 
 
 def mount_points() -> list[str]:

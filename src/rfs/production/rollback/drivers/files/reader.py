@@ -8,6 +8,8 @@ import stat
 from array import array
 from typing import NamedTuple
 
+import msgspec
+
 from rfs.production.rollback.driver import BlobSink
 from rfs.production.rollback.drivers.files import content
 from rfs.production.rollback.drivers.files.options import Rules
@@ -106,44 +108,81 @@ class Reader:
         Raises:
             RollbackError: path.unreadable or path.changing.
         """
-        names: list[str] = []
-        flat: list[int] = []
-        digests, blobs = [], []
-        block = empty_block()
-        numbers = array("Q", folder.rows)
-        for at, name in enumerate(folder.names):
-            seen = None
-            if not self._rehash:
-                seen = before.same(name, folder.rows[at * ROW_BYTES : (at + 1) * ROW_BYTES])
-                if seen is not None and not before.held and not self.is_held(seen):
-                    seen = None
-            if seen is None:
-                row = tuple(numbers[at * ROW : (at + 1) * ROW])
-                seen = self._read(fd, folder.path, name, row, before)
-                if seen is None:
-                    continue
-            if seen.extra is not PLAIN:
-                block.extras[len(names)] = seen.extra
-            if seen.chunks is not None:
-                block.chunks[len(names)] = seen.chunks
-            names.append(name)
-            flat += seen.numbers
-            digests.append(seen.digest)
-            blobs.append(seen.blob)
-        block.names = os.fsencode("\0".join(names))
-        block.rows = pack_rows(flat)
-        block.digests = b"".join(digests)
-        block.blobs = b"".join(blobs)
-        block.kept = self._kept(folder, names, block)
+        block = self._patched(fd, folder, before) if before.held and not self._rehash else None
+        if block is None:
+            block = self._rebuilt(fd, folder, before)
         block.counted = folder.counted
+        block.kept = self._kept(folder, block)
         block.loose = folder.loose or bool(block.kept)
         block.sheltering = folder.left_out or bool(block.kept)
         return block
 
-    def _kept(self, folder: Folder, names: list[str], block: Block) -> list[int]:
+    def _patched(self, fd: int, folder: Folder, before: Before) -> Block | None:
+        """Return the block of a folder whose names are those of before; None when they are not."""
+        old = before.block
+        if len(old) != len(folder.names) or old.names != os.fsencode("\0".join(folder.names)):
+            return None
+        rows = folder.rows
+        changed = [
+            at for at in range(0, len(rows), ROW_BYTES) if rows[at : at + ROW_BYTES] != old.rows[at : at + ROW_BYTES]
+        ]
+        new_rows, digests, blobs = bytearray(rows), bytearray(old.digests), bytearray(old.blobs)
+        block = msgspec.structs.replace(old, extras=dict(old.extras), chunks=dict(old.chunks), part=-1)
+        for start in changed:
+            at = start // ROW_BYTES
+            seen = self._read(
+                fd, folder.path, folder.names[at], tuple(array("Q", rows[start : start + ROW_BYTES])), before
+            )
+            if seen is None:
+                return None
+            new_rows[start : start + ROW_BYTES] = pack_rows(seen.numbers)
+            digests[at * DIGEST : (at + 1) * DIGEST] = seen.digest
+            blobs[at * DIGEST : (at + 1) * DIGEST] = seen.blob
+            block.extras.pop(at, None)
+            block.chunks.pop(at, None)
+            if seen.extra is not PLAIN:
+                block.extras[at] = seen.extra
+            if seen.chunks is not None:
+                block.chunks[at] = seen.chunks
+        block.rows, block.digests, block.blobs = bytes(new_rows), bytes(digests), bytes(blobs)
+        return block
+
+    def _rebuilt(self, fd: int, folder: Folder, before: Before) -> Block:
+        names: list[str] = []
+        rows, digests, blobs = [], [], []
+        block = empty_block()
+        for at, name in enumerate(folder.names):
+            here = folder.rows[at * ROW_BYTES : (at + 1) * ROW_BYTES]
+            place = -1 if self._rehash else before.same(name, here)
+            if place >= 0 and (before.held or self.is_held(before.row(place))):
+                extra, chunks = before.more(place)
+                digests.append(before.digests[place * DIGEST : (place + 1) * DIGEST])
+                blobs.append(before.blobs[place * DIGEST : (place + 1) * DIGEST])
+            else:
+                seen = self._read(fd, folder.path, name, tuple(array("Q", here)), before)
+                if seen is None:
+                    continue
+                extra, chunks = seen.extra, seen.chunks
+                here = pack_rows(seen.numbers)
+                digests.append(seen.digest)
+                blobs.append(seen.blob)
+            if extra is not PLAIN:
+                block.extras[len(names)] = extra
+            if chunks is not None:
+                block.chunks[len(names)] = chunks
+            names.append(name)
+            rows.append(here)
+        block.names = os.fsencode("\0".join(names))
+        block.rows = b"".join(rows)
+        block.digests = b"".join(digests)
+        block.blobs = b"".join(blobs)
+        return block
+
+    def _kept(self, folder: Folder, block: Block) -> list[int]:
         if not folder.counted:
-            return list(range(len(names)))
+            return list(range(len(block)))
         keep = self._rules.keep
+        names = block.listed() if keep else []
         if not keep or not keep.maybe("\0" + "\0".join(names) + "\0"):
             return []
         modes = block.numbers()[MODE::ROW]
@@ -209,9 +248,9 @@ class Reader:
         finally:
             os.close(fd)
         blob, chunks = found.blob, found.chunks
-        if self._sink is None and (old := before.find(name)) is not None and old.digest == found.digest:
+        if self._sink is None:
             # Where the store has it is known from earlier when the content is what it was.
-            blob, chunks = old.blob, old.chunks
+            blob, chunks = before.stored(name, found.digest)
         numbers = self._settled(row_of(found.status))
         if not found.steady:
             self.warnings.append(str(RollbackError("path.changing", path=shown(join(path, name)))))
@@ -255,36 +294,47 @@ class Before:
     Args:
         block: None when there was no earlier look.
         held: whether the store surely has all of it.
+
+    Attributes:
+        block: the block, empty when there was none.
+        digests, blobs: its columns.
     """
 
     def __init__(self, block: Block | None, *, held: bool) -> None:
-        self._block = empty_block() if block is None else block
+        self.block = empty_block() if block is None else block
         self._places: dict[str, int] | None = None
         self.held = held
+        self.digests, self.blobs = self.block.digests, self.block.blobs
 
     def __len__(self) -> int:
-        return len(self._block)
+        return len(self.block)
 
     def _place(self, name: str) -> int | None:
         if self._places is None:
-            self._places = {name: at for at, name in enumerate(self._block.listed())}
+            self._places = {name: at for at, name in enumerate(self.block.listed())}
         return self._places.get(name)
 
-    def same(self, name: str, row: bytes) -> Row | None:
-        """Return what was known of an entry, if its numbers are still these."""
+    def same(self, name: str, row: bytes) -> int:
+        """Return where an entry is, if its numbers are still these, or -1."""
         at = self._place(name)
-        if at is None or self._block.rows[at * ROW_BYTES : (at + 1) * ROW_BYTES] != row:
-            return None
-        return self.row(at)
+        if at is None or self.block.rows[at * ROW_BYTES : (at + 1) * ROW_BYTES] != row:
+            return -1
+        return at
 
-    def find(self, name: str) -> Row | None:
-        """Return what was known of an entry."""
+    def more(self, at: int) -> tuple[Extra, list[Chunk] | None]:
+        """Return what few entries have."""
+        return self.block.extras.get(at, PLAIN), self.block.chunks.get(at)
+
+    def stored(self, name: str, digest: bytes) -> tuple[bytes, list[Chunk] | None]:
+        """Return where the store has the content of an entry, if that is still this one."""
         at = self._place(name)
-        return None if at is None else self.row(at)
+        if at is None or self.block.digests[at * DIGEST : (at + 1) * DIGEST] != digest:
+            return NONE, None
+        return self.block.blobs[at * DIGEST : (at + 1) * DIGEST], self.block.chunks.get(at)
 
     def row(self, at: int) -> Row:
         """Return one entry of it."""
-        block = self._block
+        block = self.block
         return Row(
             tuple(array("Q", block.rows[at * ROW_BYTES : (at + 1) * ROW_BYTES])),
             block.digests[at * DIGEST : (at + 1) * DIGEST],

@@ -11,6 +11,7 @@ import errno
 import os
 import stat
 import time
+from operator import attrgetter
 from typing import NamedTuple
 
 import msgspec
@@ -38,6 +39,7 @@ from rfs.production.rollback.drivers.files.tree import (
 from rfs.production.rollback.drivers.meta import read_flags, read_xattrs, shown
 from rfs.production.rollback.errors import RollbackError
 
+_name_of = attrgetter("name")
 # More folders than this are never held open at once; deeper ones are reached again by "..".
 _HELD = 96
 
@@ -212,10 +214,9 @@ class Scan:
                 below.reverse()
                 return below
             block = seal(self._reader.block(fd, folder, self._before(path)))
+            names = block.listed()
         self._take(path, block, frame.identity[0])
-        below = block.folders()
-        below.reverse()
-        return below
+        return [names[at] for at in reversed(block.below)]
 
     def _take(self, path: str, block: Block, device: int) -> None:
         self._blocks[path] = block
@@ -262,10 +263,10 @@ class Scan:
                 flat += row_of(entry.stat(follow_symlinks=False))
         except FileNotFoundError:
             names, flat = _list_what_is_there(entries)
-        sockets = [at for at, mode in enumerate(flat[MODE::ROW]) if mode & 0o170000 == stat.S_IFSOCK]
-        for at in reversed(sockets):
+        if flat and max(flat[MODE::ROW]) >= stat.S_IFSOCK:  # no other type has a number as high
+            for at in [at for at, mode in enumerate(flat[MODE::ROW]) if stat.S_ISSOCK(mode)][::-1]:
+                del names[at], flat[at * ROW : (at + 1) * ROW]
             left_out = True
-            del names[at], flat[at * ROW : (at + 1) * ROW]
         return names, flat, left_out
 
     # — the whole —
@@ -278,14 +279,11 @@ class Scan:
         return seal(block)
 
     def _note_links(self, path: str, block: Block, device: int) -> None:
-        numbers = block.numbers()
-        counts = numbers[LINKS::ROW]
-        if not counts or max(counts) < 2:
+        if not block.linked:
             return
-        names = None
-        for at, (count, mode) in enumerate(zip(counts, numbers[MODE::ROW], strict=True)):
+        numbers, names = block.numbers(), block.listed()
+        for at, (count, mode) in enumerate(zip(numbers[LINKS::ROW], numbers[MODE::ROW], strict=True)):
             if count > 1 and mode & 0o170000 != stat.S_IFDIR:
-                names = block.listed() if names is None else names
                 key = (device, numbers[at * ROW + INODE])
                 self._links.setdefault(key, []).append(join(path, names[at]))
                 self._link_counts[key] = count
@@ -299,10 +297,6 @@ class Scan:
                 f"which a restored file will no longer share: {examples}"
             )
         return sorted(sorted(paths) for paths in self._links.values() if len(paths) > 1)
-
-
-def _name_of(entry: os.DirEntry[str]) -> str:
-    return entry.name
 
 
 def _list_what_is_there(entries: list[os.DirEntry[str]]) -> tuple[list[str], list[int]]:

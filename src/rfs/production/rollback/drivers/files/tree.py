@@ -6,7 +6,7 @@ import os
 import stat
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple, cast
 
@@ -29,6 +29,10 @@ NONE = bytes(DIGEST)
 _BEFORE_1970 = 1 << 63 | 1 << 62 | 1 << 61
 _ALL = (1 << 64) - 1
 TOP = "/"  # the name of the block that holds only the root's own entry; no path from a root can be this
+
+
+_TYPE = 0o170000
+_NO_FILE = {number << 12 for number in range(16)} - {stat.S_IFREG}
 
 
 class Extra(msgspec.Struct, frozen=True, array_like=True):
@@ -68,6 +72,8 @@ class Block(msgspec.Struct, array_like=True):
         counted: False in a folder that itself matches `keep`: then nothing in it is part of the identity.
         digest: of all that is state here, but `kept`.
         part: number of the manifest part that held it, in the local index; -1 when there is none.
+        below: positions of the folders in it.
+        linked: whether an entry has several names.
     """
 
     names: bytes
@@ -82,6 +88,8 @@ class Block(msgspec.Struct, array_like=True):
     counted: bool = True
     digest: bytes = b""
     part: int = -1
+    below: list[int] = []
+    linked: bool = False
 
     def __len__(self) -> int:
         return len(self.rows) // ROW_BYTES
@@ -115,8 +123,10 @@ class Block(msgspec.Struct, array_like=True):
 
     def folders(self) -> list[str]:
         """Return the names of the folders in it."""
-        modes = self.numbers()[MODE::ROW]
-        return [name for name, mode in zip(self.listed(), modes, strict=True) if mode & 0o170000 == stat.S_IFDIR]
+        if not self.below:
+            return []
+        names = self.listed()
+        return [names[at] for at in self.below]
 
 
 class Entry(NamedTuple):
@@ -265,12 +275,17 @@ class Tree(msgspec.Struct):
 
 
 def seal(block: Block) -> Block:
-    """Compute the block's digest of everything that is state.
+    """Compute what follows from the columns: the digest of everything that is state, and what is asked often.
 
     A folder's own time and size are left out: they tell no more than that names in it
     changed, which its entries tell exactly, and a name that is no part of the state changes them too.
     """
     columns = state_columns(block)
+    block.below = [at for at, mode in enumerate(columns[2]) if mode & 0o170000 == stat.S_IFDIR]
+    links = block.numbers()[LINKS::ROW]
+    block.linked = any(
+        count > 1 and mode & 0o170000 != stat.S_IFDIR for count, mode in zip(links, columns[2], strict=True)
+    )
     names, digests, extras = block.names, block.digests, block.extras
     if block.kept:
         kept = set(block.kept)
@@ -280,10 +295,9 @@ def seal(block: Block) -> Block:
         digests = b"".join([digests[at * DIGEST : (at + 1) * DIGEST] for at in counted])
         columns = [array("Q", [column[at] for at in counted]) for column in columns]
         extras = {new: extras[at] for new, at in enumerate(counted) if at in extras}
-    mtimes, _, modes, _, _ = columns
-    for at, mode in enumerate(modes):
+    for at, mode in enumerate(columns[2]) if block.below else ():
         if mode & 0o170000 == stat.S_IFDIR:
-            mtimes[at] = 0
+            columns[0][at] = 0
     state = (names, portable(columns), digests, sorted(extras.items()))
     block.digest = blake3(msgspec.msgpack.encode(state)).digest()
     return block
@@ -294,9 +308,10 @@ def state_columns(block: Block) -> list[array[int]]:
     numbers = block.numbers()
     columns = [numbers[at::ROW] for at in (MTIME, SIZE, MODE, UID, GID)]
     sizes, modes = columns[1], columns[2]
-    for at, mode in enumerate(modes):
-        if mode & 0o170000 != stat.S_IFREG:
-            sizes[at] = 0
+    if any(map(_NO_FILE.__contains__, set(map(_TYPE.__and__, modes)))):
+        for at, mode in enumerate(modes):
+            if mode & _TYPE != stat.S_IFREG:
+                sizes[at] = 0
     return columns
 
 
@@ -308,7 +323,7 @@ def portable(columns: list[array[int]]) -> bytes:
     return b"".join([column.tobytes() for column in columns])
 
 
-def pack_rows(flat: list[int]) -> bytes:
+def pack_rows(flat: Sequence[int]) -> bytes:
     """Return rows of numbers as the bytes of a block; numbers below 0 and beyond 64 bits wrap."""
     try:
         return array("Q", flat).tobytes()
