@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import msgspec
 
@@ -174,8 +174,13 @@ class SqliteDriver(Driver):
     def release(self, c: Component) -> None:
         for name in os.listdir(c.work) if os.path.isdir(c.work) else ():
             if name.startswith(_STAGED):
-                with suppress(FileNotFoundError):
-                    os.unlink(os.path.join(c.work, name))
+                path = os.path.join(c.work, name)
+                try:
+                    os.unlink(path)
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    raise refused(error, path, c.name) from error
 
     def verify(self, c: Component, source: BlobSource, want: Capture) -> list[Change]:
         path, wanted = _path(c), facts_of(want)
