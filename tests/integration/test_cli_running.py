@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cli_app import App
+from cli_app import SERVICE, TOML, App
 
 from rfs.cli import progress
 from rfs.production.rollback.lock import exclusive
@@ -141,6 +142,14 @@ class Terminal:
         os.close(slave)
         self.seen = ""
 
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._child.kill()
+        self._child.wait(timeout=PATIENCE)
+        os.close(self._master)
+
     def expect(self, text: str) -> None:
         until = time.monotonic() + PATIENCE
         while text not in self.seen:
@@ -150,10 +159,17 @@ class Terminal:
     def answer(self, text: str) -> None:
         os.write(self._master, text.encode() + b"\n")
 
+    def interrupt(self) -> None:
+        """Press Ctrl-C, and again as a person does: one that comes just before the read begins only counts after it."""
+        until = time.monotonic() + PATIENCE
+        while self._child.poll() is None and time.monotonic() < until:
+            self._child.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(timeout=1)
+
     def end(self) -> int:
         while self._read():
             pass
-        os.close(self._master)
         return self._child.wait(timeout=PATIENCE)
 
     def _read(self) -> bool:
@@ -168,31 +184,37 @@ class Terminal:
 
 
 def test_on_a_terminal_the_plan_is_shown_and_asked_about(changed: App) -> None:
-    terminal = Terminal(changed.folder, "rollback", "@latest")
-    terminal.expect("Reason")
-    terminal.answer("it broke")
-    terminal.expect("Roll back? [y/N]")
-    assert "row" in terminal.seen
-    assert "\x1b[" in terminal.seen, "colours"
-    terminal.answer("y")
-    assert terminal.end() == 0, terminal.seen
+    with Terminal(changed.folder, "rollback", "@latest") as terminal:
+        terminal.expect("Reason")
+        terminal.answer("it broke")
+        terminal.expect("Roll back? [y/N]")
+        assert "row" in terminal.seen
+        assert "\x1b[" in terminal.seen, "colours"
+        terminal.answer("y")
+        assert terminal.end() == 0, terminal.seen
     assert changed.notes == ["one"]
     assert changed.json("log")[0]["reason"] == "it broke"
-    terminal = Terminal(changed.folder, "undo", "--no-color")
-    terminal.expect("Undo 1 operation? [y/N]")
-    terminal.answer("n")
-    assert terminal.end() == 130
+    with Terminal(changed.folder, "undo", "--no-color") as terminal:
+        terminal.expect("Undo 1 operation? [y/N]")
+        terminal.answer("n")
+        assert terminal.end() == 130
     assert "Nothing was changed." in terminal.seen
     assert "\x1b[3" not in terminal.seen, "no colours"
     assert changed.notes == ["one"]
 
 
-def test_ctrl_c_at_a_question_changes_nothing(changed: App) -> None:
-    terminal = Terminal(changed.folder, "rollback", "@latest", "--reason", "x")
-    terminal.expect("Roll back? [y/N]")
-    terminal._child.send_signal(signal.SIGINT)
-    assert terminal.end() == 130
-    assert changed.json("log") == []
+def test_ctrl_c_at_a_question_changes_nothing(notes_app: App) -> None:
+    # The slow component comes first, so that the line of progress is there before the question.
+    notes_app.configure(TOML.replace("components.web", "components.app"))
+    (notes_app.folder / "service").write_text(SERVICE.replace("status)", "status) sleep 0.6;"), encoding="utf-8")
+    notes_app.checkpoint()
+    with Terminal(notes_app.folder, "rollback", "@latest", "--reason", "x") as terminal:
+        terminal.expect("comparing db")
+        terminal.expect("Roll back? [y/N]")
+        terminal.interrupt()
+        assert terminal.end() == 130, terminal.seen
+    assert "Nothing is half done" in terminal.seen
+    assert notes_app.json("log") == []
 
 
 # — progress —
@@ -256,5 +278,11 @@ def test_a_terminal_gets_one_line_that_vanishes(
     reporter = progress.make_reporter(lambda: None, json=False, terminal=True, quiet=False, announce=True, color=False)
     reporter("capturing release", 0, 0)
     reporter("capturing release", 10, 100)
-    reporter.close()
     assert "capturing release" in capsys.readouterr().err
+    reporter.pause()
+    erased = capsys.readouterr().err
+    assert "\x1b[2K" in erased, "the line is gone"
+    assert "\x1b[?25h" in erased, "the cursor is there"
+    reporter("restore release", 0, 0)
+    assert "restore release" in capsys.readouterr().err
+    reporter.close()

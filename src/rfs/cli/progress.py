@@ -56,6 +56,9 @@ class Reporter:
     def update(self, what: str, items: int, size: int, seconds: float, total: int) -> None:
         """A step goes on; `total` entries are expected, 0 when nobody knows."""
 
+    def pause(self) -> None:
+        """Something else is about to be written to the terminal."""
+
     def close(self) -> None:
         """Nothing more comes."""
 
@@ -130,13 +133,19 @@ class TerminalReporter(Reporter):
 
             console = Console(stderr=True, no_color=not self._color, highlight=False, markup=False)
             # No refreshing thread: worker processes are forked, which a thread would make unsafe.
-            self._live = Live(console=console, auto_refresh=False, transient=True)
+            self._live = Live(
+                console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
+            )
             self._live.start()
         self._live.update(text, refresh=True)
 
-    def close(self) -> None:
+    def pause(self) -> None:
         if self._live is not None:
             self._live.stop()
+            self._live = None
+
+    def close(self) -> None:
+        self.pause()
 
 
 class _Silent(Reporter):

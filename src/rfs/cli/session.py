@@ -58,6 +58,7 @@ class Session:
         self.notices: list[str] = []
         self._begun = False
         self._timed_out = False
+        self._reporter: Reporter | None = None
 
     # — flags —
 
@@ -100,6 +101,8 @@ class Session:
             InterruptedByUserError: the user said no.
         """
         self.must_answer(question)
+        if self._reporter is not None:
+            self._reporter.pause()
         # Up to here the command only looked: Ctrl-C at the question has nothing to turn back.
         self._begun = False
         if not self.yes:
@@ -110,6 +113,8 @@ class Session:
 
     def show_and_confirm(self, text: str, warnings: tuple[str, ...], question: str) -> None:
         """Show what is about to happen, then go on only when the user agrees; see `confirm`."""
+        if self._reporter is not None:
+            self._reporter.pause()
         if self.interactive:
             _write(sys.stderr, (text if self.color else unstyle(text)) + "\n")
             self._say(list(warnings), "note")
@@ -146,7 +151,7 @@ class Session:
         """
         from rfs.production.rollback.application import Application
 
-        reporter = self.reporter()
+        reporter = self._reporter = self._make_reporter()
         wait = self.timeout if math.isfinite(self.timeout) else 0.0
         try:
             with Application.open(self.config, reporter=reporter, wait=wait) as app:
@@ -163,7 +168,7 @@ class Session:
         finally:
             reporter.close()
 
-    def reporter(self) -> Reporter:
+    def _make_reporter(self) -> Reporter:
         """Return what progress is reported to, as suits the terminal and the flags."""
         from rfs.cli.progress import make_reporter
 
