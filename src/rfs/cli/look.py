@@ -12,7 +12,7 @@ from rfs.cli.common import CommonCommand
 from rfs.cli.selecting import COMPONENTS, complete_checkpoint
 from rfs.cli.session import Session
 from rfs.cli.status import current
-from rfs.cli.text import counted, nice_time, printable, table
+from rfs.cli.text import counted, printable
 
 
 @click.command(cls=CommonCommand)
@@ -68,15 +68,14 @@ def log(session: Session, limit: int) -> Answer:
 @click.pass_obj
 def show(session: Session, selector: str) -> Answer:
     """Show one operation (the latest): its steps, its outage, what was written late."""
-    from rfs.cli.views import as_json, operation_json, operation_text
+    from rfs.cli.views import as_json, journal_table, operation_json, operation_text
     from rfs.production.rollback.selectors import find_id
 
     with session.application(changes=False) as app:
         operation = app.catalog.operation(find_id(selector, [each.operation_id for each in app.catalog.operations()]))
         journal = app.catalog.journal(operation.operation_id)
-    rows = [(nice_time(mark.at), mark.step or "—", str(mark.mark), printable(mark.note)) for mark in journal]
     text = operation_text(operation, everything=session.verbose)
-    if rows:
-        text += "\n\n" + table(rows, ("AT", "STEP", "MARK", ""))
+    if journal:
+        text += "\n\n" + journal_table(journal)
     data: dict[str, Any] = {**operation_json(operation), "journal": as_json(journal)}
     return Answer(data, text, operation.operation_id, notes=operation.warnings)

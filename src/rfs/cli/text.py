@@ -64,12 +64,22 @@ def change_lines(changes: Sequence[Change], *, everything: bool) -> list[str]:
     lines = []
     for change in shown:
         sign, color = SIGNS[change.kind]
-        before, after = (
-            side.label or (nice_size(side.size) if side.size else "") if side else ""
-            for side in (change.before, change.after)
-        )
-        detail = f"  {before} → {after}" if before and after and before != after else ""
+        detail = _sides(change)
         lines.append(style(f"  {sign} {printable(change.key) or '(its content)'}", fg=color) + printable(detail))
     if len(shown) < len(changes):
         lines.append(f"    … and {len(changes) - len(shown):,} more (-v shows them)")
     return lines
+
+
+def _sides(change: Change) -> str:
+    before, after = (
+        side.label or (nice_size(side.size) if side.size else "") if side else ""
+        for side in (change.before, change.after)
+    )
+    if before and after and before != after:
+        return f"  {before} → {after}"
+    # A label that is the same on both sides tells something only if it is a count of what changed.
+    one_sided = change.before is None or change.after is None
+    count = change.before is not None and change.after is not None and change.before.id == change.after.id
+    told = (before or after) if one_sided or count else ""
+    return f"  {told}" if told.strip("•") else ""

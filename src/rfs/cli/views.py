@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ import msgspec
 from rfs.cli.style import style
 from rfs.cli.text import change_lines, counted, nice_seconds, nice_size, nice_time, printable, table
 from rfs.production.rollback.model import Change, ChangeKind, DeploymentCheckpoint, HealthReport, OperationStatus
-from rfs.production.rollback.operation import Operation
+from rfs.production.rollback.operation import Entry, Mark, Operation
 from rfs.production.rollback.plan import Action, Plan
 
 STATUS_COLORS = {
@@ -272,6 +273,21 @@ def operation_text(operation: Operation, *, everything: bool) -> str:
         )
         lines += change_lines(operation.late, everything=everything)
     return "\n".join(lines)
+
+
+def journal_table(journal: Sequence[Entry]) -> str:
+    """Return one line for each step that was tried: when it began, how it ended, and how long it took."""
+    rows: list[tuple[str, str, str, str, str]] = []
+    begun: dict[str, datetime] = {}
+    for mark in journal:
+        if mark.mark is Mark.INTENT:
+            begun[mark.step] = mark.at
+            continue
+        at = begun.pop(mark.step, None)
+        took = f"{(mark.at - at).total_seconds():.3f} s" if at else ""
+        rows.append((nice_time(at or mark.at), mark.step or "—", str(mark.mark), took, printable(mark.note)))
+    rows += [(nice_time(at), step, "not ended", "", "") for step, at in begun.items()]
+    return table(rows, ("BEGAN", "STEP", "ENDED", "TOOK", ""))
 
 
 def done_text(operation: Operation) -> str:
