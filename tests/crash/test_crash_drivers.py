@@ -19,9 +19,15 @@ def test_a_restore_converges(scenario: type) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scenario", [*RESTORES, *TURNS])
+@pytest.mark.parametrize("scenario", RESTORES)
 def test_a_restore_converges_from_every_call(scenario: type) -> None:
     sweep(scenario).expect_clean()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", TURNS)
+def test_a_restore_turns_back_from_every_call(scenario: type) -> None:
+    sweep(scenario, Fault.KILL, Fault.TORN).expect_clean()
 
 
 @pytest.mark.parametrize("scenario", RESTORES)

@@ -64,17 +64,17 @@ def test_a_checkpoint_at_every_call() -> None:
 
 @pytest.mark.slow
 def test_a_disk_that_stays_full_or_broken() -> None:
-    sweep(whole.Rollback, *STICKY, limit=200).expect_clean()
+    sweep(whole.Rollback, *STICKY, limit=150).expect_clean()
 
 
 @pytest.mark.slow
 def test_recovery_survives_itself_at_many_places() -> None:
-    nested(whole.Rollback, 150).expect_clean()
+    nested(whole.Rollback, 100).expect_clean()
 
 
 @pytest.mark.slow
 def test_a_rollback_with_power_lost_at_many_calls() -> None:
-    power(whole.Rollback, limit=300).expect_clean()
+    power(whole.Rollback, limit=250).expect_clean()
 
 
 @pytest.mark.slow
