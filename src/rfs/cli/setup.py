@@ -74,7 +74,6 @@ def _write_new(path: str, text: str) -> None:
         # "x": whatever appeared meanwhile is not overwritten. Others may read it, never write it.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         with open(descriptor, "w", encoding="utf-8") as file:
-            os.fchmod(descriptor, 0o644)
             file.write(text)
             file.flush()
             os.fsync(descriptor)
