@@ -351,12 +351,13 @@ def test_release_follows_no_link_and_removes_whatever_depth(tmp_path: Path, stor
     fd = os.open(deep, os.O_RDONLY)
     for _ in range(250):
         os.mkdir("deeper", dir_fd=fd)
+        os.mkdir("beside", dir_fd=fd)
         child = os.open("deeper", os.O_RDONLY, dir_fd=fd)
         os.close(fd)
         fd = child
     os.close(fd)
     late = FilesDriver().capture(c, store, want)
-    assert late.entries == 253
+    assert late.entries == 503
     FilesDriver().restore(c, store, want)
     assert os.listdir(root) == ["a"]
     FilesDriver().restore(c, store, late)

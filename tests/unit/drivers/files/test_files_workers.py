@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rfs.production.rollback.drivers.files import FilesDriver, reader, workers
+from rfs.production.rollback.drivers.files import FilesDriver, reader, scan, walk, workers
 from rfs.production.rollback.errors import RollbackError, TimedOutError
 from rfs.production.rollback.model import Component
 from rfs.testing import MemoryStore, component
@@ -36,6 +36,7 @@ class SealingStore(MemoryStore):
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Component:
     monkeypatch.setattr(workers, "_MANY", 10)
+    monkeypatch.setattr(scan, "_MANY", 10)
     monkeypatch.setattr(workers, "_BUNCH", 100_000)
     monkeypatch.setattr(workers, "_FLUSH", 50_000)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
@@ -54,6 +55,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Component:
 def alone(c: Component, monkeypatch: pytest.MonkeyPatch) -> object:
     with monkeypatch.context() as patch:
         patch.setattr(workers, "_MANY", 1 << 40)
+        patch.setattr(scan, "_MANY", 1 << 40)
         return FilesDriver().capture(component("files", Path(c.home), name="alone", path="root"), MemoryStore(), None)
 
 
@@ -150,3 +152,66 @@ def test_helper_keeps_no_descriptor_of_the_parents(tree: Component, monkeypatch:
         FilesDriver().capture(tree, SealingStore(), None)
         assert not lock.closed
         assert note.read_text() == "!"
+
+
+def change(root: Path) -> None:
+    """Change a little in many ways, at the top, deep down, and across subtrees."""
+    (root / "1" / "8" / "3").write_bytes(b"other")
+    shutil.rmtree(root / "2")
+    shutil.rmtree(root / "4" / "11")
+    (root / "new" / "deep" / "er").mkdir(parents=True)
+    (root / "new" / "deep" / "er" / "f").write_bytes(b"f")
+    (root / "5" / "5" / "added").mkdir()
+    os.link(root / "big", root / "6" / "6" / "linked too")
+    os.link(root / "0" / "7" / "1", root / "1" / "1" / "across")
+    shutil.rmtree(root / "3" / "3")
+    (root / "3" / "3").write_bytes(b"was a folder")
+    os.chmod(root / "0", 0o700)
+
+
+@pytest.mark.parametrize("slow_parent", [True, False, None])
+def test_a_later_look_is_shared_by_subtrees(
+    tree: Component, monkeypatch: pytest.MonkeyPatch, slow_parent: bool | None
+) -> None:
+    store = SealingStore()
+    root = Path(tree.home) / "root"
+    first = FilesDriver().capture(tree, store, None)
+    os.sched_yield()
+    signal.sigtimedwait([], 0.02)
+    first = FilesDriver().capture(tree, store, first)
+    if slow_parent is not None:
+        really = walk.Walker._look
+
+        def look(self: walk.Walker, *args: object) -> object:
+            if (os.getpid() == PARENT) == slow_parent:
+                signal.sigtimedwait([], 0.005)
+            return really(self, *args)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(walk.Walker, "_look", look)
+    unchanged = FilesDriver().capture(tree, store, first)
+    assert unchanged.parts == first.parts
+    change(root)
+    wanted = alone(tree, monkeypatch)
+    found = FilesDriver().capture(tree, store, first)
+    assert (found.parts, found.fingerprint) == (wanted.parts, wanted.fingerprint)  # type: ignore[attr-defined]
+    assert FilesDriver().fingerprint(tree, rehash=False) == found.fingerprint
+    FilesDriver().restore(tree, store, first)
+    assert FilesDriver().verify(tree, store, first) == []
+    FilesDriver().restore(tree, store, found)
+    assert FilesDriver().verify(tree, store, found) == []
+    assert FilesDriver().fingerprint(tree, rehash=True) == found.fingerprint
+
+
+def test_store_that_lost_something_is_asked_before_the_look_is_shared(
+    tree: Component, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SealingStore()
+    first = FilesDriver().capture(tree, store, None)
+    signal.sigtimedwait([], 0.02)
+    first = FilesDriver().capture(tree, store, first)
+    whole = dict(store.blobs)
+    for blob in list(store.blobs)[::3]:
+        del store.blobs[blob]
+    again = FilesDriver().capture(tree, store, None)
+    assert again.parts == first.parts
+    assert store.blobs == whole

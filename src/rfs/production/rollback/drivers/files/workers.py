@@ -1,4 +1,4 @@
-"""Many folders are read, hashed and sealed by two processes, each taking the next bunch when it is free.
+"""Many folders are looked at, read, hashed and sealed by two processes, each taking the next job when it is free.
 
 The helper is forked before there is any thread, keeps no descriptor but its pipes and the
 root's, stores nothing itself and ends with its parent. Should it die, the parent reads
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import os
 import select
 import signal
@@ -24,8 +25,8 @@ import msgspec
 
 from rfs.production.rollback.driver import BlobSink
 from rfs.production.rollback.drivers.files.places import Folders
-from rfs.production.rollback.drivers.files.reader import Before, Folder, Reader
-from rfs.production.rollback.drivers.files.tree import MODE, ROW, SIZE, Block, seal
+from rfs.production.rollback.drivers.files.reader import Folder, Reader
+from rfs.production.rollback.drivers.files.tree import MODE, ROW, SIZE, Block
 from rfs.production.rollback.errors import RollbackError
 
 _MANY = 4096  # entries; below, a fork costs more than it saves
@@ -51,49 +52,59 @@ class Sealing(Protocol):
         """Return the id that `seal` would give."""
 
 
-class _Message(msgspec.Struct, array_like=True):
-    """What the helper says: blobs first, and at the end of a bunch the blocks that need them."""
+class Found(msgspec.Struct, array_like=True):
+    """What one job found: blocks by path, and the file systems of folders that lie on another one."""
 
-    bunch: int
+    blocks: list[tuple[bytes, Block]]
+    devices: dict[bytes, int] = {}
+
+
+class _Message(msgspec.Struct, array_like=True):
+    """What the helper says: blobs first, and at the end of a job what it found, which needs them."""
+
+    job: int
     blobs: list[tuple[bytes, bytes, int]]
-    blocks: list[Block] = []
+    found: Found | None = None
     warnings: list[str] = []
     count: int = 0
     error: tuple[str, dict[str, str]] | None = None
 
 
-def read_all(
-    root: int, folders: Sequence[Folder], reader: Reader, before: Callable[[str], Before]
-) -> Generator[tuple[Folder, Block]]:
-    """Yield each folder with its sealed block, in any order.
-
-    Args:
-        root: the open root, under which the folders are opened again by their paths.
-
-    Raises:
-        RollbackError: path.unreadable, path.changing, path.swapped, or what the sink raises.
-    """
-    bunches = list(_bunches(folders))
-    if not _worth_it(folders, bunches, reader.sink):
-        with contextlib.closing(Folders(root)) as opener:
-            for folder in folders:
-                yield folder, _read(folder, opener, reader, before)
-        return
-    yield from _Pair(root, bunches, reader, before).run()
+Work = Callable[[int, Folders, Reader], Found]
 
 
-def _worth_it(folders: Sequence[Folder], bunches: list[list[Folder]], sink: BlobSink | None) -> bool:
+def possible(sink: BlobSink | None) -> bool:
+    """Tell whether a helper can be forked here, and could store what it reads."""
     return (
-        len(bunches) > 1
-        and sum(len(folder.names) for folder in folders) >= _MANY
-        and (os.cpu_count() or 1) > 1
+        (os.cpu_count() or 1) > 1
         and threading.active_count() == 1
         and hasattr(os, "fork")
         and (sink is None or hasattr(sink, "put_sealed"))
     )
 
 
-def _bunches(folders: Sequence[Folder]) -> Iterator[list[Folder]]:
+def shared_out(root: int, jobs: int, work: Work, reader: Reader, *, entries: int) -> Generator[Found]:
+    """Do jobs in two processes, and yield what they found, in any order.
+
+    Args:
+        root: the open root, under which folders are opened.
+        jobs: how many there are. The last one is begun first.
+        work: does one, by its number.
+        entries: how many entries they are about; few are done alone.
+
+    Raises:
+        RollbackError: as `work` does.
+    """
+    if jobs > 1 and entries >= _MANY and possible(reader.sink):
+        yield from _Pair(root, jobs, work, reader).run()
+        return
+    with contextlib.closing(Folders(root)) as opener:
+        for job in reversed(range(jobs)):
+            yield work(job, opener, reader)
+
+
+def bunches(folders: Sequence[Folder]) -> Iterator[list[Folder]]:
+    """Yield listed folders in bunches of about equal work."""
     weights = [_weight(folder) for folder in folders]
     # The numbers of all bunches are written into a pipe at once, which must hold them.
     enough = max(_BUNCH, sum(weights) // _MOST_BUNCHES)
@@ -115,28 +126,15 @@ def _weight(folder: Folder) -> int:
     return _ENTRY * len(modes) + sum([s for s, m in zip(sizes, modes, strict=True) if m & 0o170000 == stat.S_IFREG])
 
 
-def _read(folder: Folder, opener: Folders, reader: Reader, before: Callable[[str], Before]) -> Block:
-    try:
-        fd = opener.open(folder.path)
-    except RollbackError:
-        # It went away after it was listed: what is left of it is an empty folder in its parent's list.
-        fd = -1
-    except OSError as error:
-        raise reader.unreadable(folder.path, error) from error
-    if fd < 0:
-        folder = folder._replace(names=[], rows=b"")
-    return seal(reader.block(fd, folder, before(folder.path)))
-
-
 class _Pair:
     """This process and its helper."""
 
-    def __init__(self, root: int, bunches: list[list[Folder]], reader: Reader, before: Callable[[str], Before]) -> None:
-        self._root, self._bunches, self._reader, self._before = root, bunches, reader, before
-        self._waiting = set(range(len(bunches)))
+    def __init__(self, root: int, jobs: int, work: Work, reader: Reader) -> None:
+        self._root, self._jobs, self._work, self._reader = root, jobs, work, reader
+        self._waiting = set(range(jobs))
         self._buffer = bytearray()
 
-    def run(self) -> Generator[tuple[Folder, Block]]:
+    def run(self) -> Generator[Found]:
         jobs, jobs_in = os.pipe()
         answers, answers_in = os.pipe()
         _widen(jobs_in)
@@ -149,16 +147,15 @@ class _Pair:
         try:
             os.close(answers_in)
             # Who is free takes the next one: a read of so few bytes from a pipe is never split.
-            os.write(jobs_in, b"".join(map(_JOB.pack, range(len(self._bunches)))))
+            os.write(jobs_in, b"".join(map(_JOB.pack, reversed(range(self._jobs)))))
             os.close(jobs_in)
-            opener = Folders(self._root)
-            with contextlib.closing(opener):
+            with contextlib.closing(Folders(self._root)) as opener:
                 while taken := os.read(jobs, _JOB.size):
-                    yield from self._do(_JOB.unpack(taken)[0], opener)
+                    yield self._do(_JOB.unpack(taken)[0], opener)
                     yield from self._listen(answers, wait=False)
                 yield from self._listen(answers, wait=True)
-                for bunch in sorted(self._waiting):
-                    yield from self._do(bunch, opener)
+                for job in sorted(self._waiting):
+                    yield self._do(job, opener)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -166,12 +163,11 @@ class _Pair:
             os.close(answers)
             os.close(jobs)
 
-    def _do(self, bunch: int, opener: Folders) -> Generator[tuple[Folder, Block]]:
-        self._waiting.discard(bunch)
-        for folder in self._bunches[bunch]:
-            yield folder, _read(folder, opener, self._reader, self._before)
+    def _do(self, job: int, opener: Folders) -> Found:
+        self._waiting.discard(job)
+        return self._work(job, opener, self._reader)
 
-    def _listen(self, answers: int, *, wait: bool) -> Generator[tuple[Folder, Block]]:
+    def _listen(self, answers: int, *, wait: bool) -> Generator[Found]:
         """Take what the helper has said; with `wait` until it has ended."""
         while wait or select.select([answers], [], [], 0)[0]:
             piece = os.read(answers, _PIPE)
@@ -187,7 +183,7 @@ class _Pair:
                 del self._buffer[:end]
                 yield from self._accept(message)
 
-    def _accept(self, message: _Message) -> Generator[tuple[Folder, Block]]:
+    def _accept(self, message: _Message) -> Generator[Found]:
         if message.error is not None:
             key, fields = message.error
             raise RollbackError(key, **fields)
@@ -195,33 +191,34 @@ class _Pair:
             store = cast("Sealing", self._reader.sink)
             for blob, sealed, size in message.blobs:
                 store.put_sealed(blob, sealed, size)
-        if message.blocks:
-            self._waiting.discard(message.bunch)
+        if message.found is not None:
+            self._waiting.discard(message.job)
             self._reader.warnings += message.warnings
             self._reader.count += message.count
-            yield from zip(self._bunches[message.bunch], message.blocks, strict=True)
+            yield message.found
 
     # — the helper —
 
     def _help(self, jobs: int, answers: int) -> None:
-        """Do bunches until there are none; never returns."""
+        """Do jobs until there are none; never returns."""
         status = 1
         try:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+            gc.disable()  # what the parent left to collect must not be closed twice, least of all a database
             _close_all_but({0, 1, 2, jobs, answers, self._root})
             sink = None if self._reader.sink is None else _Sealed(cast("Sealing", self._reader.sink), answers)
             reader = self._reader.of_another(sink)
             opener = Folders(self._root)
             while taken := os.read(jobs, _JOB.size):
-                bunch = _JOB.unpack(taken)[0]
+                job = _JOB.unpack(taken)[0]
                 try:
-                    blocks = [_read(folder, opener, reader, self._before) for folder in self._bunches[bunch]]
+                    found = self._work(job, opener, reader)
                 except RollbackError as error:
                     fields = {name: str(value) for name, value in error.fields.items()}
-                    _say(answers, _Message(bunch, [], error=(error.key, fields)))
+                    _say(answers, _Message(job, [], error=(error.key, fields)))
                     break
                 blobs = [] if sink is None else sink.taken()
-                _say(answers, _Message(bunch, blobs, blocks, reader.warnings, reader.count))
+                _say(answers, _Message(job, blobs, found, reader.warnings, reader.count))
                 reader.warnings, reader.count = [], 0
             status = 0
         finally:

@@ -1,0 +1,248 @@
+"""Walking through folders: each is listed, compared with what is known, and read where it differs.
+
+Everything is opened by name in an open folder, never through a link, so that what is
+swapped meanwhile cannot lead out of the root.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from operator import attrgetter
+from typing import NamedTuple
+
+import msgspec
+
+from rfs.production.rollback.driver import Pulse
+from rfs.production.rollback.drivers.files.options import Rules
+from rfs.production.rollback.drivers.files.reader import OPEN_FOLDER, Before, Folder, Reader
+from rfs.production.rollback.drivers.files.tree import MODE, ROW, Block, empty_block, join, pack_rows, row_of, seal
+from rfs.production.rollback.drivers.meta import shown
+from rfs.production.rollback.errors import RollbackError
+
+_name_of = attrgetter("name")
+# More folders than this are never held open at once; deeper ones are reached again by "..".
+_HELD = 96
+
+
+class Known(NamedTuple):
+    """What is known from an earlier look.
+
+    Attributes:
+        blocks: by path.
+        held_parts: parts of which the store surely still has everything.
+        same_rules: whether it was made with the present rules.
+        held: further folders of which the store was found to have everything.
+    """
+
+    blocks: dict[str, Block]
+    held_parts: frozenset[int] = frozenset()
+    same_rules: bool = True
+    held: frozenset[str] = frozenset()
+
+    def before(self, path: str, *, storing: bool) -> Before:
+        """Return what is known of one folder."""
+        old = self.blocks.get(path)
+        held = not storing or (old is not None and (old.part in self.held_parts or path in self.held))
+        return Before(old, held=held)
+
+
+class _Frame:
+    """A folder that is being walked through. Its descriptor may be closed while it waits far above."""
+
+    __slots__ = ("counted", "fd", "identity", "path", "waiting")
+
+    def __init__(self, fd: int, path: str, *, counted: bool) -> None:
+        status = os.fstat(fd)
+        self.fd, self.path, self.counted = fd, path, counted
+        self.waiting: list[str] = []
+        self.identity = (status.st_dev, status.st_ino)
+
+
+class Walker:
+    """Walks through folders, each with all that is in it.
+
+    Args:
+        rules: what is left out and what is kept.
+        known: what an earlier look found.
+        reader: looks closely where something differs.
+        put_off: whether differing folders are only listed, to be read later.
+        elsewhere: folders that somebody else walks through.
+        pulse: told of each folder.
+
+    Attributes:
+        blocks: what was found, by path; those that did not change are the known ones themselves.
+        listed: what was put off.
+        devices: file systems of the folders, by path.
+    """
+
+    def __init__(
+        self,
+        rules: Rules,
+        known: Known,
+        reader: Reader,
+        *,
+        rehash: bool = False,
+        put_off: bool = False,
+        elsewhere: frozenset[str] = frozenset(),
+        pulse: Pulse | None = None,
+    ) -> None:
+        self._rules, self._known, self._reader = rules, known, reader
+        self._rehash, self._put_off, self._elsewhere, self._pulse = rehash, put_off, elsewhere, pulse
+        self.blocks: dict[str, Block] = {}
+        self.listed: list[Folder] = []
+        self.devices: dict[str, int] = {}
+
+    def walk(self, root: int, path: str, *, counted: bool) -> None:
+        """Walk through a folder.
+
+        Args:
+            root: it, open; it is closed here.
+            path: its path from the component's root.
+            counted: False when it lies in one that matches `keep`.
+
+        Raises:
+            RollbackError: path.unreadable, path.changing, or what the pulse raises.
+        """
+        stack = [self._enter(root, path, counted=counted)]
+        try:
+            while stack:
+                frame = stack[-1]
+                if frame.waiting:
+                    name = frame.waiting.pop()
+                    child = self._descend(frame, name)
+                    if child is not None:
+                        stack.append(child)
+                        far = stack[-_HELD] if len(stack) >= _HELD else None
+                        if far is not None and far.fd >= 0:
+                            os.close(far.fd)
+                            far.fd = -1
+                    continue
+                if len(stack) > 1 and stack[-2].fd < 0:
+                    self._reopen(stack[-2], frame.fd)
+                os.close(frame.fd)
+                stack.pop()
+        finally:
+            for frame in stack:
+                if frame.fd >= 0:
+                    os.close(frame.fd)
+
+    def _reopen(self, frame: _Frame, child: int) -> None:
+        frame.fd = os.open("..", OPEN_FOLDER, dir_fd=child)
+        status = os.fstat(frame.fd)
+        if (status.st_dev, status.st_ino) != frame.identity:
+            raise RollbackError("path.changing", path=shown(frame.path))
+
+    def _descend(self, frame: _Frame, name: str) -> _Frame | None:
+        path = join(frame.path, name)
+        if path in self._elsewhere:
+            return None
+        try:
+            fd = os.open(name, OPEN_FOLDER, dir_fd=frame.fd)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                # It went away, or became something else, after its parent was looked at.
+                self.blocks[path] = seal(empty_block())
+                return None
+            raise self._reader.unreadable(path, error) from error
+        counted = frame.counted and not self._rules.keep.match(frame.path, name, is_folder=True)
+        return self._enter(fd, path, counted=counted)
+
+    def _enter(self, fd: int, path: str, *, counted: bool) -> _Frame:
+        try:
+            frame = _Frame(fd, path, counted=counted)
+            frame.waiting = self._look(frame)
+        except BaseException:
+            os.close(fd)
+            raise
+        return frame
+
+    # — one folder —
+
+    def _look(self, frame: _Frame) -> list[str]:
+        """Look at a folder; return the names of the folders in it, last one first."""
+        fd, path = frame.fd, frame.path
+        self.devices[path] = frame.identity[0]
+        try:
+            names, flat, left_out = self._list(fd, path)
+        except OSError as error:
+            raise self._reader.unreadable(path, error) from error
+        rows = pack_rows(flat)
+        loose = left_out or path in self._rules.carved
+        old = self._known.blocks.get(path)
+        if old is not None and self._is_unchanged(old, frame, names, rows):
+            loose, sheltering = loose or bool(old.kept), left_out or bool(old.kept)
+            block = old
+            if (old.loose, old.sheltering) != (loose, sheltering):
+                block = msgspec.structs.replace(old, loose=loose, sheltering=sheltering)
+        else:
+            folder = Folder(path, names, rows, frame.counted, left_out, loose)
+            if self._put_off:
+                self.listed.append(folder)
+                below = [n for n, mode in zip(names, flat[MODE::ROW], strict=True) if mode & 0o170000 == stat.S_IFDIR]
+                below.reverse()
+                return below
+            block = seal(self._reader.block(fd, folder, self._before(path)))
+            names = block.listed()
+        self.blocks[path] = block
+        if self._pulse is not None:
+            self._pulse.tick(len(block))
+        return [names[at] for at in reversed(block.below)]
+
+    def _before(self, path: str) -> Before:
+        return self._known.before(path, storing=self._reader.sink is not None)
+
+    def _is_unchanged(self, old: Block, frame: _Frame, names: list[str], rows: bytes) -> bool:
+        return (
+            old.rows == rows
+            and old.names == os.fsencode("\0".join(names))
+            and old.counted == frame.counted
+            and self._known.same_rules
+            and not self._rehash
+            and self._reader.holds_all(self._before(frame.path))
+        )
+
+    def _list(self, fd: int, path: str) -> tuple[list[str], list[int], bool]:
+        """Return the sorted names of a folder, their rows, and whether something was left out."""
+        with os.scandir(fd) as listing:
+            entries = list(listing)
+        entries.sort(key=_name_of)
+        names = [entry.name for entry in entries]
+        left_out = False
+        joined = "\0" + "\0".join(names) + "\0"
+        if self._rules.maybe_left_out(path, joined):
+            count = len(entries)
+            rules = self._rules
+            entries = [
+                entry
+                for entry in entries
+                if not rules.left_out(path, entry.name, is_folder=entry.is_dir(follow_symlinks=False))
+            ]
+            left_out = len(entries) < count
+            names = [entry.name for entry in entries]
+        flat: list[int] = []
+        try:
+            for entry in entries:
+                flat += row_of(entry.stat(follow_symlinks=False))
+        except FileNotFoundError:
+            names, flat = _list_what_is_there(entries)
+        if flat and max(flat[MODE::ROW]) >= stat.S_IFSOCK:  # no other type has a number as high
+            for at in [at for at, mode in enumerate(flat[MODE::ROW]) if stat.S_ISSOCK(mode)][::-1]:
+                del names[at], flat[at * ROW : (at + 1) * ROW]
+            left_out = True
+        return names, flat, left_out
+
+
+def _list_what_is_there(entries: list[os.DirEntry[str]]) -> tuple[list[str], list[int]]:
+    """Return names and rows of a folder from which something is vanishing."""
+    names: list[str] = []
+    flat: list[int] = []
+    for entry in entries:
+        try:
+            row = row_of(entry.stat(follow_symlinks=False))
+        except FileNotFoundError:
+            continue
+        names.append(entry.name)
+        flat += row
+    return names, flat
