@@ -269,6 +269,8 @@ def _policy(document: Source, table: Any) -> Policy:
     policy = document.convert(table, Policy, ("policy",))
     if policy.approval_required:
         document.later(("policy", "approval_required"))
+    if "auto_rollback" in table:
+        document.later(("policy", "auto_rollback"))
     for key in DURATIONS[Policy]:
         if getattr(policy, key) <= 0:
             document.bad(("policy", key), "it must be longer than nothing")
