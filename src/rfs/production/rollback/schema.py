@@ -9,6 +9,7 @@ import json
 import os
 import re
 from importlib import import_module
+from inspect import cleandoc
 from typing import Any
 
 import msgspec
@@ -70,7 +71,7 @@ def _table(struct: type[msgspec.Struct]) -> dict[str, Any]:
     schema["description"] = (struct.__doc__ or "").strip().partition("\n")[0]
     # What reads durations takes them as text as well, which the field's own type does not say.
     (duration,), _ = msgspec.json.schema_components([Duration])
-    lines = _described(struct.__doc__ or "")
+    lines = _described(cleandoc(struct.__doc__ or ""))  # Python 3.13 takes the indentation off, older ones do not
     for name, field in schema["properties"].items():
         if name in DURATIONS.get(struct, ()):
             del field["type"]
@@ -94,7 +95,7 @@ def _described(docstring: str) -> dict[str, str]:
     """Return the text of each name under "Attributes:"."""
     found: dict[str, str] = {}
     _, _, section = docstring.partition("Attributes:\n")
-    for names, text in re.findall(r"^ {8}([a-z_, ]+): (.+(?:\n {9,}.+)*)", section, re.M):
+    for names, text in re.findall(r"^ {4}([a-z_, ]+): (.+(?:\n {5,}.+)*)", section, re.M):
         for name in names.split(", "):
             found[name] = " ".join(text.split())
     return found
