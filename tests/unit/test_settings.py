@@ -173,7 +173,10 @@ def test_sections_of_later_releases_are_refused_never_ignored(section: str, form
     assert f"{section} (line 3), which comes with a later release" in str(error)
 
 
-@pytest.mark.parametrize("text", ['[store]\nmirror = "s3://b"\n', "[policy]\napproval_required = true\n", "[policy]\nauto_rollback = false\n"])
+@pytest.mark.parametrize(
+    "text",
+    ['[store]\nmirror = "s3://b"\n', "[policy]\napproval_required = true\n", "[policy]\nauto_rollback = false\n"],
+)
 def test_keys_of_later_releases_are_refused_never_ignored(text: str) -> None:
     assert refused(SMALL + text).key == "settings.later"
 
