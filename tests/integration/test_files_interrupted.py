@@ -158,6 +158,7 @@ def test_unusable_files_left_in_the_stage_are_made_again(tmp_path: Path) -> None
     (stage,) = tmp_path.glob(".rfs-stage-*")
     (key,) = stage.iterdir()
     (key / "g0.list").write_bytes(b"\0" * 100)
+    (key / "g1.list").write_bytes((key / "g0.list").read_bytes())
     (key / "g7").mkdir()
     (key / "g7" / "0").write_bytes(b"half")
     FilesDriver().restore(world.c, world.store, world.old)

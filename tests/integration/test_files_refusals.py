@@ -138,6 +138,23 @@ def test_owners_that_cannot_be_restored_are_refused_first(world: Path, store: Me
 
 
 @needs_root
+def test_owner_as_the_only_difference_is_refused_too(world: Path, store: MemoryStore) -> None:
+    root = make(world, "a")
+    c = component("files", world, path="root")
+    owned_by_nobody(root, Path(c.work))
+    os.chmod(world, 0o777)
+    os.chown(root / "a", 1234, NOBODY)
+    want = FilesDriver().capture(c, store, None)
+    for owner, wanted in ((NOBODY, want), (4321, want)):
+        os.chown(root / "a", owner, NOBODY)
+        before = describe(root)
+        with pytest.raises(RollbackError) as caught:
+            as_nobody(lambda wanted=wanted: FilesDriver().restore(c, store, wanted))
+        assert (caught.value.key, caught.value.fields["path"]) == ("path.owner", "a")
+        assert describe(root) == before
+
+
+@needs_root
 @pytest.mark.parametrize("stage_beside", [True, False])
 def test_without_root_everything_that_is_ones_own_comes_back(
     world: Path, store: MemoryStore, stage_beside: bool

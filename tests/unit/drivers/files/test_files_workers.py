@@ -177,7 +177,7 @@ def test_a_later_look_is_shared_by_subtrees(
     root = Path(tree.home) / "root"
     first = FilesDriver().capture(tree, store, None)
     os.sched_yield()
-    signal.sigtimedwait([], 0.02)
+    signal.sigtimedwait([], 0.05)
     first = FilesDriver().capture(tree, store, first)
     if slow_parent is not None:
         really = walk.Walker._look
@@ -207,7 +207,7 @@ def test_store_that_lost_something_is_asked_before_the_look_is_shared(
 ) -> None:
     store = SealingStore()
     first = FilesDriver().capture(tree, store, None)
-    signal.sigtimedwait([], 0.02)
+    signal.sigtimedwait([], 0.05)
     first = FilesDriver().capture(tree, store, first)
     whole = dict(store.blobs)
     for blob in list(store.blobs)[::3]:

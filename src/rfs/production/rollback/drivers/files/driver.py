@@ -205,13 +205,27 @@ class FilesDriver(Driver):
     def losses(self, c: Component, source: BlobSource, want: Capture, changes: Sequence[Change]) -> Iterator[Loss]:
         """Yield the files that were added or changed since and that a rollback would take away."""
         for kind, what in ((ChangeKind.CHANGED, "changed files"), (ChangeKind.ADDED, "new files")):
-            paths = [
-                change.key
-                for change in changes
-                if change.kind is kind and change.after is not None and not change.after.label.startswith("d")
-            ]
+            paths = _written(changes, kind)
             if paths:
                 yield Loss(c.name, what, len(paths), tuple(paths[:_EXAMPLES]))
+        tree = self._load(c, source, want)
+        if tree.link is None or tree.link == root.link_of(root_of(c)):
+            return
+        # The link is to be turned back to a folder that the live state says nothing of.
+        place = places.place_wanted(c, tree.link)
+        there = self._changes(c, tree, _Look(c, place).at_tree(), live=True, times=False)
+        paths = _written(there, ChangeKind.CHANGED) + _written(there, ChangeKind.ADDED)
+        if paths:
+            yield Loss(c.name, f"changed or new files in {shown(place.real)}", len(paths), tuple(paths[:_EXAMPLES]))
+
+
+def _written(changes: Sequence[Change], kind: ChangeKind) -> list[str]:
+    """Return what changed in this way and is no folder."""
+    return [
+        change.key
+        for change in changes
+        if change.kind is kind and change.after is not None and not change.after.label.startswith("d")
+    ]
 
 
 class _Job(msgspec.Struct):

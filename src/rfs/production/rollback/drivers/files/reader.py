@@ -42,6 +42,7 @@ _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_ATIME = getattr(os, "O_NOATIME", 0)
 _TRIES = 4
 _SECOND = 1_000_000_000
+_TICKS = 20_000_000  # some file systems have coarser clocks than the kernel's, which ticks every 1 to 10 ms
 _FILE, _FOLDER, _LINK = stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK
 _DEVICES = (stat.S_IFBLK, stat.S_IFCHR)
 
@@ -266,7 +267,7 @@ class Reader:
         """
         changed, modified = numbers[CTIME], signed(numbers[MTIME])
         # Times of whole seconds come from file systems that know no finer ones.
-        slack = 2 * _SECOND if changed % _SECOND == 0 else 0
+        slack = 2 * _SECOND if changed % _SECOND == 0 else _TICKS
         return numbers if max(changed, modified) + slack < self._started else _doubted(numbers)
 
     def unreadable(self, path: str, error: OSError) -> RollbackError:

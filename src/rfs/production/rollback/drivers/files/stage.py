@@ -171,6 +171,8 @@ class Stage:
         while f"g{number}" in self._generations:
             number += 1
         generation = f"g{number}"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{generation}.list", dir_fd=self.folder)  # one left without its folder must not vouch for this
         os.mkdir(generation, 0o700, dir_fd=self.folder)
         fd = self._generations[generation] = os.open(generation, OPEN_FOLDER, dir_fd=self.folder)
         builder = Builder(want, source, fd, self._component, sync_each=len(missing) <= FEW)
