@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.crash.harness import Bench, Sweep
 from tests.crash.power import power_sweep
 from tests.crash.shim import CONTROL, Control, Fault
+from tests.crash.shutdown import shutdown_sweep
 
 
 def main() -> None:
@@ -28,6 +29,8 @@ def main() -> None:
         limit, seed = options.get("limit"), options.get("seed", 1)
         if options["mode"] == "power":
             report = power_sweep(bench, limit=limit, seed=seed)
+        elif options["mode"] == "shutdown":
+            report = shutdown_sweep(bench, options["device"], options["base"], limit=limit, seed=seed)
         elif options["mode"] == "nested":
             report = Sweep(bench, seed=seed).nested(limit)
         else:

@@ -71,9 +71,14 @@ def missing() -> str | None:
     """Return why no sweep can run on this machine, or None."""
     if os.uname().sysname != "Linux":
         return "the fault shim needs Linux"
-    if shutil.which("cc") is None:
-        return "no C compiler (cc): the fault shim cannot be compiled"
+    if compiler() is None:
+        return "no C compiler (cc, gcc or clang): the fault shim cannot be compiled"
     return None
+
+
+def compiler() -> str | None:
+    """Return the C compiler's path, or None."""
+    return next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
 
 
 def library() -> Path:
@@ -86,7 +91,10 @@ def library() -> Path:
         fresh = folder / f"{digest}.{os.getpid()}"
         # -U_FORTIFY_SOURCE: its macros would redefine the very functions that are interposed.
         flags = ["-O1", "-U_FORTIFY_SOURCE", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"]
-        subprocess.run(["cc", *flags, "-o", str(fresh), str(SOURCE), "-ldl"], check=True)
+        command = compiler()
+        if command is None:
+            raise FileNotFoundError(missing())
+        subprocess.run([command, *flags, "-o", str(fresh), str(SOURCE), "-ldl"], check=True)
         fresh.rename(built)
     return built
 

@@ -61,6 +61,11 @@ def power(scenario: type, *, limit: int | None = None, seed: int = 1) -> Found:
     return _run(scenario, mode="power", limit=limit, seed=seed)
 
 
+def shutdown(scenario: type, device: str, mount: Path, limit: int, seed: int = 1) -> Found:
+    """Shut the file system at `mount` down in `scenario`."""
+    return _run(scenario, mode="shutdown", device=device, base=str(mount), limit=limit, seed=seed)
+
+
 def _run(scenario: type, **options: object) -> Found:
     control = Path(os.environ.get("TMPDIR", "/tmp")) / f"rfs-shim-control-{os.getpid()}"
     shim.make_control(control)

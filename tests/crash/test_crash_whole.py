@@ -48,6 +48,14 @@ def test_a_rollback_that_forgets_an_fsync_is_caught(build: type) -> None:
     power(build, limit=12).expect_caught()
 
 
+def test_a_prune_loses_nothing_that_is_kept() -> None:
+    sweep(whole.Prune, limit=20).expect_clean()
+
+
+def test_a_service_runs_again_whatever_happened() -> None:
+    sweep(whole.RollbackWithService, limit=15).expect_clean()
+
+
 # — the whole of it: `make crash` —
 
 
@@ -80,3 +88,18 @@ def test_a_rollback_with_power_lost_at_many_calls() -> None:
 @pytest.mark.slow
 def test_a_checkpoint_with_power_lost_at_every_call() -> None:
     power(whole.Checkpoint).expect_clean()
+
+
+@pytest.mark.slow
+def test_a_prune_at_every_call() -> None:
+    sweep(whole.Prune).expect_clean()
+
+
+@pytest.mark.slow
+def test_a_prune_with_power_lost_at_every_call() -> None:
+    power(whole.Prune).expect_clean()
+
+
+@pytest.mark.slow
+def test_a_rollback_with_a_service_at_many_calls() -> None:
+    sweep(whole.RollbackWithService, limit=200).expect_clean()

@@ -10,7 +10,6 @@ import os
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import entry_points
 from pathlib import Path
 from unittest.mock import patch
 
@@ -36,10 +35,6 @@ from rfs.production.rollback.operation import Mark, Operation
 from rfs.production.rollback.plan import Step
 
 IMPORTED = (cryptography.hazmat.primitives.ciphers.aead, ruamel.yaml, tomlkit, zstandard)
-KINDS = ("config", "environment", "files", "sqlite")
-# Imported once here, instead of in every child.
-DRIVERS = [found.load() for found in entry_points(group="rfs.drivers") if found.name in KINDS]
-
 CONFIG = """
 [app]
 name = "crash"
@@ -113,14 +108,15 @@ def seen(live: Path) -> dict[str, object]:
 
 
 class Whole(Scenario):
-    """What checkpoint and rollback have in common."""
+    """What checkpoint, rollback and prune have in common."""
 
     live = ("live/tree", "live/settings.toml", "live/.env")
     seconds = 30.0
+    config = CONFIG
 
     def prepare(self, world: Path) -> None:
         (world / "live").mkdir()
-        (world / "rfs.toml").write_text(CONFIG.format(world=world))
+        (world / "rfs.toml").write_text(self.config.format(world=world))
         make_first(world / "live")
         Application.create(str(world / "rfs.toml")).close()
         with self.open(world) as app:
@@ -199,6 +195,63 @@ class Rollback(Whole):
                     if upkeep.verify(app, needed).damaged:
                         return f"corrupt: the safety checkpoint {needed} is not whole"
         return "new" if rolled_back else "old"
+
+
+SERVICE = """
+[components.web]
+kind = "service"
+manager = "command"
+units = ["web"]
+start = ["touch", "{world}/web"]
+stop = ["rm", "-f", "{world}/web"]
+status = ["test", "-e", "{world}/web"]
+"""
+
+
+class RollbackWithService(Rollback):
+    """With a service that is stopped meanwhile; it must run again, whatever happened."""
+
+    config = CONFIG + SERVICE
+
+    def prepare(self, world: Path) -> None:
+        (world / "web").touch()
+        super().prepare(world)
+
+    def judge(self, world: Path) -> str:
+        if not (world / "web").exists():
+            return "stuck: the service does not run"
+        return super().judge(world)
+
+
+class Prune(Whole):
+    """Whatever a prune was doing, every checkpoint that is kept is whole."""
+
+    # Captured with what version 2 needs, so that their pack must be rewritten, not only dropped.
+    waste = "live/tree/waste"
+
+    def prepare(self, world: Path) -> None:
+        super().prepare(world)
+        (world / self.waste).write_bytes(os.urandom(60_000))
+        with self.open(world) as app:
+            wasteful = app.checkpoint(message="wasteful")
+            (world / self.waste).unlink()
+            app.checkpoint(message="version 2")
+            upkeep.forget(app, [wasteful.checkpoint_id])
+            (world / "size").write_text(str(app.store.size()))
+
+    def act(self, world: Path) -> None:
+        with self.open(world) as app:
+            upkeep.prune(app, dry_run=False)
+
+    def judge(self, world: Path) -> str:
+        with self.open(world) as app:
+            words = [checkpoint.message for checkpoint in app.catalog.checkpoints()]
+            if words != ["version 2", "version 1"]:
+                return f"lost: {words}"
+            verified = upkeep.verify(app)
+            if verified.damage or verified.damaged:
+                return f"corrupt: {verified}"
+            return "new" if app.store.size() < int((world / "size").read_text()) - 50_000 else "old"
 
 
 # — negative controls —
