@@ -7,6 +7,7 @@ import pickle
 import shutil
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,9 @@ def as_nobody(call: Callable[[], Any]) -> Any:
     """Run a function in a process of another user; return what it returned, or the error it raised."""
     sys.stdout.flush()
     read, write = os.pipe()
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # a test runner's threads take no part in this
+        child = os.fork()
     if child == 0:
         try:
             os.setgroups([])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ from rfs.production.rollback.model import Component
 from rfs.testing import MemoryStore, component
 
 PARENT = os.getpid()
+
+# A parallel test runner has a thread of its own, which takes no part in what is tested here.
+pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 
 
 class SealingStore(MemoryStore):
@@ -40,6 +44,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Component:
     monkeypatch.setattr(workers, "_BUNCH", 100_000)
     monkeypatch.setattr(workers, "_FLUSH", 50_000)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
     root = tmp_path / "root"
     for folder in range(60):
         (root / f"{folder % 7}" / f"{folder}").mkdir(parents=True)
@@ -124,6 +129,14 @@ def test_what_the_helper_cannot_read_is_the_same_error(tree: Component, monkeypa
         FilesDriver().capture(tree, SealingStore(), None)
     assert caught.value.key == "path.unreadable"
     assert "permission denied" in str(caught.value)
+
+
+def test_beside_a_thread_nothing_is_forked(tree: Component, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading, "active_count", lambda: 2)
+    monkeypatch.setattr(os, "fork", lambda: pytest.fail("forked"))
+    store = SealingStore()
+    assert FilesDriver().capture(tree, store, None).parts == alone(tree, monkeypatch).parts  # type: ignore[attr-defined]
+    assert not store.sealers
 
 
 def test_parent_that_gives_up_ends_the_helper(tree: Component) -> None:
