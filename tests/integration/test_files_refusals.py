@@ -233,7 +233,7 @@ def add_group(*group: str) -> Callable[[Any], None]:
     "change",
     [
         rename_first(b"../outside"),
-        rename_first(b"/etc/outside"),
+        rename_first(b"/nowhere/outside"),
         rename_first(b".."),
         rename_first(b"."),
         rename_first(b""),
@@ -287,9 +287,12 @@ def outcome(call: Callable[[], object]) -> str:
     return ""
 
 
-@pytest.mark.parametrize("target", ["/etc", "../elsewhere", "..", "."])
+@pytest.mark.parametrize("target", ["{elsewhere}", "../elsewhere", "..", "."])
 def test_captured_link_may_not_lead_anywhere(tmp_path: Path, store: MemoryStore, target: str) -> None:
-    """A forged text of the root's own link would make another folder the root."""
+    """A forged text of the root's own link would make another folder the root.
+
+    What it leads to is always bait under tmp_path: with a broken guard, the restore replaces that folder.
+    """
     home = tmp_path / "app"
     (home / "releases" / "1").mkdir(parents=True)
     (home / "releases" / "1" / "a").write_text("x")
@@ -299,7 +302,7 @@ def test_captured_link_may_not_lead_anywhere(tmp_path: Path, store: MemoryStore,
     c = component("files", home, path="current")
 
     def change(part: Any) -> None:
-        part[2] = target.encode()
+        part[2] = target.format(elsewhere=tmp_path / "elsewhere").encode()
 
     want = forged(store, c, change)
     before = describe(tmp_path / "elsewhere")
@@ -454,7 +457,7 @@ def test_files_that_vanish_or_become_something_else_while_listed(
             os.symlink("z", root / "c")
             shutil.rmtree(root / "d")
             shutil.rmtree(root / "f")
-            os.symlink("/etc", root / "f")
+            os.symlink(tmp_path, root / "f")
         return really(path, *args, **more)
 
     monkeypatch.setattr(os, "open", disturbed)
