@@ -29,6 +29,7 @@ class MemoryStore:
         self.blobs: dict[bytes, bytes] = {}
         self.parts: dict[bytes, tuple[list[bytes], bytes]] = {}
         self.ticks = 0
+        self.still = False
         self.time_out_at: int | None = None
 
     def tick(self, items: int = 0, size: int = 0) -> None:

@@ -77,7 +77,14 @@ class BlobSink(Pulse, Protocol):
 
 
 class BlobSource(Pulse, Protocol):
-    """Where a restore gets from what a capture put. What comes back was verified against its id."""
+    """Where a restore gets from what a capture put. What comes back was verified against its id.
+
+    Attributes:
+        still: the writers were stopped before this driver's last `capture`, and no restore has
+            begun since on this component: what that capture saw still stands, and a `restore` need not look again.
+    """
+
+    still: bool
 
     def get(self, blob: bytes) -> bytes:
         """Return a blob.

@@ -199,6 +199,7 @@ class Engine:
             RollbackError: it failed before anything live was touched.
         """
         plan = operation.plan
+        self.blobs.still = False
         where = position(plan, self.catalog.journal(operation.operation_id))
         if where.turned:
             return self._go_back(operation, RollbackError("operation.turned", why=operation.error or "it was aborted"))
@@ -215,6 +216,7 @@ class Engine:
 
     def turn(self, operation: Operation, why: Exception) -> Operation:
         """Commit the turn and walk back. Never returns normally: see `run` for what it raises."""
+        self.blobs.still = False
         where = position(operation.plan, self.catalog.journal(operation.operation_id))
         operation = msgspec.structs.replace(operation, error=str(why), status=OperationStatus.RUNNING)
         self.catalog.put_operation(operation, entry(operation, "", Mark.TURN, str(why)))
@@ -343,7 +345,7 @@ class Engine:
     def _capture_stopped(self, operation: Operation, message: str) -> DeploymentCheckpoint:
         safety = self.catalog.checkpoint(operation.safety)
         running = {n: c for n, c in safety.captures.items() if self.parts[n].driver.runs}
-        return self.checkpoint(
+        checkpoint = self.checkpoint(
             [n for n in operation.plan.components if n not in running],
             CheckpointType.SAFETY,
             taken=running,
@@ -354,6 +356,8 @@ class Engine:
             operation_id=operation.operation_id,
             message=message,
         )
+        self.blobs.still = True
+        return checkpoint
 
     def _late(self, operation: Operation, before: DeploymentCheckpoint) -> list[Change]:
         safety = self.catalog.checkpoint(operation.safety)
@@ -389,6 +393,7 @@ class Engine:
 
     def _start(self, operation: Operation, step: Step) -> Operation:
         part = self._part(step)
+        self.blobs.still = False
         part.driver.start(part.component, self.blobs, self._wanted(operation, part.component.name))
         return msgspec.structs.replace(operation, started_at=utc_now())
 
@@ -413,6 +418,7 @@ class _Blobs:
     """The store and the pulse as the one thing that a driver is given: its BlobSink and BlobSource."""
 
     def __init__(self, store: Store, beat: Beat) -> None:
+        self.still = False
         # Bound once, not wrapped: they are called for every file.
         self.tick, self.remaining = beat.tick, beat.remaining
         self.put, self.get = store.put, store.get

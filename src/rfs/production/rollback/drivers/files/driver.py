@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
@@ -25,6 +26,10 @@ from rfs.production.rollback.model import Capture, Change, ChangeKind, Component
 
 _EXAMPLES = 5
 
+# How long the look of a capture is good enough to stage by. It may well be out of date by then:
+# what became different since is staged in the outage.
+_FRESH_SECONDS = 60.0
+
 
 class FilesDriver(Driver):
     """Looks after a folder: content, names, types, modes, owners, times, attributes, links, holes."""
@@ -35,6 +40,7 @@ class FilesDriver(Driver):
     def __init__(self) -> None:
         # One operation asks for the same capture several times, twice of them in the outage.
         self._loaded: tuple[tuple[str, tuple[bytes, ...]], Tree] | None = None
+        self._seen: _Seen | None = None
 
     # — looking —
 
@@ -47,7 +53,9 @@ class FilesDriver(Driver):
         place = places.locate(c)
         look = _Look(c, place)
         tree = look.at_tree(sink=sink, previous=previous)
-        return self._captured(c, sink, look, tree)
+        captured = self._captured(c, sink, look, tree)
+        self._seen = _Seen(look, tree, time.monotonic())
+        return captured
 
     def salvage(self, c: Component, sink: BlobSink, previous: Capture | None) -> Capture:
         """Record the folder before a rollback; that there is none is a state too."""
@@ -56,6 +64,7 @@ class FilesDriver(Driver):
         except RollbackError as error:
             if error.key != "path.missing":
                 raise
+        self._seen = None
         look = _Look(c, Place(root_of(c), root.link_of(root_of(c)), ""))
         return self._captured(c, sink, look, absent_tree(look.place.link))
 
@@ -118,7 +127,7 @@ class FilesDriver(Driver):
 
     def stage(self, c: Component, source: BlobSource, want: Capture) -> None:
         """Make everything that differs now, beside the live folder, so that the outage only exchanges it."""
-        job = self._job(c, source, want)
+        job = self._job(c, source, want, look_again=False)
         if any(task.verb in (Verb.PUT, Verb.WRITE) for task in job.tasks):
             with Stage.opened(c, job.place.real, job.key) as stage:
                 stage.make(job.tasks, job.want, source)
@@ -131,7 +140,8 @@ class FilesDriver(Driver):
                 changed; path.swapped, path.unwritable or store.no_space.
             IntegrityError: a blob or part is missing or damaged; nothing was changed.
         """
-        job = self._job(c, source, want)
+        job = self._job(c, source, want, look_again=not source.still)
+        self._seen = None  # from here on the folder is another one
         changed = len(job.tasks)
         warnings: list[str] = []
         if job.want.absent:
@@ -153,12 +163,16 @@ class FilesDriver(Driver):
         path = root_of(c)
         release(c, {path, os.path.realpath(path), *root.remembered(c)})
 
-    def _job(self, c: Component, source: BlobSource, capture: Capture) -> _Job:
+    def _job(self, c: Component, source: BlobSource, capture: Capture, *, look_again: bool) -> _Job:
         want = self._load(c, source, capture)
         place = places.place_wanted(c, want.link)
-        look = _Look(c, place)
-        live = look.at_tree()
-        look.remember(live)
+        seen = None if look_again else self._seen
+        if seen is not None and seen.look.place == place and time.monotonic() - seen.at < _FRESH_SECONDS:
+            look, live = seen.look, seen.tree
+        else:
+            look = _Look(c, place)
+            live = look.at_tree()
+            look.remember(live)
         tasks = [] if want.absent else compare.tasks(want, live, look.rules)
         _refuse_mounts(c, place, tasks)
         if os.geteuid() != 0:
@@ -236,6 +250,14 @@ class _Job(msgspec.Struct):
     place: Place
     tasks: list[Task]
     key: str
+
+
+class _Seen(msgspec.Struct):
+    """The look of the last capture, and when it was taken (time.monotonic)."""
+
+    look: _Look
+    tree: Tree
+    at: float
 
 
 class _Look:
