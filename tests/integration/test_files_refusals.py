@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import sys
+import tempfile
 import traceback
 import warnings
 from collections.abc import Callable
@@ -77,9 +78,12 @@ def owned_by_nobody(*paths: Path) -> None:
 @pytest.fixture
 def world(tmp_path: Path) -> Path:
     """A folder that another user reaches."""
+    # Only what the test runner made is opened up, wherever it was told to put that.
     for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == os.geteuid() and folder != Path("/tmp") and folder != Path("/"):
+        if Path(tempfile.gettempdir()) in folder.parents:
             os.chmod(folder, folder.stat().st_mode | 0o011)
+        elif not folder.stat().st_mode & 0o001:
+            pytest.skip(f"NOT TESTED: another user cannot reach {folder}")
     return tmp_path
 
 
