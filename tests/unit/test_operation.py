@@ -18,7 +18,7 @@ from rfs.production.rollback.model import (
     Ref,
     Reversibility,
 )
-from rfs.production.rollback.operation import Entry, Mark, Operation, position, undoable, way_back
+from rfs.production.rollback.operation import Entry, Mark, Operation, position, still_done, undoable, way_back
 from rfs.production.rollback.plan import Action, Plan, Policy, Scope, differs, make_plan, order, select
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
@@ -130,6 +130,14 @@ def test_done_marks_from_before_the_turn_do_not_count_after_it() -> None:
     assert where.turned
     assert where.done == {"start:web"}
     assert not where.ran
+
+
+def test_a_skipped_stop_stays_skipped_though_data_is_still_to_be_restored() -> None:
+    entries = [("restore:code", Mark.INTENT), ("stop:web", Mark.DONE)]
+    assert "stop:web" not in still_done(PLAN, position(PLAN, marks(*entries)))
+    assert "stop:web" in still_done(PLAN, position(PLAN, marks(*entries, ("stop:web", Mark.SKIPPED))))
+    turned = position(PLAN, marks(("stop:web", Mark.SKIPPED), ("", Mark.TURN)))
+    assert not turned.skipped
 
 
 def test_a_skipped_step_counts_as_done() -> None:

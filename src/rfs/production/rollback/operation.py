@@ -125,6 +125,7 @@ class Position(msgspec.Struct, frozen=True):
     Attributes:
         turned: it is on the way back.
         done: steps finished (or skipped) in the present direction.
+        skipped: those of them that somebody decided to leave out.
         outage: a service may have been stopped: it must be finished or turned back, not forgotten.
         touched: a restore may have begun, so live data may be a mixture.
         ran: services may have run on the restored state before the turn, and may have written.
@@ -132,6 +133,7 @@ class Position(msgspec.Struct, frozen=True):
 
     turned: bool
     done: frozenset[str]
+    skipped: frozenset[str]
     outage: bool
     touched: bool
     ran: bool
@@ -142,19 +144,23 @@ def position(plan: Plan, entries: Sequence[Entry]) -> Position:
     actions = {step.id: step.action for step in plan.steps}
     turned = False
     done: set[str] = set()
+    skipped: set[str] = set()
     outage = touched = ran = False
     for entry in entries:
         if entry.mark is Mark.TURN:
             turned = True
             done.clear()
+            skipped.clear()
         elif entry.mark in (Mark.DONE, Mark.SKIPPED):
             done.add(entry.step)
+            if entry.mark is Mark.SKIPPED:
+                skipped.add(entry.step)
         elif entry.mark is Mark.INTENT:
             action = actions[entry.step]
             outage = outage or action is not Action.STAGE
             touched = touched or action is Action.RESTORE
             ran = ran or (action is Action.START and not turned)
-    return Position(turned, frozenset(done), outage, touched, ran)
+    return Position(turned, frozenset(done), frozenset(skipped), outage, touched, ran)
 
 
 def still_done(plan: Plan, where: Position) -> frozenset[str]:
@@ -162,14 +168,15 @@ def still_done(plan: Plan, where: Position) -> frozenset[str]:
 
     The crash may have been a reboot, and process managers start their services at boot: while
     data is still to be restored, services are stopped again. When no data was touched yet, what
-    they may have written since is captured again as well.
+    they may have written since is captured again as well. What somebody skipped stays skipped:
+    a stop that cannot succeed would hold the operation for ever.
     """
     actions = {step.id: step.action for step in plan.steps}
     to_restore = {id_ for id_, action in actions.items() if action in (Action.RESTORE, Action.VERIFY)}
     if to_restore <= where.done:
         return where.done
     again = {Action.STOP} if where.touched else {Action.STOP, Action.DELTA, Action.LATE}
-    return frozenset(id_ for id_ in where.done if actions[id_] not in again)
+    return frozenset(id_ for id_ in where.done if id_ in where.skipped or actions[id_] not in again)
 
 
 def way_back(plan: Plan, where: Position) -> list[Step]:
