@@ -174,6 +174,15 @@ class Catalog:
         rows = self._db.execute("SELECT record FROM operations ORDER BY seq DESC")
         return [msgspec.json.decode(record, type=Operation) for (record,) in rows]
 
+    def latest_operation(self) -> Operation | None:
+        """Return the operation that began last, or None."""
+        row = self._db.execute("SELECT record FROM operations ORDER BY seq DESC LIMIT 1").fetchone()
+        return msgspec.json.decode(row[0], type=Operation) if row else None
+
+    def operation_ids(self) -> list[str]:
+        """Return the ids of all operations, newest first, without reading their records."""
+        return [str(each) for (each,) in self._db.execute("SELECT id FROM operations ORDER BY seq DESC")]
+
     def operation(self, operation_id: str) -> Operation:
         """Return the operation with exactly this id.
 

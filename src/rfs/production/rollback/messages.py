@@ -122,6 +122,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Operation {operation} is {status}: there is nothing to resume or abort.",
         "`rfs log` shows which operation is open.",
     ),
+    "operation.component": (
+        "The open {kind} {operation} needs the component {name}, which is not in rfs.toml as it was.",
+        "Put it back into rfs.toml as it was, then run `rfs recover` (or `rfs abort`); nothing was changed now.",
+    ),
     "operation.step": (
         "Operation {operation} has no step called {step}.",
         "Its steps are: {known}.",

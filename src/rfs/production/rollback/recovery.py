@@ -15,7 +15,7 @@ from rfs.production.rollback.engine import Engine, Part
 from rfs.production.rollback.errors import ConflictError, HeldError, NotFoundError, RollbackError
 from rfs.production.rollback.lock import exclusive
 from rfs.production.rollback.model import HealthReport, OperationStatus
-from rfs.production.rollback.operation import Mark, Operation, position
+from rfs.production.rollback.operation import OPEN, Mark, Operation, position
 from rfs.production.rollback.pulse import Beat, Reporter
 from rfs.production.rollback.settings import Settings, find, load
 from rfs.production.rollback.store import Store
@@ -141,12 +141,12 @@ class Recoverable:
         with self.locked("abort"):
             self._tidy()
             operation = self._open_operation(selector)
+            if position(operation.plan, self.catalog.journal(operation.operation_id)).outage:
+                self._require_parts(operation)
             try:
                 return self.engine.turn(operation, RollbackError("operation.aborted", actor=actor()))
-            except HeldError:
-                raise
-            except RollbackError:
-                return self.catalog.operation(operation.operation_id)
+            except RollbackError as error:
+                return self._settled(operation, error)
 
     def _open_operation(self, selector: str | None) -> Operation:
         if selector is None:
@@ -154,16 +154,38 @@ class Recoverable:
             if found is None:
                 raise NotFoundError("operation.none_open")
             return found
-        ids = [operation.operation_id for operation in self.catalog.operations()]
-        operation = self.catalog.operation(selectors.find_id(selector, ids))
-        if operation.status not in (OperationStatus.RUNNING, OperationStatus.HELD):
+        operation = self.catalog.operation(selectors.find_id(selector, self.catalog.operation_ids()))
+        if operation.status not in OPEN:
             raise ConflictError("operation.not_open", operation=operation.operation_id, status=operation.status)
         return operation
 
     def _run_again(self, operation: Operation) -> Operation:
+        self._require_parts(operation)
         operation = msgspec.structs.replace(operation, status=OperationStatus.RUNNING)
         self.catalog.put_operation(operation)
         return self.engine.run(operation)
+
+    def _require_parts(self, operation: Operation) -> None:
+        """Make sure that every component of an open operation is still in rfs.toml.
+
+        Found out midway, it would fail both ways and be held, with services stopped and data half restored.
+        """
+        safety = self.catalog.checkpoint(operation.safety)
+        for name, capture in safety.captures.items():
+            if name not in self.parts or self.parts[name].driver.kind != capture.kind:
+                raise ConflictError(
+                    "operation.component", kind=operation.kind, operation=operation.operation_id, name=name
+                )
+
+    def _settled(self, operation: Operation, error: RollbackError) -> Operation:
+        """Return the operation that ended with `error`, or raise that when it did not end.
+
+        It may be held, or the disk too full to write down how it ended: then nothing else may begin.
+        """
+        ended = self.catalog.operation(operation.operation_id)
+        if ended.status in OPEN:
+            raise error
+        return ended
 
     def _carry_on(self, operation: Operation) -> Operation:
         """Before the first stop nothing live was changed, so an interrupted rollback is dropped:
@@ -172,12 +194,11 @@ class Recoverable:
         if where.outage or where.turned:
             return self._run_again(operation)
         try:
-            self.engine.turn(operation, RollbackError("operation.interrupted"))
-        except HeldError:
-            raise
-        except RollbackError:
+            return self.engine.turn(operation, RollbackError("operation.interrupted"))
+        except RollbackError as error:
+            dropped = self._settled(operation, error)
             self.notices.append(f"The interrupted {operation.kind} {operation.operation_id} had changed nothing.")
-        return self.catalog.operation(operation.operation_id)
+            return dropped
 
     def _held(self, operation: Operation) -> HeldError:
         return HeldError("rollback.open", operation=operation.operation_id, status=operation.status)
@@ -204,9 +225,8 @@ class Recoverable:
     def _settle(self, interrupted: Operation) -> None:
         try:
             settled = self._carry_on(interrupted)
-        except HeldError:
-            raise
         except RollbackError as error:
+            self._settled(interrupted, error)
             self.notices.append(f"An interrupted {interrupted.kind} was settled first: {error}")
         else:
             self.notices.append(
@@ -216,9 +236,9 @@ class Recoverable:
     def _tidy(self) -> None:
         self.notices += self.store.recover()
         self.engine.let_writers_go()
-        finished = next((o for o in self.catalog.operations()[:1] if o.finished_at is not None), None)
-        if finished is not None:
-            self.engine.release(finished)
+        last = self.catalog.latest_operation()
+        if last is not None and last.finished_at is not None:
+            self.engine.release(last)
 
     @property
     def lock_path(self) -> str:

@@ -1,0 +1,105 @@
+"""An interrupted rollback, when meanwhile something else changed as well: rfs.toml, the disk, the store's owner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from small import Small
+
+from rfs.production.rollback.errors import ConflictError, RevertedError, RollbackError
+from rfs.production.rollback.model import OperationStatus
+from rfs.production.rollback.operation import Operation
+from rfs.production.rollback.plan import Action, Step
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+def die(operation: Operation, step: Step) -> Operation:
+    raise Killed
+
+
+@pytest.fixture
+def half_done(tmp_path: Path) -> Small:
+    """At version 2, with a rollback to version 1 that died between restore and verification."""
+    small = Small(tmp_path)
+    with small.open() as app:
+        app.checkpoint()
+        small.version(2)
+        app.engine._steps[Action.VERIFY] = die
+        with pytest.raises(Killed):
+            app.rollback("@latest")
+    return small
+
+
+def without_database(small: Small) -> str:
+    """Take the database out of rfs.toml; return what it said."""
+    config = small.home / "rfs.toml"
+    text = config.read_text()
+    config.write_text(text.replace('[components.db]\nkind = "sqlite"\npath = "tree/small.db"\n', ""))
+    assert "sqlite" not in config.read_text()
+    return text
+
+
+def test_a_component_that_left_rfs_toml_is_asked_for_before_anything_is_touched(half_done: Small) -> None:
+    text = without_database(half_done)
+    with half_done.open() as app:
+        interrupted = app.catalog.open_operation()
+        assert interrupted is not None
+        journal = app.catalog.journal(interrupted.operation_id)
+        for act in (app.recover, app.checkpoint, app.resume, app.abort):
+            with pytest.raises(ConflictError, match="needs the component db") as caught:
+                act()
+            assert "Put it back" in caught.value.hint
+        assert app.catalog.open_operation() == interrupted
+        assert app.catalog.journal(interrupted.operation_id) == journal
+        assert len(app.catalog.checkpoints()) == 3
+    (half_done.home / "rfs.toml").write_text(text)
+    with half_done.open() as app:
+        assert [operation.status for operation in app.recover()] == [OperationStatus.COMPLETED]
+        assert (half_done.tree / "code.txt").read_text().startswith("version 1")
+
+
+def test_nothing_else_begins_while_how_it_ended_cannot_be_written_down(
+    half_done: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with half_done.open() as app:
+        before = app.catalog.open_operation()
+
+        def full(*_: object) -> None:
+            raise RollbackError("store.no_space", path=app.catalog.path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(app.catalog, "put_operation", full)
+            for act in (app.checkpoint, app.abort, lambda: app.rollback("@latest")):
+                with pytest.raises(RollbackError, match="no space left"):
+                    act()
+        assert app.catalog.open_operation() == before
+        assert len(app.catalog.operations()) == 1
+        assert len(app.catalog.checkpoints()) == 3
+        assert app.abort().status is OperationStatus.REVERTED
+        assert (half_done.tree / "code.txt").read_text().startswith("version 2")
+
+
+def test_a_stop_that_never_succeeds_can_be_skipped(half_done: Small) -> None:
+    # A service that is gone cannot be stopped: without the skip no resume or abort would ever come to an end.
+    with half_done.open() as app:
+        interrupted = app.catalog.open_operation()
+        assert interrupted is not None
+        replace = msgspec.structs.replace
+        steps = (Step("stop:db", Action.STOP, "db"), *interrupted.plan.steps)
+        app.catalog.put_operation(replace(interrupted, plan=replace(interrupted.plan, steps=steps)))
+
+        def gone(operation: Operation, step: Step) -> Operation:
+            raise RollbackError("service.no_stop", unit="db", why="it is gone")
+
+        app.engine._steps[Action.STOP] = gone
+        with pytest.raises(RollbackError, match="NEEDS ATTENTION"):
+            app.recover()
+        with pytest.raises(RevertedError):
+            app.resume(skip="stop:db")
+        assert app.catalog.open_operation() is None
+        assert (half_done.tree / "code.txt").read_text().startswith("version 2")
