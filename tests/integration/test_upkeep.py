@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from small import Small
 
-from rfs.production.rollback import upkeep
+from rfs.production.rollback import engine, upkeep
 from rfs.production.rollback.errors import ConflictError, IntegrityError, NotFoundError, RollbackError
+from rfs.production.rollback.model import CheckpointType, OperationStatus, utc_now
 
 LAST_TWO = "[retention]\nkeep_last = 2\n"
 
@@ -148,3 +151,86 @@ def test_doctor_tells_what_is_wrong(tmp_path: Path) -> None:
         (small.tree / "small.db").write_bytes(b"not a database" * 100)
         texts = [finding.text for finding in upkeep.examine(app) if finding.level == "error"]
         assert any("small.db" in text for text in texts)
+
+
+def test_a_damaged_manifest_is_one_damaged_checkpoint_not_the_end_of_the_search(tmp_path: Path) -> None:
+    small = Small(tmp_path)
+    with small.open() as app:
+        whole = app.checkpoint(tags=["one"]).checkpoint_id
+        packs = set((small.store / "packs").iterdir())
+        small.version(2)
+        damaged = app.checkpoint(tags=["two"])
+        (new,) = set((small.store / "packs").iterdir()) - packs
+        part = damaged.captures["tree"].parts[0]
+        (copy,) = app.store._shelf.ask(lambda index: index.find(part))
+    content = bytearray(new.read_bytes())
+    content[copy.entry.offset + copy.entry.length // 2] ^= 1
+    new.write_bytes(content)
+    small.version(3)
+    state = small.state()
+    with small.open() as app:
+        with pytest.raises(IntegrityError) as caught:
+            app.rollback("two")
+        assert whole in caught.value.hint
+        assert small.state() == state
+        for found in (upkeep.verify(app), upkeep.verify(app, "two")):
+            assert found.damaged == (damaged.checkpoint_id,)
+            assert part in found.damage.blobs
+        assert upkeep.verify(app).whole == (whole,)
+        with pytest.raises(IntegrityError):
+            upkeep.prune(app, dry_run=False)
+        upkeep.rebuild(app)
+        upkeep.forget(app, ["two"])
+        upkeep.prune(app, dry_run=False)
+        app.rollback("one")
+
+
+def test_a_forgotten_checkpoint_that_a_rebuild_brings_back_is_not_the_latest(tmp_path: Path) -> None:
+    small = Small(tmp_path)
+    with small.open() as app:
+        ids = [app.checkpoint(message=f"{number}").checkpoint_id for number in range(3)]
+        upkeep.forget(app, [ids[0]])
+        upkeep.rebuild(app)
+        assert [c.checkpoint_id for c in app.catalog.checkpoints()] == ids[::-1]
+        assert app.find("@latest").checkpoint_id == ids[2]
+
+
+def test_what_was_just_taken_stays_though_the_clock_was_ahead_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = Small(tmp_path, more=LAST_TWO)
+    with small.open() as app:
+        with monkeypatch.context() as ahead:
+            ahead.setattr(engine, "utc_now", lambda: utc_now() + timedelta(days=400))
+            for _ in range(3):
+                app.checkpoint()
+        now = app.checkpoint().checkpoint_id
+        upkeep.prune(app, dry_run=False)
+        assert app.find("@latest").checkpoint_id == now
+
+
+def test_a_backup_outlives_a_prune_until_it_is_forgotten(tmp_path: Path) -> None:
+    small = Small(tmp_path, more=LAST_TWO)
+    with small.open() as app:
+        backup = app.checkpoint(kind=CheckpointType.SAFETY).checkpoint_id
+        app.checkpoint()
+        upkeep.prune(app, dry_run=False)
+        assert app.find(backup).checkpoint_id == backup
+        upkeep.forget(app, [backup])
+        with pytest.raises(NotFoundError):
+            app.find(backup)
+
+
+def test_a_dry_run_of_prune_settles_nothing(tmp_path: Path) -> None:
+    small = Small(tmp_path)
+    with small.open() as app:
+        target = app.checkpoint().checkpoint_id
+        small.version(2)
+        operation = app.rollback("@latest")
+        opened = msgspec.structs.replace(operation, status=OperationStatus.RUNNING, finished_at=None)
+        app.catalog.put_operation(opened)
+        cleaned = upkeep.prune(app, dry_run=True)
+        assert app.catalog.open_operation() == opened
+        assert any("open operation" in why for why in cleaned.retained.reasons[target])
+        upkeep.prune(app, dry_run=False)
+        assert app.catalog.open_operation() is None

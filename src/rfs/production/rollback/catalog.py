@@ -7,9 +7,10 @@ loss. Everything but the journal of an open operation can be rebuilt from the pa
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from typing import TypeVar
 
 import apsw
 import msgspec
@@ -17,6 +18,8 @@ import msgspec
 from rfs.production.rollback.errors import NotFoundError, RollbackError
 from rfs.production.rollback.model import FORMAT, Capture, CheckpointType, DeploymentCheckpoint, utc_now
 from rfs.production.rollback.operation import Entry, Mark, Operation
+
+R = TypeVar("R", DeploymentCheckpoint, Operation)
 
 BUSY_MILLISECONDS = 30_000
 
@@ -90,13 +93,16 @@ class Catalog:
 
     def put_checkpoint(self, checkpoint: DeploymentCheckpoint) -> None:
         """Add a checkpoint, or replace the record of the one with its id. From then on it exists."""
-        record = msgspec.json.encode(checkpoint)
         with self._transaction():
-            self._db.execute(
-                "INSERT INTO checkpoints (id, created_at, type, record) VALUES (?, ?, ?, ?)"
-                " ON CONFLICT (id) DO UPDATE SET record = excluded.record, type = excluded.type",
-                (checkpoint.checkpoint_id, checkpoint.created_at.isoformat(), checkpoint.type, record),
-            )
+            self._put_checkpoint(checkpoint)
+
+    def _put_checkpoint(self, checkpoint: DeploymentCheckpoint) -> None:
+        record = msgspec.json.encode(checkpoint)
+        self._db.execute(
+            "INSERT INTO checkpoints (id, created_at, type, record) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (id) DO UPDATE SET record = excluded.record, type = excluded.type",
+            (checkpoint.checkpoint_id, checkpoint.created_at.isoformat(), checkpoint.type, record),
+        )
 
     def forget(self, ids: Sequence[str]) -> None:
         """Remove checkpoints. Their blobs go with the next prune of the store."""
@@ -119,6 +125,21 @@ class Catalog:
         rows = self._db.execute("SELECT record FROM checkpoints ORDER BY seq DESC")
         return [msgspec.json.decode(record, type=DeploymentCheckpoint) for (record,) in rows]
 
+    def refill(self, checkpoints: Iterable[DeploymentCheckpoint], operations: Iterable[Operation]) -> None:
+        """Take over records that were found in the packs; those with a known id replace what is here.
+
+        A record that was missing comes to its place by time: what is newest must not be what was found last.
+        """
+        merged = _merge(self.checkpoints(), {c.checkpoint_id: c for c in checkpoints})
+        history = _merge(self.operations(), {o.operation_id: o for o in operations})
+        with self._transaction():
+            self._db.execute("DELETE FROM checkpoints")
+            self._db.execute("DELETE FROM operations")
+            for checkpoint in merged:
+                self._put_checkpoint(checkpoint)
+            for operation in history:
+                self._put_operation(operation)
+
     def latest(self, *, safety: bool) -> DeploymentCheckpoint | None:
         """Return the newest checkpoint; with `safety`, also one taken by a rollback."""
         query = "SELECT record FROM checkpoints WHERE ? OR type != ? ORDER BY seq DESC LIMIT 1"
@@ -138,15 +159,17 @@ class Catalog:
 
     def put_operation(self, operation: Operation, mark: Entry | None = None) -> None:
         """Write an operation's record and, in the same transaction, a journal entry."""
-        record = msgspec.json.encode(operation)
         with self._transaction():
-            self._db.execute(
-                "INSERT INTO operations (id, status, record) VALUES (?, ?, ?)"
-                " ON CONFLICT (id) DO UPDATE SET record = excluded.record, status = excluded.status",
-                (operation.operation_id, operation.status, record),
-            )
+            self._put_operation(operation)
             if mark is not None:
                 self._insert(mark)
+
+    def _put_operation(self, operation: Operation) -> None:
+        self._db.execute(
+            "INSERT INTO operations (id, status, record) VALUES (?, ?, ?)"
+            " ON CONFLICT (id) DO UPDATE SET record = excluded.record, status = excluded.status",
+            (operation.operation_id, operation.status, msgspec.json.encode(operation)),
+        )
 
     def mark(self, entry: Entry) -> None:
         """Write a journal entry; it is durable when this returns."""
@@ -221,6 +244,19 @@ class Catalog:
             "SELECT EXISTS (SELECT 1 FROM checkpoints), EXISTS (SELECT 1 FROM operations)"
         ).fetchone()
         return row == (0, 0)
+
+
+def _merge(known: Sequence[R], found: Mapping[str, R]) -> list[R]:
+    """Return the known records (newest first) with the found ones in their places, oldest first."""
+    merged = {_id(each): each for each in reversed(known)}
+    complete = found.keys() <= merged.keys()
+    merged.update(found)
+    # Where nothing was missing the order is left alone: the clock may have jumped.
+    return list(merged.values()) if complete else sorted(merged.values(), key=lambda each: each.created_at)
+
+
+def _id(record: DeploymentCheckpoint | Operation) -> str:
+    return record.operation_id if isinstance(record, Operation) else record.checkpoint_id
 
 
 def entry(operation: Operation, step: str, mark: Mark, note: str = "") -> Entry:

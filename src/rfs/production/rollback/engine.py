@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -42,6 +43,7 @@ from rfs.production.rollback.pulse import Beat
 from rfs.production.rollback.store import Store
 
 LATE_LISTED = 100
+WHOLE_LISTED = 5
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -167,19 +169,24 @@ class Engine:
         """
         missing = self.missing(captures)
         if missing:
-            whole = [c.checkpoint_id for c in self.catalog.checkpoints() if not self.missing(c.captures.values())]
+            whole = (c.checkpoint_id for c in self.catalog.checkpoints() if not self.missing(c.captures.values()))
             raise IntegrityError(
                 "store.incomplete",
                 count=len(missing),
-                whole=", ".join(whole[:5]) or "none",
+                whole=", ".join(islice(whole, WHOLE_LISTED)) or "none",
                 first=missing[0].hex()[:12],
             )
 
     def missing(self, captures: Iterable[Capture]) -> list[bytes]:
-        """Return the blobs that these captures need and the store has not."""
-        parts = [part for capture in captures for part in capture.parts]
-        lost = [part for part in parts if not self.store.has(part)]
-        return lost or [blob for blob in self.store.reachable(parts) if not self.store.has(blob)]
+        """Return the blobs that these captures need and the store has not, or only damaged."""
+        lost: list[bytes] = []
+        needed: set[bytes] = set()
+        for part in dict.fromkeys(part for capture in captures for part in capture.parts):
+            try:
+                needed |= self.store.reachable([part])
+            except IntegrityError:
+                lost.append(part)
+        return lost + [blob for blob in needed if not self.store.has(blob)]
 
     # — rollback, as a straight line —
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 
 import msgspec
 
 from rfs.production.rollback.application import Application
 from rfs.production.rollback.driver import Finding
-from rfs.production.rollback.errors import ConflictError, RollbackError
+from rfs.production.rollback.errors import ConflictError, IntegrityError, RollbackError
 from rfs.production.rollback.model import CheckpointType, DeploymentCheckpoint, OperationStatus, utc_now
 from rfs.production.rollback.operation import Operation, undoable
 from rfs.production.rollback.retention import Retained, apply
@@ -40,6 +41,18 @@ def holds(app: Application) -> dict[str, str]:
     checkpoints = app.catalog.checkpoints()
     operations = app.catalog.operations()
     reasons: dict[str, str] = {}
+    recent = utc_now() - UNDO_KEPT
+    last = next((c for c in checkpoints if c.type is not CheckpointType.SAFETY), None)
+    if last is not None:
+        # Retention goes by the clock, which may have jumped back since older ones were taken.
+        reasons[last.checkpoint_id] = "the last one taken"
+    for checkpoint in checkpoints:
+        if (
+            checkpoint.type is CheckpointType.SAFETY
+            and checkpoint.operation_id is None
+            and checkpoint.created_at > recent
+        ):
+            reasons[checkpoint.checkpoint_id] = "a backup of the last days"
     good = next((c for c in checkpoints if c.type is not CheckpointType.SAFETY and c.verified_healthy), None)
     if good is not None:
         reasons[good.checkpoint_id] = "the last verified healthy one"
@@ -60,11 +73,14 @@ def _still_undoable(operations: Sequence[Operation]) -> list[Operation]:
     able = undoable(operations)
     recent = utc_now() - UNDO_KEPT
     kept = [o for n, o in enumerate(able) if n < UNDO_KEPT_AT_LEAST or o.created_at > recent]
+    ids = {o.operation_id for o in kept}
     # An undo can be undone as well, and a failed attempt's pictures are somebody's only copy.
     others = [
         o
         for o in operations
-        if o.created_at > recent and o.status in (OperationStatus.COMPLETED, OperationStatus.REVERTED) and o not in kept
+        if o.created_at > recent
+        and o.status in (OperationStatus.COMPLETED, OperationStatus.REVERTED)
+        and o.operation_id not in ids
     ]
     return kept + others
 
@@ -94,7 +110,8 @@ def forget(app: Application, selectors: Sequence[str]) -> list[DeploymentCheckpo
 
 def prune(app: Application, *, dry_run: bool) -> Cleaned:
     """Apply the retention rules, then remove from the store what nothing needs any longer."""
-    with app.exclusively("prune"):
+    # A dry run settles nothing either: what an open operation needs is held.
+    with app.locked("prune") if dry_run else app.exclusively("prune"):
         checkpoints = app.catalog.checkpoints()
         retained = apply(checkpoints, app.settings.retention, utc_now(), holds(app))
         removed = set(retained.remove)
@@ -122,16 +139,23 @@ def _parts(checkpoints: Iterable[DeploymentCheckpoint]) -> list[bytes]:
 def verify(app: Application, selector: str | None = None) -> Verified:
     """Read stored data back: of one checkpoint, or all of it, and tell which checkpoints are whole."""
     chosen = [app.find(selector)] if selector is not None else app.catalog.checkpoints()
-    only = app.store.reachable(_parts(chosen)) if selector is not None else None
+    only = _reachable(app, chosen) if selector is not None else None
     with app.beat.doing("verifying"):
         damage = app.store.verify(app.beat.tick, only)
-    whole: list[str] = []
-    damaged: list[str] = []
-    for checkpoint in chosen:
-        needed = app.store.reachable(_parts([checkpoint]))
-        lost = needed & damage.blobs or {blob for blob in needed if not app.store.has(blob)}
-        (damaged if lost else whole).append(checkpoint.checkpoint_id)
+    # The store remembers what failed, so that what is damaged counts as missing now.
+    damaged = [c.checkpoint_id for c in chosen if app.engine.missing(c.captures.values())]
+    whole = [c.checkpoint_id for c in chosen if c.checkpoint_id not in damaged]
     return Verified(damage, tuple(whole), tuple(damaged))
+
+
+def _reachable(app: Application, checkpoints: Iterable[DeploymentCheckpoint]) -> set[bytes]:
+    """Return what the checkpoints need, as far as their manifests can be read."""
+    found: set[bytes] = set()
+    for part in _parts(checkpoints):
+        found.add(part)
+        with suppress(IntegrityError):
+            found |= app.store.reachable([part])
+    return found
 
 
 def rebuild(app: Application) -> int:
@@ -148,11 +172,8 @@ def rebuild(app: Application) -> int:
             if known is None or known.revision < record.revision:
                 newest[record.checkpoint_id] = record
         whole = [c for c in newest.values() if not app.engine.missing(c.captures.values())]
-        for checkpoint in sorted(whole, key=lambda c: c.created_at):
-            app.catalog.put_checkpoint(checkpoint)
         operations = [msgspec.json.decode(body, type=Operation) for body in app.store.records("operation")]
-        for operation in sorted(operations, key=lambda o: o.created_at):
-            app.catalog.put_operation(operation)
+        app.catalog.refill(whole, operations)
         return len(whole) + len(operations)
 
 
