@@ -25,6 +25,7 @@ store = Store.create(home + "/store", home + "/key")
 class Blobs:
     tick = staticmethod(lambda items=0, size=0: None)
     remaining = staticmethod(lambda: 60.0)
+    still = False
     def __getattr__(self, name):
         return getattr(store, name)
 
@@ -55,6 +56,7 @@ sys.stdin.readline()
 safety = timed("1 %", lambda: driver.capture(c, blobs, first))
 timed("stage", lambda: driver.stage(c, blobs, first))
 timed("delta", lambda: driver.capture(c, blobs, safety))
+blobs.still = True
 restored = timed("restore", lambda: driver.restore(c, blobs, first))
 left = timed("verify", lambda: driver.verify(c, blobs, first))
 timed("release", lambda: driver.release(c))

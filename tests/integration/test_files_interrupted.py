@@ -60,11 +60,14 @@ def sweep(world: World) -> range:
 @pytest.mark.slow
 def test_every_call_interrupted_then_converged_or_turned_back(tmp_path: Path) -> None:
     world = World(tmp_path)
-    for at in sweep(world):
+    points = sweep(world)
+    for at in points:
         with interrupt_at(at) as fault:
             world.rollback(world.old)
-        assert fault.fired
-        if at % 2:
+        # Whether a file is too young for the index to trust depends on the clock, so a run may need a
+        # few calls fewer than the one that was counted; it then ended, and must have ended right.
+        assert fault.fired or at > points[-1] - 10
+        if at % 2 or not fault.fired:
             FilesDriver().restore(world.c, world.store, world.old)
             assert describe(world.root) == world.old_state, f"interrupted at {at}"
         else:
