@@ -25,6 +25,7 @@ from rfs.production.rollback.model import (
     Loss,
     OperationStatus,
     new_id,
+    storable,
     utc_now,
 )
 from rfs.production.rollback.operation import Operation, undoable
@@ -83,9 +84,9 @@ class Application(Recoverable):
                 names,
                 kind,
                 health=self._health_or_none,
-                message=message,
-                tags=tuple(tags),
-                deployment_id=deployment_id,
+                message=storable(message),
+                tags=tuple(storable(tag) for tag in tags),
+                deployment_id=storable(deployment_id),
                 metadata=dict(metadata or {}),
             )
 
@@ -107,8 +108,8 @@ class Application(Recoverable):
             new = msgspec.structs.replace(
                 old,
                 pinned=old.pinned if pinned is None else pinned,
-                tags=tuple(dict.fromkeys((*old.tags, *add_tags))),
-                message=old.message if message is None else message,
+                tags=tuple(dict.fromkeys((*old.tags, *(storable(tag) for tag in add_tags)))),
+                message=old.message if message is None else storable(message),
                 revision=old.revision + 1,
             )
             self.store.put_record("checkpoint", msgspec.json.encode(new))
@@ -140,6 +141,8 @@ class Application(Recoverable):
             after = second.captures.get(name) if second is not None else None
             if second is not None and after is None:
                 continue
+            for capture in (first.captures[name], after):
+                _require_kind(part, capture)
             with self.beat.doing(f"comparing {name}"):
                 changes += part.driver.changes(part.component, self.engine.blobs, first.captures[name], after)
         return changes
@@ -158,6 +161,8 @@ class Application(Recoverable):
         c = part.component
         if capture is None:
             return Drift(c.name, c.kind, None, "not in the last checkpoint")
+        if capture.kind != part.driver.kind:
+            return Drift(c.name, c.kind, None, f"of kind {capture.kind} in the last checkpoint")
         try:
             live = part.driver.fingerprint(c, rehash=False)
         except RollbackError as error:
@@ -201,13 +206,23 @@ class Application(Recoverable):
             NotFoundError: there are fewer, or no such operation; nothing was changed.
         """
         with self.exclusively("undo"):
+            # All are looked at first: the second must not be refused when the first is done.
+            meant = [(each, *self._before(each)) for each in self.to_undo(number, operation)]
             done: list[Operation] = []
-            for each in self.to_undo(number, operation):
-                before = self.catalog.checkpoint(each.state_before)
-                captures = {name: before.captures[name] for name in each.plan.components}
+            for each, before, captures in meant:
                 why = reason or f"undo of {each.kind} {each.operation_id}"
                 done.append(self._roll_back(before, captures, kind="undo", reason=why, undoes=each.operation_id))
             return done
+
+    def _before(self, operation: Operation) -> tuple[DeploymentCheckpoint, dict[str, Capture]]:
+        """Return the checkpoint of the state before an operation, and the captures in it that undo it."""
+        before = self.catalog.checkpoint(operation.state_before)
+        names = operation.plan.components
+        captures = self._chosen(before, names, ()) if names else {}
+        for name, capture in captures.items():
+            _require_kind(self.parts[name], capture)
+        self.engine.require_blobs(captures.values())
+        return before, captures
 
     def to_undo(self, number: int, named: str | None) -> list[Operation]:
         """Return the operations that `undo` would take back, in that order; raises as it does."""
@@ -256,7 +271,7 @@ class Application(Recoverable):
             operation_id=operation_id,
             kind=kind,
             plan=msgspec.structs.replace(plan, losses=tuple(losses)),
-            reason=reason,
+            reason=storable(reason),
             actor=actor(),
             created_at=utc_now(),
             safety=safety.checkpoint_id,
@@ -272,7 +287,10 @@ class Application(Recoverable):
         for name in only:
             if name not in target.captures:
                 raise NotFoundError("checkpoint.lacks", checkpoint=target.checkpoint_id, component=name)
-        return {name: target.captures[name] for name in names if name in target.captures}
+        captures = {name: target.captures[name] for name in names if name in target.captures}
+        if not captures:
+            raise NotFoundError("checkpoint.lacks", checkpoint=target.checkpoint_id, component=", ".join(names))
+        return captures
 
     def _require_outside(self) -> None:
         for name, part in self.parts.items():
@@ -296,6 +314,11 @@ class Application(Recoverable):
             for name in self.parts
             if name not in target.captures
         ]
+        left_out += [
+            f"The checkpoint holds {name}, which rfs.toml no longer names: it stays as it is."
+            for name in target.captures
+            if name not in self.parts
+        ]
         if not self.settings.health:
             left_out.append("No health checks are configured: only the read-back proves the rollback.")
         return msgspec.structs.replace(plan, warnings=(*plan.warnings, *left_out))
@@ -313,8 +336,7 @@ class Application(Recoverable):
         )
         if want is None:
             return scope
-        if want.kind != driver.kind:
-            raise ConflictError("components.kind_changed", name=c.name, then=want.kind, now=driver.kind)
+        _require_kind(part, want)
         if not measure:
             return msgspec.structs.replace(scope, warnings=want.warnings)
         with self.beat.doing(f"comparing {c.name}"):
@@ -325,3 +347,10 @@ class Application(Recoverable):
     def _require_components(self) -> None:
         if not self.parts:
             raise UsageError("app.empty", path=self.settings.path)
+
+
+def _require_kind(part: Part, capture: Capture | None) -> None:
+    """Refuse a capture that another driver made: this one would take it for damaged."""
+    if capture is not None and capture.kind != part.driver.kind:
+        now = part.driver.kind
+        raise ConflictError("components.kind_changed", name=part.component.name, then=capture.kind, now=now)

@@ -35,6 +35,7 @@ from rfs.production.rollback.model import (
     HealthReport,
     OperationStatus,
     new_id,
+    storable,
     utc_now,
 )
 from rfs.production.rollback.operation import Mark, Operation, position, still_done, way_back
@@ -225,8 +226,8 @@ class Engine:
         """Commit the turn and walk back. Never returns normally: see `run` for what it raises."""
         self.blobs.still = False
         where = position(operation.plan, self.catalog.journal(operation.operation_id))
-        operation = msgspec.structs.replace(operation, error=str(why), status=OperationStatus.RUNNING)
-        self.catalog.put_operation(operation, entry(operation, "", Mark.TURN, str(why)))
+        operation = msgspec.structs.replace(operation, error=storable(str(why)), status=OperationStatus.RUNNING)
+        self.catalog.put_operation(operation, entry(operation, "", Mark.TURN, storable(str(why))))
         if not where.outage:
             self._finish(operation, OperationStatus.REVERTED)
             raise why
@@ -251,7 +252,7 @@ class Engine:
 
     def _hold(self, operation: Operation, step: Step | None, why: Exception, failure: Exception) -> Operation:
         self.beat.reset()
-        text = f"{why} Then, on the way back: {failure}"
+        text = storable(f"{why} Then, on the way back: {failure}")
         operation = msgspec.structs.replace(operation, status=OperationStatus.HELD, error=text)
         self.catalog.put_operation(operation)
         raise HeldError(
@@ -271,7 +272,7 @@ class Engine:
             with self.beat.doing(step.id.replace(":", " ")):
                 operation = self._steps[step.action](operation, step)
         except Exception as failure:
-            self.catalog.mark(entry(operation, step.id, Mark.FAILED, str(failure)))
+            self.catalog.mark(entry(operation, step.id, Mark.FAILED, storable(str(failure))))
             raise
         self.catalog.put_operation(operation, entry(operation, step.id, Mark.DONE))
         return operation

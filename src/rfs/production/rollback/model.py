@@ -287,5 +287,13 @@ def new_id() -> str:
     return os.urandom(ID_HEX_DIGITS // 2).hex()
 
 
+def storable(text: str) -> str:
+    """Return `text` as JSON and SQLite can hold it.
+
+    What is not UTF-8, from a command line or a file's name, is a surrogate in Python; it is spelled out.
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def utc_now() -> datetime:
     return datetime.now(UTC)

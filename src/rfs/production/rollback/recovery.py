@@ -14,7 +14,7 @@ from rfs.production.rollback.catalog import Catalog, entry
 from rfs.production.rollback.engine import Engine, Part
 from rfs.production.rollback.errors import ConflictError, HeldError, NotFoundError, RollbackError
 from rfs.production.rollback.lock import exclusive
-from rfs.production.rollback.model import HealthReport, OperationStatus
+from rfs.production.rollback.model import HealthReport, OperationStatus, storable
 from rfs.production.rollback.operation import OPEN, Mark, Operation, position
 from rfs.production.rollback.pulse import Beat, Reporter
 from rfs.production.rollback.settings import Settings, find, load
@@ -248,7 +248,7 @@ class Recoverable:
 def actor() -> str:
     """Return who runs this: the user behind sudo, where there is one."""
     if "SUDO_USER" in os.environ:
-        return os.environ["SUDO_USER"]
+        return storable(os.environ["SUDO_USER"])
     import pwd
 
     try:
