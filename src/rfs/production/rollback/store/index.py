@@ -87,6 +87,9 @@ class Index:
     Args:
         path: of the SQLite file, made when missing; or MEMORY.
 
+    Attributes:
+        known: ids that `has` is true for, once so many were asked for that they are held in memory.
+
     Raises:
         IndexDamagedError: `remove` it and open it again.
         RollbackError: it cannot be written (SQLite writes beside a file that is only read).
@@ -95,7 +98,7 @@ class Index:
     def __init__(self, path: str) -> None:
         self.path = path
         self._db: apsw.Connection
-        self._known: set[bytes] | None = None
+        self.known: set[bytes] | None = None
         self._names: dict[int, str] = {}
         self._asked = 0
         with _failures(path):
@@ -178,20 +181,20 @@ class Index:
 
     def has(self, blob: bytes) -> bool:
         """Tell whether there is a copy that is not known to be bad."""
-        if self._known is not None:
-            return blob in self._known
+        if self.known is not None:
+            return blob in self.known
         self._asked += 1
         try:
             if self._asked == _ASKED_BEFORE_CACHING and self._value("SELECT count(*) FROM blobs") <= _MOST_CACHED:
-                self._known = {row[0] for row in self._db.execute("SELECT id FROM blobs WHERE bad = 0")}
-                return blob in self._known
+                self.known = {row[0] for row in self._db.execute("SELECT id FROM blobs WHERE bad = 0")}
+                return blob in self.known
             return self._value("SELECT 1 FROM blobs WHERE id = ? AND bad = 0", blob) is not None
         except self._error as error:
             raise _translated(error, self.path) from error
 
     def forget(self) -> None:
         """Drop the ids held in memory; the next questions go to the file."""
-        self._known = None
+        self.known = None
         self._asked = 0
 
     def refresh(self) -> None:
@@ -255,8 +258,8 @@ class Index:
         """Add a sealed pack; one that is there already is left as it is."""
         with self._change():
             self._insert(contents)
-        if self._known is not None:
-            self._known.update(entry.blob for entry in contents)
+        if self.known is not None:
+            self.known.update(contents.ids())
 
     def drop(self, names: Iterable[str]) -> None:
         """Drop packs and all that lies in them."""
@@ -288,24 +291,24 @@ class Index:
             self._db.execute("DELETE FROM packs")
             for contents in packs:
                 self._insert(contents)
-            for pack in kept:
-                self._insert_rows(*pack)
+            for name, size, stamp, entries in kept:
+                self._insert_rows(name, size, stamp, entries)
             self._mark(bad, bad=True)
         self.forget()
 
     def _insert(self, contents: Contents) -> None:
-        self._insert_rows(contents.name, contents.size, contents.stamp, contents)
+        self._insert_rows(contents.name, contents.size, contents.stamp, contents.rows())
 
-    def _insert_rows(self, name: str, size: int, stamp: int, entries: Iterable[Entry]) -> None:
+    def _insert_rows(
+        self, name: str, size: int, stamp: int, entries: Iterable[tuple[bytes, int, int, int, int]]
+    ) -> None:
         if self._value("SELECT 1 FROM packs WHERE name = ?", name) is not None:
             return
         self._db.execute("INSERT INTO packs (name, size, stamp) VALUES (?, ?, ?)", (name, size, stamp))
         number = self._db.last_insert_rowid()
         # In the order of the key: a tree that grows at random places is twice as slow.
-        rows = sorted((entry.blob, number, *entry[1:]) for entry in entries)
-        self._db.executemany(
-            "INSERT OR IGNORE INTO blobs (id, pack, type, offset, length, size) VALUES (?, ?, ?, ?, ?, ?)", rows
-        )
+        insert = "INSERT OR IGNORE INTO blobs (id, pack, type, offset, length, size) VALUES (?, {}, ?, ?, ?, ?)"
+        self._db.executemany(insert.format(number), sorted(entries))
 
     def _mark(self, copies: Iterable[tuple[bytes, str]], bad: bool) -> None:
         self._db.executemany(

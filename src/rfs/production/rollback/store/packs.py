@@ -14,6 +14,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import accumulate, islice
 from typing import NamedTuple
 
 import msgspec
@@ -28,6 +29,7 @@ FULL_SIZE = 64 << 20
 # So many small blobs that their list, not their content, would be what fills memory.
 FULL_COUNT = 65_536
 _BUFFER_SIZE = 1 << 20
+_LARGE = 1 << 18
 _OPEN_FILES = 32
 _HEADER = struct.Struct("<8sI16s16s4x")
 _TRAILER = struct.Struct("<I8s")
@@ -115,11 +117,17 @@ class Contents(msgspec.Struct, frozen=True):
         return len(self.types)
 
     def __iter__(self) -> Iterator[Entry]:
-        offset = _HEADER.size
-        for number, (kind, length, size) in enumerate(zip(self.types, self.lengths, self.sizes, strict=True)):
-            start = number * BLOB_ID_SIZE
-            yield Entry(self.blobs[start : start + BLOB_ID_SIZE], kind, offset, length, size)
-            offset += length
+        return map(Entry._make, self.rows())
+
+    def ids(self) -> list[bytes]:
+        """Return the ids of the blobs, in their order."""
+        ids, wide = self.blobs, BLOB_ID_SIZE
+        return [ids[start : start + wide] for start in range(0, len(ids), wide)]
+
+    def rows(self) -> Iterator[tuple[bytes, int, int, int, int]]:
+        """Yield what an Entry holds, as a bare tuple: an index of many small blobs is built much faster from these."""
+        offsets = islice(accumulate(self.lengths, initial=_HEADER.size), len(self.lengths))
+        return zip(self.ids(), self.types, offsets, self.lengths, self.sizes, strict=True)
 
 
 def _little_endian(values: array[int]) -> array[int]:
@@ -178,6 +186,9 @@ class PackWriter:
 
     Args:
         repository: id of the repository, hex.
+
+    Attributes:
+        blobs: the number of each blob by its id; only to be looked at.
     """
 
     def __init__(self, place: Place, repository: str) -> None:
@@ -185,9 +196,10 @@ class PackWriter:
         self._place = place
         self._path = os.path.join(place.tmp, self.name + SUFFIX)
         self._header = _HEADER.pack(_HEADER_MAGIC, FORMAT, bytes.fromhex(repository), bytes.fromhex(self.name))
-        self._buffer = bytearray(self._header)
-        self._written = 0
-        self._entries: dict[bytes, int] = {}
+        # Joined only when they are written: a buffer that grows would copy every blob more than once.
+        self._waiting: list[bytes] = [self._header]
+        self._waiting_size = len(self._header)
+        self.blobs: dict[bytes, int] = {}
         self._offsets = array("Q")
         self._types = bytearray()
         self._lengths = array(_U32)
@@ -201,30 +213,29 @@ class PackWriter:
         """Whether it is large enough to be sealed."""
         return self.size >= FULL_SIZE or len(self._types) >= FULL_COUNT
 
-    def __contains__(self, blob: bytes) -> bool:
-        return blob in self._entries
-
     def append(self, blob: bytes, kind: Type, sealed: bytes, size: int) -> None:
         """Add a sealed blob; one that is in this pack already is left.
 
         Raises:
             OSError: it could not be written.
         """
-        if blob in self._entries:
+        if blob in self.blobs:
             return
-        self._entries[blob] = len(self._types)
+        length = len(sealed)
+        self.blobs[blob] = len(self._types)
         self._offsets.append(self.size)
         self._types.append(kind)
-        self._lengths.append(len(sealed))
+        self._lengths.append(length)
         self._sizes.append(size)
-        self.size += len(sealed)
-        self._buffer += sealed
-        if len(self._buffer) >= _BUFFER_SIZE:
+        self.size += length
+        self._waiting.append(sealed)
+        self._waiting_size += length
+        if self._waiting_size >= _BUFFER_SIZE:
             self._drain()
 
     def find(self, blob: bytes) -> Entry | None:
         """Return where a blob of this pack lies, or None."""
-        number = self._entries.get(blob)
+        number = self.blobs.get(blob)
         if number is None:
             return None
         return Entry(blob, self._types[number], self._offsets[number], self._lengths[number], self._sizes[number])
@@ -245,11 +256,10 @@ class PackWriter:
             OSError: it could not be; nothing of it counts.
         """
         lengths, sizes = _little_endian(self._lengths), _little_endian(self._sizes)
-        blobs = b"".join(self._entries)
+        blobs = b"".join(self.blobs)
         footer = _Footer(self.stamp, len(self._types), bytes(self._types), lengths.tobytes(), sizes.tobytes(), blobs)
         sealed = sealer.seal_footer(msgspec.msgpack.encode(footer), self._header)
-        self._buffer += sealed
-        self._buffer += _TRAILER.pack(len(sealed), _TRAILER_MAGIC)
+        self._waiting += (sealed, _TRAILER.pack(len(sealed), _TRAILER_MAGIC))
         self.size += len(sealed) + _TRAILER.size
         self._drain()
         os.fsync(self._fd)
@@ -269,9 +279,11 @@ class PackWriter:
             self._fd = -1
 
     def _drain(self) -> None:
-        write_all(self._fd, self._buffer)
-        self._written += len(self._buffer)
-        self._buffer.clear()
+        waiting, self._waiting, self._waiting_size = self._waiting, [], 0
+        # What is large by itself is written as it is: joining would copy it.
+        last = waiting.pop() if waiting and len(waiting[-1]) >= _LARGE else b""
+        write_all(self._fd, b"".join(waiting))
+        write_all(self._fd, last)
 
 
 class PackFiles:

@@ -26,7 +26,6 @@ BLOB_ID_SIZE = 32
 LARGEST_BLOB = 1 << 30
 _LEVEL = 1
 _RAW, _ZSTD = b"\x00", b"\x01"
-_CONTEXT = struct.Struct("<8sIB")
 _COUNT = struct.Struct("<I")
 _RECORD = struct.Struct("<QB")
 
@@ -37,6 +36,10 @@ class Type(enum.IntEnum):
     BLOB = 0
     PART = 1
     RECORD = 2
+
+
+# What of the authenticated data is the same for all blobs of a type.
+_CONTEXTS = tuple(struct.pack("<8sIB", b"rfs blob", FORMAT, kind) for kind in Type)
 
 
 class DamagedError(Exception):
@@ -112,9 +115,10 @@ class Sealer:
         if len(data) > LARGEST_BLOB:
             message = f"a blob of {len(data)} bytes: cut it into smaller ones"
             raise ValueError(message)
-        self.unlock()
+        if not self._id_keys:
+            self.unlock()
         nonce = os.urandom(NONCE_SIZE)
-        return nonce + self._blobs.encrypt(nonce, self._packed(data), _context(blob, kind))
+        return nonce + self._blobs.encrypt(nonce, self._packed(data), _CONTEXTS[kind] + blob)
 
     def open(self, sealed: Data, blob: bytes, kind: Type = Type.BLOB) -> bytes:
         """Return what `seal` was given.
@@ -122,9 +126,10 @@ class Sealer:
         Raises:
             DamagedError: a bit differs, or it is not of this id and type.
         """
-        self.unlock()
-        data = self._unpacked(self._decrypted(self._blobs, sealed, _context(blob, kind)))
-        if self.identify(data, kind) != blob:
+        if not self._id_keys:
+            self.unlock()
+        data = self._unpacked(self._decrypted(self._blobs, sealed, _CONTEXTS[kind] + blob))
+        if self._blake3(data, key=self._id_keys[kind]).digest() != blob:
             raise DamagedError("its content is not what its id says")
         return data
 
@@ -132,7 +137,7 @@ class Sealer:
         """Tell whether `sealed` is, to the bit, what was sealed under this id."""
         self.unlock()
         try:
-            self._decrypted(self._blobs, sealed, _context(blob, kind))
+            self._decrypted(self._blobs, sealed, _CONTEXTS[kind] + blob)
         except DamagedError:
             return False
         return True
@@ -173,10 +178,6 @@ class Sealer:
             return codec.decompressor.decompress(memoryview(packed)[1:])
         except codec.error as error:
             raise DamagedError("it does not decompress") from error
-
-
-def _context(blob: bytes, kind: Type) -> bytes:
-    return _CONTEXT.pack(b"rfs blob", FORMAT, kind) + blob
 
 
 # — manifest parts and records, as they are inside their seals —

@@ -11,15 +11,18 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, NoReturn, TypeVar
+from weakref import WeakSet
 
 from rfs.production.rollback.errors import IntegrityError, RollbackError
 from rfs.production.rollback.store.files import reading, storage_error, sync_folder, writing
 from rfs.production.rollback.store.index import MEMORY, Copy, Index, IndexDamagedError
 from rfs.production.rollback.store.packs import Contents, Entry, PackFiles, PackWriter, Place, read_contents
-from rfs.production.rollback.store.seal import DamagedError, Sealer, Type, decode_record
+from rfs.production.rollback.store.seal import DamagedError, Data, Sealer, Type, decode_record
 
 T = TypeVar("T")
+_FOREIGN = "a forked child may only identify and seal"
+_shelves: WeakSet[Shelf] = WeakSet()
 _HINT = "`rfs verify --store` lists what is damaged and which checkpoints are still whole."
 
 
@@ -60,7 +63,11 @@ class Shelf:
         self._writer: PackWriter | None = None
         self._failure: RollbackError | None = None
         self._stamp = 0
+        # Whether the index was asked for changes by others since the last flush or discard.
+        self._current = False
         self._process = os.getpid()
+        self._own = True
+        _shelves.add(self)
 
     def close(self) -> None:
         """Drop what is unsealed and close all files; in a forked child they are left to its parent."""
@@ -74,8 +81,8 @@ class Shelf:
 
     def ask(self, question: Callable[[Index], T]) -> T:
         """Return `question(index)`; a damaged index is made again from the packs first."""
-        if os.getpid() != self._process:
-            raise RuntimeError("a forked child may only identify and seal")
+        if not self._own:
+            raise RuntimeError(_FOREIGN)
         with self._lock:
             try:
                 if self._index is None:
@@ -103,6 +110,7 @@ class Shelf:
     def forget_index(self) -> None:
         """Close the index; the next question opens it and compares it with the packs again."""
         with self._lock:
+            self._current = False
             if self._index is not None:
                 self._index.close()
                 self._index = None
@@ -110,6 +118,7 @@ class Shelf:
     def forget_cached(self) -> None:
         """Let the next questions go to the index file, which another process may have changed."""
         with self._lock:
+            self._current = False
             if self._index is not None:
                 self._index.forget()
 
@@ -278,29 +287,47 @@ class Shelf:
     def has(self, blob: bytes) -> bool:
         """Tell whether a blob is here, sealed or not, as far as is known undamaged."""
         with self._lock:
-            if self._writer is not None and blob in self._writer:
-                return True
+            return self._has(blob)
+
+    def _has(self, blob: bytes) -> bool:
+        if self._writer is not None and blob in self._writer.blobs:
+            return True
+        # Asked for every file: what is held in memory is looked at without the ceremony of `ask`.
+        index = self._index
+        if index is None or index.known is None or not self._own:
             return self.ask(lambda index: index.has(blob))
+        return blob in index.known
 
-    def add(self, blob: bytes, kind: Type, size: int, seal: Callable[[], bytes]) -> None:
-        """Append a blob unless it is here.
-
-        Args:
-            size: of the content, bytes.
-            seal: returns the sealed bytes; called only when they are needed.
+    def add(self, blob: bytes, kind: Type, data: Data) -> None:
+        """Seal and append a blob unless it is here.
 
         Raises:
             RollbackError: store.no_space or store.unwritable; then `discard` is needed before anything else.
         """
         with self._lock:
-            self._check_usable()
-            if self._writer is None:
-                # Without an unsealed pack of ours, another process may have had the lock and pruned.
-                self.ask(lambda index: index.refresh())
-            if self.has(blob):
+            if self._is_stored(blob):
                 return
-        sealed = seal()
-        self.append(blob, kind, sealed, size)
+        # Without the lock: other threads may seal, too.
+        self.append(blob, kind, self.sealer.seal(data, blob, kind), len(data))
+
+    def add_sealed(self, blob: bytes, kind: Type, sealed: bytes, size: int) -> None:
+        """Append sealed bytes, of a content of `size` bytes, unless the blob is here.
+
+        Raises:
+            As `add`.
+        """
+        with self._lock:
+            if not self._is_stored(blob):
+                self._append(blob, kind, sealed, size)
+
+    def _is_stored(self, blob: bytes) -> bool:
+        if self._failure is not None or not self._own:
+            self._refuse()
+        if not self._current:
+            # Since the last flush or discard, another process may have had the lock and pruned.
+            self.ask(lambda index: index.refresh())
+            self._current = True
+        return self._has(blob)
 
     def add_record(self, encode: Callable[[int], bytes]) -> bytes:
         """Append a record, stamped later than all others; return its id."""
@@ -319,18 +346,25 @@ class Shelf:
             RollbackError: store.no_space or store.unwritable.
         """
         with self._lock:
-            self._check_usable()
-            try:
-                if self._writer is None:
-                    self._writer = PackWriter(self.place, self.repository)
-                    self.stored += self._writer.size
-                self._writer.append(blob, kind, sealed, size)
-            except OSError as error:
-                raise self._fail(storage_error(error, self.place.root)) from error
-            self._writer.stamp = max(self._writer.stamp, stamp)
-            self.stored += len(sealed)
-            if self._writer.full:
-                self._seal()
+            if self._failure is not None or not self._own:
+                self._refuse()
+            self._append(blob, kind, sealed, size, stamp)
+
+    def _append(self, blob: bytes, kind: Type, sealed: bytes, size: int, stamp: int = 0) -> None:
+        writer = self._writer
+        try:
+            if writer is None:
+                self._check_usable()
+                writer = self._writer = PackWriter(self.place, self.repository)
+                self.stored += writer.size
+            writer.append(blob, kind, sealed, size)
+        except OSError as error:
+            raise self._fail(storage_error(error, self.place.root)) from error
+        if stamp:
+            writer.stamp = max(writer.stamp, stamp)
+        self.stored += len(sealed)
+        if writer.full:
+            self._seal()
 
     def move(self, entry: Entry, sealed: bytes) -> bool:
         """Append a copy of sealed bytes from another pack, unless they are damaged; tell whether they were sound."""
@@ -402,6 +436,7 @@ class Shelf:
         except OSError as error:
             raise self._fail(storage_error(error, self.place.root)) from error
         self._writer = None
+        self._current = False
         self.stored += contents.size - before
         try:
             self.ask(lambda index: index.add(contents))
@@ -424,15 +459,27 @@ class Shelf:
                 raise _damaged(blob, self._writer.name, str(error)) from error
 
     def _check_usable(self) -> None:
-        if os.getpid() != self._process:
-            raise RuntimeError("a forked child may only identify and seal")
-        if self._failure is not None:
-            # Blobs that were put are lost with the pack: nothing may be acknowledged before a discard.
-            raise type(self._failure)(self._failure.key, **self._failure.fields)
+        if self._failure is not None or not self._own or os.getpid() != self._process:
+            self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        if self._failure is None or not self._own:
+            raise RuntimeError(_FOREIGN)
+        # Blobs that were put are lost with the pack: nothing may be acknowledged before a discard.
+        raise type(self._failure)(self._failure.key, **self._failure.fields)
 
     def _fail(self, error: RollbackError) -> RollbackError:
         self._failure = error
         return error
+
+
+def _disown() -> None:
+    # Asking for the process at each of many small blobs would be a system call each.
+    for shelf in _shelves:
+        shelf._own = False
+
+
+os.register_at_fork(after_in_child=_disown)
 
 
 def _damaged(blob: bytes, pack: str, why: str) -> IntegrityError:

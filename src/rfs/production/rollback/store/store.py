@@ -38,7 +38,8 @@ class Store:
 
     What is put goes to a growing pack and is there for `get` at once; `flush` makes it
     durable, `discard` drops it. One process at a time may put, flush, recover or prune:
-    the caller holds the application's lock. Any number may read meanwhile.
+    the caller holds the application's lock, and flushes or discards before it lets go of it.
+    Any number may read meanwhile.
 
     Thread-safe. A child forked from the process that opened the store may call `identify`
     and `seal`, nothing else (it is refused); call `check_key` before forking, so that the
@@ -153,7 +154,9 @@ class Store:
             RollbackError: store.no_space or store.unwritable; `discard` before anything else is put.
             ValueError: it is larger than 1 GiB.
         """
-        return self._put(data, Type.BLOB)
+        blob = self._sealer.identify(data)
+        self._shelf.add(blob, Type.BLOB, data)
+        return blob
 
     def put_part(self, refs: Sequence[bytes], body: bytes) -> bytes:
         """Store a manifest part unless it is here; return its id.
@@ -165,11 +168,9 @@ class Store:
         Raises:
             As `put`.
         """
-        return self._put(encode_part(refs, body), Type.PART)
-
-    def _put(self, data: Data, kind: Type) -> bytes:
-        blob = self._sealer.identify(data, kind)
-        self._shelf.add(blob, kind, len(data), lambda: self._sealer.seal(data, blob, kind))
+        data = encode_part(refs, body)
+        blob = self._sealer.identify(data, Type.PART)
+        self._shelf.add(blob, Type.PART, data)
         return blob
 
     def seal(self, data: Data) -> tuple[bytes, bytes]:
@@ -186,7 +187,7 @@ class Store:
         Raises:
             As `put`.
         """
-        self._shelf.add(blob, Type.BLOB, size, lambda: sealed)
+        self._shelf.add_sealed(blob, Type.BLOB, sealed, size)
 
     def get(self, blob: bytes) -> bytes:
         """Return a blob, verified against its id.
