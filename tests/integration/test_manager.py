@@ -17,7 +17,9 @@ from rfs.production.rollback import (
     RollbackManager,
     RollbackStrategy,
 )
+from rfs.production.rollback.application import Application
 from rfs.production.rollback.drivers.files import FilesDriver
+from rfs.production.rollback.errors import InterruptedByUserError
 
 
 @pytest.fixture
@@ -152,6 +154,61 @@ def test_a_cancelled_rollback_is_turned_back_before_the_caller_is_let_go(
             await task
         assert small.state() == v2
         assert [record.status for record in ours.get_rollback_history()] == ["reverted"]
+
+    asyncio.run(cancel())
+
+
+def test_cancelled_before_it_began_it_does_not_begin(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    opening, cancelled = threading.Event(), threading.Event()
+    opened = RollbackManager._open
+
+    def late(self: RollbackManager) -> Application:
+        opening.set()
+        assert cancelled.wait(20)
+        return opened(self)
+
+    async def cancel() -> None:
+        ours = manager(small)
+        with monkeypatch.context() as patch:
+            patch.setattr(RollbackManager, "_open", late)
+            task = asyncio.create_task(ours.create_checkpoint("d"))
+            await asyncio.to_thread(opening.wait, 20)
+            task.cancel()
+            asyncio.get_running_loop().call_later(0.1, cancelled.set)
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert ours.get_checkpoints() == []
+
+    asyncio.run(cancel())
+
+
+def test_cancelled_twice_it_still_waits_and_tells_what_became_of_it(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capturing, go_on = threading.Event(), threading.Event()
+    capture = FilesDriver.capture
+    ended = []
+
+    def slowly(self: FilesDriver, *arguments: Any) -> Any:
+        capturing.set()
+        assert go_on.wait(20)
+        try:
+            return capture(self, *arguments)
+        finally:
+            ended.append(True)
+
+    async def cancel() -> None:
+        monkeypatch.setattr(FilesDriver, "capture", slowly)
+        task = asyncio.create_task(manager(small).create_checkpoint("d"))
+        await asyncio.to_thread(capturing.wait, 20)
+        task.cancel()
+        await asyncio.sleep(0)
+        task.cancel()
+        asyncio.get_running_loop().call_later(0.1, go_on.set)
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await task
+        assert ended
+        assert isinstance(caught.value.__cause__, InterruptedByUserError)
 
     asyncio.run(cancel())
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from rfs.core.result import Failure, Result, Success
@@ -177,23 +178,28 @@ class RollbackManager:
         import asyncio  # 40 ms that the command line does not need
 
         opened: list[Application] = []
+        cancelled = False
 
         def work() -> T:
             with self._open() as app:
                 opened.append(app)
+                if cancelled:
+                    app.beat.interrupt()
                 return act(app)
 
         future = asyncio.ensure_future(asyncio.to_thread(work))
         try:
             return await asyncio.shield(future)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as cancellation:
             # Never half done: the operation turns back, and only then the caller is let go.
+            cancelled = True
             for app in opened:
                 app.beat.interrupt()
-            await asyncio.wait([future])
-            if not future.cancelled():
-                future.exception()
-            raise
+            while not future.done():
+                with suppress(asyncio.CancelledError):  # whoever cancels twice waits all the same
+                    await asyncio.wait([future])
+            # Also where the way back failed: that must not be lost with the answer.
+            raise cancellation from future.exception()
 
 
 def _selector(checkpoint: str | DeploymentCheckpoint) -> str:
