@@ -138,3 +138,27 @@ def test_a_damaged_catalog_says_how_to_make_it_again(path: str) -> None:
     with pytest.raises(RollbackError) as caught:
         Catalog(path)
     assert "--rebuild" in caught.value.hint
+
+
+def test_pages_that_are_damaged_further_in_are_told_as_well(path: str) -> None:
+    catalog = Catalog(path)
+    for number in range(50):
+        catalog.put_checkpoint(a_checkpoint(f"{number:012x}", message="m" * 2000))
+    catalog.close()
+    content = bytearray(Path(path).read_bytes())
+    content[-20 * 4096 :] = b"\xa5" * 20 * 4096
+    Path(path).write_bytes(content)
+    again = Catalog(path)
+    for look in (again.checkpoints, again.latest_captures, lambda: again.latest(safety=True)):
+        with pytest.raises(RollbackError, match="is damaged"):
+            look()
+
+
+def test_a_capture_is_found_behind_checkpoints_of_other_components(path: str) -> None:
+    catalog = Catalog(path)
+    catalog.put_checkpoint(a_checkpoint("aa"))
+    other = Capture(component="db", kind="sqlite", fingerprint=Fingerprint("x"))
+    for number in range(9):
+        catalog.put_checkpoint(a_checkpoint(f"b{number}", captures={"db": other}))
+    assert catalog.latest_captures(["code", "db"])["code"].fingerprint.digest == "aa"
+    assert catalog.latest_captures(["gone"]).keys() == {"code", "db"}

@@ -69,6 +69,8 @@ def test_the_beginning_of_two_ids_names_both() -> None:
 def test_an_unknown_relative_word_is_a_mistake_not_a_miss() -> None:
     with pytest.raises(UsageError, match="@newest"):
         find("@newest", ALL)
+    with pytest.raises(UsageError):
+        find("@-" + "9" * 5000, ALL)
 
 
 def test_operations_are_found_by_the_beginning_of_their_id() -> None:

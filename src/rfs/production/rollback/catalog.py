@@ -7,10 +7,10 @@ loss. Everything but the journal of an open operation can be rebuilt from the pa
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import apsw
 import msgspec
@@ -22,6 +22,8 @@ from rfs.production.rollback.operation import Entry, Mark, Operation
 R = TypeVar("R", DeploymentCheckpoint, Operation)
 
 BUSY_MILLISECONDS = 30_000
+ALWAYS_LOOKED_AT = 4
+LOOKED_BACK = 100
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -74,6 +76,10 @@ class Catalog:
         except (apsw.NotADBError, apsw.CorruptError) as error:
             raise RollbackError("catalog.damaged", path=self.path) from error
 
+    def _rows(self, query: str, values: tuple[object, ...] = ()) -> list[Any]:
+        with self._explained():
+            return self._db.execute(query, values).fetchall()
+
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         with self._explained():
@@ -115,14 +121,14 @@ class Catalog:
         Raises:
             NotFoundError: there is none.
         """
-        row = self._db.execute("SELECT record FROM checkpoints WHERE id = ?", (checkpoint_id,)).fetchone()
-        if row is None:
+        rows = self._rows("SELECT record FROM checkpoints WHERE id = ?", (checkpoint_id,))
+        if not rows:
             raise NotFoundError("checkpoint.none", selector=checkpoint_id)
-        return msgspec.json.decode(row[0], type=DeploymentCheckpoint)
+        return msgspec.json.decode(rows[0][0], type=DeploymentCheckpoint)
 
     def checkpoints(self) -> list[DeploymentCheckpoint]:
         """Return all checkpoints, newest first, SAFETY ones included."""
-        rows = self._db.execute("SELECT record FROM checkpoints ORDER BY seq DESC")
+        rows = self._rows("SELECT record FROM checkpoints ORDER BY seq DESC")
         return [msgspec.json.decode(record, type=DeploymentCheckpoint) for (record,) in rows]
 
     def refill(self, checkpoints: Iterable[DeploymentCheckpoint], operations: Iterable[Operation]) -> None:
@@ -143,13 +149,20 @@ class Catalog:
     def latest(self, *, safety: bool) -> DeploymentCheckpoint | None:
         """Return the newest checkpoint; with `safety`, also one taken by a rollback."""
         query = "SELECT record FROM checkpoints WHERE ? OR type != ? ORDER BY seq DESC LIMIT 1"
-        row = self._db.execute(query, (safety, CheckpointType.SAFETY)).fetchone()
-        return msgspec.json.decode(row[0], type=DeploymentCheckpoint) if row else None
+        rows = self._rows(query, (safety, CheckpointType.SAFETY))
+        return msgspec.json.decode(rows[0][0], type=DeploymentCheckpoint) if rows else None
 
-    def latest_captures(self) -> dict[str, Capture]:
-        """Return the newest capture of each component: what an unchanged file can be taken from."""
+    def latest_captures(self, names: Collection[str] = ()) -> dict[str, Capture]:
+        """Return the newest capture of each component: what an unchanged file can be taken from.
+
+        Args:
+            names: looked for further back, where the newest checkpoints are of other components alone.
+        """
         found: dict[str, Capture] = {}
-        for (record,) in self._db.execute("SELECT record FROM checkpoints ORDER BY seq DESC LIMIT 4"):
+        rows = self._rows("SELECT record FROM checkpoints ORDER BY seq DESC LIMIT ?", (LOOKED_BACK,))
+        for number, (record,) in enumerate(rows):
+            if number >= ALWAYS_LOOKED_AT and found.keys() >= set(names):
+                break
             checkpoint = msgspec.json.decode(record, type=DeploymentCheckpoint)
             for name, capture in checkpoint.captures.items():
                 found.setdefault(name, capture)
@@ -184,7 +197,7 @@ class Catalog:
 
     def journal(self, operation_id: str) -> list[Entry]:
         """Return the operation's entries in the order they were written."""
-        rows = self._db.execute(
+        rows = self._rows(
             "SELECT operation, step, mark, at, note FROM journal WHERE operation = ? ORDER BY n", (operation_id,)
         )
         return [
@@ -194,17 +207,17 @@ class Catalog:
 
     def operations(self) -> list[Operation]:
         """Return all operations, newest first."""
-        rows = self._db.execute("SELECT record FROM operations ORDER BY seq DESC")
+        rows = self._rows("SELECT record FROM operations ORDER BY seq DESC")
         return [msgspec.json.decode(record, type=Operation) for (record,) in rows]
 
     def latest_operation(self) -> Operation | None:
         """Return the operation that began last, or None."""
-        row = self._db.execute("SELECT record FROM operations ORDER BY seq DESC LIMIT 1").fetchone()
-        return msgspec.json.decode(row[0], type=Operation) if row else None
+        rows = self._rows("SELECT record FROM operations ORDER BY seq DESC LIMIT 1")
+        return msgspec.json.decode(rows[0][0], type=Operation) if rows else None
 
     def operation_ids(self) -> list[str]:
         """Return the ids of all operations, newest first, without reading their records."""
-        return [str(each) for (each,) in self._db.execute("SELECT id FROM operations ORDER BY seq DESC")]
+        return [str(each) for (each,) in self._rows("SELECT id FROM operations ORDER BY seq DESC")]
 
     def operation(self, operation_id: str) -> Operation:
         """Return the operation with exactly this id.
@@ -212,17 +225,15 @@ class Catalog:
         Raises:
             NotFoundError: there is none.
         """
-        row = self._db.execute("SELECT record FROM operations WHERE id = ?", (operation_id,)).fetchone()
-        if row is None:
+        rows = self._rows("SELECT record FROM operations WHERE id = ?", (operation_id,))
+        if not rows:
             raise NotFoundError("operation.none", selector=operation_id)
-        return msgspec.json.decode(row[0], type=Operation)
+        return msgspec.json.decode(rows[0][0], type=Operation)
 
     def open_operation(self) -> Operation | None:
         """Return the operation that is running, was interrupted, or is held; there is at most one."""
-        row = self._db.execute(
-            "SELECT record FROM operations WHERE status IN ('running', 'held') ORDER BY seq LIMIT 1"
-        ).fetchone()
-        return msgspec.json.decode(row[0], type=Operation) if row else None
+        rows = self._rows("SELECT record FROM operations WHERE status IN ('running', 'held') ORDER BY seq LIMIT 1")
+        return msgspec.json.decode(rows[0][0], type=Operation) if rows else None
 
     # — small facts —
 
@@ -235,15 +246,12 @@ class Catalog:
 
     def noted(self, key: str) -> str | None:
         """Return a fact that `note` remembered, or None."""
-        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return str(row[0]) if row else None
+        rows = self._rows("SELECT value FROM meta WHERE key = ?", (key,))
+        return str(rows[0][0]) if rows else None
 
     def empty(self) -> bool:
         """Tell whether it knows of nothing: a new store, or a lost catalog."""
-        row = self._db.execute(
-            "SELECT EXISTS (SELECT 1 FROM checkpoints), EXISTS (SELECT 1 FROM operations)"
-        ).fetchone()
-        return row == (0, 0)
+        return self._rows("SELECT EXISTS (SELECT 1 FROM checkpoints), EXISTS (SELECT 1 FROM operations)") == [(0, 0)]
 
 
 def _merge(known: Sequence[R], found: Mapping[str, R]) -> list[R]:

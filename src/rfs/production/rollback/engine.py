@@ -130,7 +130,7 @@ class Engine:
         return checkpoint
 
     def _capture(self, components: Sequence[str], kind: CheckpointType) -> dict[str, Capture]:
-        previous = self.catalog.latest_captures()
+        previous = self.catalog.latest_captures(components)
         captures: dict[str, Capture] = {}
         for name in components:
             part = self.parts[name]

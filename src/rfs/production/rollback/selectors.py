@@ -43,7 +43,7 @@ def _relative(selector: str, ordinary: Sequence[DeploymentCheckpoint]) -> Deploy
         return ordinary[0] if ordinary else None
     if selector == "@last-good":
         return next((c for c in ordinary if c.verified_healthy), None)
-    back = re.fullmatch(r"@-(\d+)", selector)
+    back = re.fullmatch(r"@-(\d{1,9})", selector)
     if back is None:
         raise UsageError(
             "usage", what=f"{selector} is not a selector", hint="Use @latest, @last-good, @-2, an id, a tag or a time."
