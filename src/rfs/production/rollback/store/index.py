@@ -120,6 +120,8 @@ class Index:
                 os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE))
         self._error = apsw.Error
         self._db = apsw.Connection(self.path)
+        # Kept, because making one costs as much as the question.
+        self._finding = self._db.cursor()
         self._db.set_busy_timeout(_BUSY_MILLISECONDS)
         # Emptying the WAL at every close would wait for the disk three times, for nothing.
         self._db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
@@ -208,17 +210,17 @@ class Index:
         """Return all copies of a blob."""
         # Restores ask this once for each file: neither a join nor a context manager here.
         try:
+            names = self._names
             return [
-                Copy(self._name(pack), Entry(blob, kind, offset, length, size), bool(bad))
-                for pack, kind, offset, length, size, bad in list(self._db.execute(_FIND, (blob,)))
+                Copy(names.get(pack) or self._name(pack), Entry(blob, kind, offset, length, size), bool(bad))
+                for pack, kind, offset, length, size, bad in self._finding.execute(_FIND, (blob,)).fetchall()
             ]
         except self._error as error:
             raise _translated(error, self.path) from error
 
     def _name(self, number: int) -> str:
-        if number not in self._names:
-            self._names[number] = self._value("SELECT name FROM packs WHERE number = ?", number)
-        return self._names[number]
+        name = self._names[number] = self._value("SELECT name FROM packs WHERE number = ?", number)
+        return str(name)
 
     def packs(self) -> dict[str, int]:
         """Return the name and size in bytes of each pack."""

@@ -162,16 +162,16 @@ class Sealer:
         return _ZSTD + small if len(small) < len(data) else b"".join((_RAW, data))
 
     def _decrypted(self, cipher: AESGCM, sealed: Data, context: bytes) -> bytes:
-        view = memoryview(sealed)
         try:
-            return cipher.decrypt(view[:NONCE_SIZE], view[NONCE_SIZE:], context)
+            return cipher.decrypt(sealed[:NONCE_SIZE], memoryview(sealed)[NONCE_SIZE:], context)
         except self._invalid as error:
             raise DamagedError("it is not what was sealed") from error
 
     def _unpacked(self, packed: bytes) -> bytes:
-        if packed[:1] == _RAW:
+        compression = packed[:1]
+        if compression == _RAW:
             return packed[1:]
-        if packed[:1] != _ZSTD:
+        if compression != _ZSTD:
             raise DamagedError("it is compressed in a way that is not known")
         codec = self._codec
         try:

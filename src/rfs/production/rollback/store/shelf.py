@@ -229,9 +229,10 @@ class Shelf:
         Raises:
             IntegrityError: store.blob_missing or store.damaged.
         """
-        unsealed = self._unsealed(blob, kind)
-        if unsealed is not None:
-            return unsealed
+        if self._writer is not None:
+            unsealed = self._unsealed(blob, kind)
+            if unsealed is not None:
+                return unsealed
         why = ""
         # Twice: a prune may have moved it, or the index may point to a wrong place.
         for again in (False, True):
