@@ -211,9 +211,10 @@ class Index:
         # Restores ask this once for each file: neither a join nor a context manager here.
         try:
             names = self._names
+            rows: list[tuple[Any, ...]] = self._finding.execute(_FIND, (blob,)).fetchall()
             return [
                 Copy(names.get(pack) or self._name(pack), Entry(blob, kind, offset, length, size), bool(bad))
-                for pack, kind, offset, length, size, bad in self._finding.execute(_FIND, (blob,)).fetchall()
+                for pack, kind, offset, length, size, bad in rows
             ]
         except self._error as error:
             raise _translated(error, self.path) from error
