@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import msgspec
 import pytest
 from small import Small
 
-from rfs.production.rollback.errors import ConflictError, RevertedError, RollbackError
+from rfs.production.rollback.application import Application
+from rfs.production.rollback.errors import ConflictError, RevertedError, RollbackError, UsageError
 from rfs.production.rollback.model import OperationStatus
 from rfs.production.rollback.operation import Operation
 from rfs.production.rollback.plan import Action, Step
@@ -103,3 +105,32 @@ def test_a_stop_that_never_succeeds_can_be_skipped(half_done: Small) -> None:
             app.resume(skip="stop:db")
         assert app.catalog.open_operation() is None
         assert (half_done.tree / "code.txt").read_text().startswith("version 2")
+
+
+def test_a_store_is_not_shared_by_two_applications(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    first = Small(one, store=tmp_path / "store")
+    with first.open() as app:
+        app.checkpoint()
+    # A copy of the folder: the same rfs.toml with the same absolute store.
+    shutil.copytree(one, two)
+    (two / "rfs.toml").write_text((one / "rfs.toml").read_text().replace(f"{one}/key", f"{two}/key"))
+    (two / "tree" / "code.txt").write_text("of two")
+    with Application.open(str(two / "rfs.toml")) as app:
+        for act in (app.checkpoint, app.recover, lambda: app.rollback("@latest")):
+            with pytest.raises(UsageError, match=r"belongs to the application of .*/one/"):
+                act()
+    assert (two / "tree" / "code.txt").read_text() == "of two"
+    # Moved, not copied: what was there is gone, and the store goes with it.
+    shutil.rmtree(one)
+    with Application.open(str(two / "rfs.toml")) as app:
+        app.rollback("@latest")
+    assert (two / "tree" / "code.txt").read_text().startswith("version 1")
+    # A store that was copied along belongs to the copy.
+    shutil.copytree(tmp_path / "store", two / ".rfs")
+    config = (two / "rfs.toml").read_text()
+    (two / "rfs.toml").write_text(config.replace(f'path = "{tmp_path}/store"\n', ""))
+    with Application.open(str(two / "rfs.toml")) as app:
+        app.undo()
+    assert (two / "tree" / "code.txt").read_text() == "of two"

@@ -161,6 +161,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "There is a store at {path} already.",
         "Nothing was changed; use another [store] path for a new one.",
     ),
+    "store.shared": (
+        "The store {store} belongs to the application of {other}.",
+        "Give this application a store of its own with [store] path, then run `rfs init` again.",
+    ),
     "store.format": (
         "The store at {path} has format {found}; this release reads up to {known}.",
         "Install a newer rfs.",

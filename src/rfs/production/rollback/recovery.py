@@ -12,7 +12,7 @@ import msgspec
 from rfs.production.rollback import selectors
 from rfs.production.rollback.catalog import Catalog, entry
 from rfs.production.rollback.engine import Engine, Part
-from rfs.production.rollback.errors import ConflictError, HeldError, NotFoundError, RollbackError
+from rfs.production.rollback.errors import ConflictError, HeldError, NotFoundError, RollbackError, UsageError
 from rfs.production.rollback.lock import exclusive
 from rfs.production.rollback.model import HealthReport, OperationStatus, storable
 from rfs.production.rollback.operation import OPEN, Mark, Operation, position
@@ -208,7 +208,23 @@ class Recoverable:
     @contextmanager
     def locked(self, what: str) -> Iterator[None]:
         with exclusive(self.lock_path, what, self.wait):
+            self._claim()
             yield
+
+    def _claim(self) -> None:
+        """Refuse a store that another application uses: its interrupted operation would be finished here.
+
+        A store that was copied or moved, or whose application was, is taken over.
+        """
+        store, config = os.path.realpath(self.settings.store.path), os.path.realpath(self.settings.path)
+        noted = self.catalog.noted("application")
+        if noted is not None:
+            its_store, its_config = msgspec.json.decode(noted, type=tuple[str, str])
+            if (its_store, os.path.dirname(its_config)) == (store, os.path.dirname(config)):
+                return
+            if its_store == store and os.path.lexists(its_config):
+                raise UsageError("store.shared", store=store, other=its_config)
+        self.catalog.note("application", msgspec.json.encode((storable(store), storable(config))).decode())
 
     @contextmanager
     def exclusively(self, what: str) -> Iterator[None]:
