@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ from small import Small
 
 from rfs.production.rollback.drivers.files import FilesDriver
 from rfs.production.rollback.errors import ConflictError, NotFoundError, RevertedError, RollbackError
-from rfs.production.rollback.model import Change
+from rfs.production.rollback.model import Change, CheckOutcome, HealthReport
 
 DB = '[components.db]\nkind = "sqlite"\npath = "tree/small.db"\n'
+SICK = HealthReport((CheckOutcome("http", healthy=False, required=True, detail="500", seconds=0.0),))
 
 
 def rewrite(small: Small, old: str, new: str) -> None:
@@ -79,7 +81,7 @@ def test_a_rollback_of_nothing_is_refused(tmp_path: Path) -> None:
     with small.open() as app:
         app.checkpoint(only=["db"])
         for act in (app.rollback, app.plan):
-            with pytest.raises(NotFoundError, match="holds nothing of the component settings, tree"):
+            with pytest.raises(NotFoundError, match="holds nothing of the component tree, settings"):
                 act("@latest", without=["db"])
         assert app.catalog.operations() == []
 
@@ -110,3 +112,19 @@ def test_what_is_not_utf_8_is_spelled_out(tmp_path: Path, monkeypatch: pytest.Mo
         with pytest.raises(RevertedError, match="kept changing"):
             app.undo()
         assert app.catalog.open_operation() is None
+
+
+def test_a_folder_that_was_deleted_with_all_that_lay_in_it(tmp_path: Path) -> None:
+    small = Small(tmp_path)
+    rewrite(small, 'keep = ["uploads/"]\n', "")
+    with small.open() as app:
+        app.checkpoint()
+        state = small.state()
+        shutil.rmtree(small.tree)
+        reports = iter([SICK])
+        app.engine.check = lambda beat: next(reports, HealthReport())
+        with pytest.raises(RevertedError, match="health check failed"):
+            app.rollback("@latest")
+        assert not small.tree.exists()
+        app.rollback("@latest")
+        assert small.state() == state

@@ -119,6 +119,9 @@ def test_touched_data_is_restored_and_what_ran_meanwhile_is_kept_first() -> None
     assert back[0] == "stop:web"
     assert "delta" not in back
     assert back[-1] == "health"
+    assert [step for step in back if step.startswith(("restore", "verify"))] == [
+        "restore:db", "verify:db", "restore:web", "verify:web", "restore:code", "verify:code",
+    ]  # fmt: skip
     ran = position(PLAN, marks(("restore:code", Mark.INTENT), ("start:web", Mark.INTENT), ("", Mark.TURN)))
     assert [step.id for step in way_back(PLAN, ran)][:2] == ["stop:web", "delta"]
 

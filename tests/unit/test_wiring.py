@@ -26,6 +26,16 @@ def test_components_come_in_the_order_of_their_dependencies() -> None:
     assert list(parts(text)) == ["b", "a"]
 
 
+def test_what_lies_in_a_folder_comes_after_it_unless_rfs_toml_says_otherwise() -> None:
+    # "db" would come before "tree" by name; when the folder is gone it could not be restored first.
+    tree = '[components.tree]\nkind = "files"\npath = "current"\n'
+    assert list(parts(DB + tree)) == ["tree", "db"]
+    assert parts(DB + tree)["db"].component.depends_on == ("tree",)  # type: ignore[attr-defined]
+    assert list(parts(DB + tree + 'depends_on = ["db"]\n')) == ["db", "tree"]
+    between = '[components.env]\nkind = "environment"\npath = ".env"\ndepends_on = ["db"]\n'
+    assert list(parts(DB + between + tree + 'depends_on = ["env"]\n')) == ["db", "env", "tree"]
+
+
 def test_what_another_component_owns_is_carved_out_of_a_folder() -> None:
     text = FILES + DB + '[components.conf]\nkind = "config"\npath = "current/a.toml"\n[store]\npath = "current/.rfs"\n'
     carved = parts(text)["code"].component.carved  # type: ignore[attr-defined]

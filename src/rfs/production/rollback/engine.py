@@ -387,8 +387,14 @@ class Engine:
     def _restore(self, operation: Operation, step: Step) -> Operation:
         part = self._part(step)
         restored = part.driver.restore(part.component, self.blobs, self._wanted(operation, part.component.name))
+        if self._lies_in_another(part):
+            self.blobs.still = False
         new = [w for w in restored.warnings if w not in operation.warnings]
         return msgspec.structs.replace(operation, warnings=(*operation.warnings, *new))
+
+    def _lies_in_another(self, part: Part) -> bool:
+        owned = part.driver.owns(part.component)
+        return any(path in other.component.carved for other in self.parts.values() for path in owned)
 
     def _verify(self, operation: Operation, step: Step) -> Operation:
         part = self._part(step)

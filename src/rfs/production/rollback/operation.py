@@ -184,14 +184,22 @@ def way_back(plan: Plan, where: Position) -> list[Step]:
 
     Nothing stopped: nothing to do. Services stopped but no data touched: start them again.
     Otherwise the same steps as forward, towards the other state; what services wrote meanwhile
-    is captured first, so that it is not lost silently.
+    is captured first, so that it is not lost silently. Components are restored in the opposite
+    order: a folder that was not there before goes when what lies in it is gone.
     """
     if not where.outage:
         return []
     if not where.touched:
         return [step for step in plan.steps if step.action is Action.START]
     left_out = {Action.STAGE} if where.ran else {Action.STAGE, Action.DELTA}
-    return [step for step in plan.steps if step.action not in left_out]
+    steps = [step for step in plan.steps if step.action not in left_out]
+    turn = {name: -number for number, name in enumerate(dict.fromkeys(step.component for step in steps if _data(step)))}
+    data = iter(sorted(filter(_data, steps), key=lambda step: turn[step.component]))
+    return [next(data) if _data(step) else step for step in steps]
+
+
+def _data(step: Step) -> bool:
+    return step.action in (Action.RESTORE, Action.VERIFY)
 
 
 def undoable(operations: Sequence[Operation]) -> list[Operation]:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from rfs.production.rollback.driver import Driver
 from rfs.production.rollback.engine import Part
 from rfs.production.rollback.errors import NotFoundError, UsageError
@@ -89,6 +91,7 @@ def _carve(parts: Mapping[str, Part], store: str) -> dict[str, Part]:
     owned = {name: part.driver.owns(part.component) for name, part in parts.items()}
     _refuse_same(owned)
     carved: dict[str, Part] = {}
+    outer: dict[str, list[str]] = {}
     for name, part in parts.items():
         root = part.driver.root(part.component)
         if root is None:
@@ -113,7 +116,31 @@ def _carve(parts: Mapping[str, Part], store: str) -> dict[str, Part]:
             ),
             part.driver,
         )
-    return carved
+        for inner in dict.fromkeys(other for other, _ in within):
+            outer.setdefault(inner, []).append(name)
+    return _outer_first(carved, outer)
+
+
+def _outer_first(parts: Mapping[str, Part], outer: Mapping[str, Sequence[str]]) -> dict[str, Part]:
+    """Let what lies in a component's folder come after it: without the folder it cannot be restored.
+
+    Where rfs.toml says the opposite, that counts.
+    """
+    nested: dict[str, Part] = {}
+    needs = {name: set(part.component.depends_on) for name, part in parts.items()}
+    for name, part in parts.items():
+        more = tuple(each for each in outer.get(name, ()) if each not in needs[name] and not _needs(needs, each, name))
+        needs[name] |= set(more)
+        c = part.component
+        nested[name] = (
+            Part(msgspec.structs.replace(c, depends_on=(*c.depends_on, *more)), part.driver) if more else part
+        )
+    return {name: nested[name] for name in order({n: p.component.depends_on for n, p in nested.items()})}
+
+
+def _needs(depends_on: Mapping[str, set[str]], name: str, other: str) -> bool:
+    """Tell whether `name` depends on `other`, directly or through others."""
+    return any(each == other or _needs(depends_on, each, other) for each in depends_on.get(name, ()))
 
 
 def _refuse_same(owned: Mapping[str, Sequence[str]]) -> None:
