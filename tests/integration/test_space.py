@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from small import Small
 
+from rfs.production.rollback import upkeep
 from rfs.production.rollback.errors import RollbackError
 
 MEGABYTE = 1 << 20
@@ -84,3 +85,22 @@ def test_no_room_to_stage_is_found_before_anything_is_stopped(tiny: Path, tmp_pa
     with small.open() as app:
         app.rollback("one")
         assert small.state() == v1
+
+
+def test_an_amendment_that_found_no_room_leaves_nothing_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = Small(tmp_path)
+    with small.open() as app:
+        app.checkpoint(tags=["one"])
+
+        def full() -> None:
+            raise RollbackError("store.no_space", path=app.store.path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(app.store, "flush", full)
+            with pytest.raises(RollbackError, match="no space left"):
+                app.amend("one", message="never said")
+        upkeep.prune(app, dry_run=False)
+        upkeep.rebuild(app)
+        assert app.find("one").message == ""

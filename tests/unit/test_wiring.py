@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
+from rfs.production.rollback import wiring
 from rfs.production.rollback.errors import NotFoundError, RollbackError, UsageError
 from rfs.production.rollback.settings import parse
 from rfs.production.rollback.wiring import inside, load_parts
@@ -77,3 +79,11 @@ def test_inside_is_about_folders_not_about_letters() -> None:
     assert inside("/srv/shop", "/srv/shop")
     assert inside("/srv", "/")
     assert not inside("/srv/shop2", "/srv/shop")
+
+
+def test_a_plug_in_that_cannot_be_loaded_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("no_such_package:Driver", "os:NoSuchDriver"):
+        offered = EntryPoint("odd", value, wiring.GROUP)
+        monkeypatch.setattr(wiring, "_offered", lambda offered=offered: (offered,))
+        with pytest.raises(UsageError, match="of the kind odd could not be loaded"):
+            parts('[components.x]\nkind = "odd"\n')

@@ -68,6 +68,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "The component {name} was of kind {then} at the checkpoint and is {now} now.",
         "Leave it out with --except {name}, or put its kind back.",
     ),
+    "components.driver": (
+        "The driver {where} of the kind {kind} could not be loaded: {why}.",
+        "Install the package that has it again; nothing was changed.",
+    ),
     "components.kind": (
         "The component {name} is of an unknown kind: {kind}.",
         "Known kinds are: {known}.",

@@ -72,7 +72,16 @@ def _drivers(kinds: set[str]) -> dict[str, type[Driver]]:
     for kind in kinds - BUILT_IN.keys():
         offered = [each for each in _offered() if each.name == kind]
         if offered:
-            found[kind] = offered[0].load()
+            found[kind] = _load(offered[0])
+    return found
+
+
+def _load(offered: EntryPoint) -> type[Driver]:
+    try:
+        found: type[Driver] = offered.load()
+    except (ImportError, AttributeError) as error:
+        # A plug-in that is half removed, or was made for another release.
+        raise UsageError("components.driver", kind=offered.name, where=offered.value, why=error) from error
     return found
 
 
