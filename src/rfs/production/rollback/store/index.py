@@ -54,6 +54,22 @@ class Copy(NamedTuple):
     bad: bool
 
 
+class Compared(NamedTuple):
+    """How the packs in the folder differ from the index's list of them.
+
+    Attributes:
+        added: packs that the index did not know; it does now.
+        gone: packs that are not in the folder; the index has dropped them.
+        resized: packs that are shorter or longer than when they were sealed.
+        unreadable: packs that the index does not know and that cannot be read, with the reason.
+    """
+
+    added: list[Contents]
+    gone: list[str]
+    resized: list[str]
+    unreadable: dict[str, str]
+
+
 class IndexDamagedError(Exception):
     """The file is not a sound index: it must be made again. Never leaves the store."""
 

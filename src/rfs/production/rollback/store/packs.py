@@ -124,10 +124,13 @@ class Contents(msgspec.Struct, frozen=True):
         ids, wide = self.blobs, BLOB_ID_SIZE
         return [ids[start : start + wide] for start in range(0, len(ids), wide)]
 
+    def offsets(self) -> Iterator[int]:
+        """Yield where each blob begins."""
+        return islice(accumulate(self.lengths, initial=_HEADER.size), len(self.lengths))
+
     def rows(self) -> Iterator[tuple[bytes, int, int, int, int]]:
         """Yield what an Entry holds, as a bare tuple: an index of many small blobs is built much faster from these."""
-        offsets = islice(accumulate(self.lengths, initial=_HEADER.size), len(self.lengths))
-        return zip(self.ids(), self.types, offsets, self.lengths, self.sizes, strict=True)
+        return zip(self.ids(), self.types, self.offsets(), self.lengths, self.sizes, strict=True)
 
 
 def _little_endian(values: array[int]) -> array[int]:

@@ -11,12 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import NamedTuple, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 from weakref import WeakSet
 
 from rfs.production.rollback.errors import IntegrityError, RollbackError
 from rfs.production.rollback.store.files import reading, storage_error, sync_folder, writing
-from rfs.production.rollback.store.index import MEMORY, Copy, Index, IndexDamagedError
+from rfs.production.rollback.store.index import MEMORY, Compared, Copy, Index, IndexDamagedError
+from rfs.production.rollback.store.nearby import Nearby
 from rfs.production.rollback.store.packs import Contents, Entry, PackFiles, PackWriter, Place, read_contents
 from rfs.production.rollback.store.seal import DamagedError, Data, Sealer, Type, decode_record
 
@@ -24,22 +25,6 @@ T = TypeVar("T")
 _FOREIGN = "a forked child may only identify and seal"
 _shelves: WeakSet[Shelf] = WeakSet()
 _HINT = "`rfs verify --store` lists what is damaged and which checkpoints are still whole."
-
-
-class Compared(NamedTuple):
-    """How the packs in the folder differ from the index's list of them.
-
-    Attributes:
-        added: packs that the index did not know; it does now.
-        gone: packs that are not in the folder; the index has dropped them.
-        resized: packs that are shorter or longer than when they were sealed.
-        unreadable: packs that the index does not know and that cannot be read, with the reason.
-    """
-
-    added: list[Contents]
-    gone: list[str]
-    resized: list[str]
-    unreadable: dict[str, str]
 
 
 class Shelf:
@@ -59,6 +44,7 @@ class Shelf:
         self.stored = 0
         self._lock = threading.RLock()
         self._files = PackFiles(place)
+        self._nearby = Nearby(self.contents)
         self._index: Index | None = None
         self._writer: PackWriter | None = None
         self._failure: RollbackError | None = None
@@ -119,6 +105,7 @@ class Shelf:
         """Let the next questions go to the index file, which another process may have changed."""
         with self._lock:
             self._current = False
+            self._nearby.forget()
             if self._index is not None:
                 self._index.forget()
 
@@ -233,13 +220,20 @@ class Shelf:
             unsealed = self._unsealed(blob, kind)
             if unsealed is not None:
                 return unsealed
+        near = self._nearby.find(blob) if self._own else None
+        if near is not None and near[1].type == kind:
+            # What fails here is tried again below, where it is told and other copies are known.
+            with suppress(FileNotFoundError, DamagedError):
+                return self.sealer.open(self.read(*near), blob, kind)
         why = ""
         # Twice: a prune may have moved it, or the index may point to a wrong place.
         for again in (False, True):
             copies = [copy for copy in self.ask(lambda index: index.find(blob)) if copy.entry.type == kind]
             for copy in copies:
                 try:
-                    return self.sealer.open(self.read(copy.pack, copy.entry), blob, kind)
+                    data = self.sealer.open(self.read(copy.pack, copy.entry), blob, kind)
+                    self._nearby.note(copy.pack)
+                    return data
                 except FileNotFoundError:
                     why = why or "its pack is gone"
                 except DamagedError as error:
