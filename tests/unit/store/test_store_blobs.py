@@ -224,6 +224,18 @@ def test_a_pack_of_very_many_tiny_blobs_is_sealed_too(store: Store, root: str, m
     assert_holds(store, wanted)
 
 
+def test_large_blobs_lie_between_small_ones(store: Store, root: str, key: str) -> None:
+    sizes = (10, 300_000, 20, 3_000_000, 30, 262_144, 800_000, 400_000, 40)
+    wanted = {store.put(data): data for data in (noise(size, size) for size in sizes)}
+    for blob, data in wanted.items():
+        assert store.get(blob) == data  # from the growing pack
+    more = {store.put(data): data for data in (noise(size, size + 1) for size in sizes)}
+    store.flush()
+    with Store.open(root, key) as other:
+        assert_holds(other, wanted | more)
+        assert not other.verify()
+
+
 def test_discard_drops_the_growing_pack_only(store: Store, root: str) -> None:
     kept = fill(store, 10)
     store.flush()

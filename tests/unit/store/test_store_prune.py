@@ -222,6 +222,19 @@ def test_a_store_that_was_open_elsewhere_notices(store: Store, root: str, key: s
     assert_holds(store, again)
 
 
+def test_a_store_notices_after_a_flush_that_had_nothing_to_write(store: Store, root: str, key: str) -> None:
+    wanted = {store.put(b"%d" % number): b"%d" % number for number in range(1200)}
+    store.flush()
+    store.put(b"0")  # is there: asks once for changes, and begins no pack
+    store.flush()
+    assert all(store.has(blob) for blob in wanted)  # the ids are held in memory now
+    with Store.open(root, key) as other:
+        other.prune(set(), nothing, dry_run=False)
+    again = {store.put(data): data for data in wanted.values()}
+    store.flush()
+    assert_holds(store, again)
+
+
 def test_a_reader_goes_on_while_another_prunes(store: Store, root: str, key: str) -> None:
     (made,) = filled(store, range(1))
     kept = half(made)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,3 +136,24 @@ def test_no_room_for_the_index_alone(
     assert_holds(store, kept)
     assert not store.verify()
     assert store.recover() == []
+
+
+def test_after_a_failure_not_even_what_is_stored_may_be_put(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever goes on would take a checkpoint for whole of which other blobs are lost."""
+    blob, sealed = store.seal(b"stored")
+    store.put_sealed(blob, sealed, 6)
+    store.flush()
+
+    def full(fd: int, data: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(RollbackError):
+            store.put(noise(3_000_000))
+    for call in (lambda: store.put(b"stored"), lambda: store.put_sealed(blob, sealed, 6)):
+        with pytest.raises(RollbackError) as caught:
+            call()
+        assert caught.value.key == "store.no_space"
+    store.discard()
+    assert store.put(b"stored") == blob
