@@ -91,3 +91,24 @@ def test_reading_the_file_does_not_drop_it(lock: str) -> None:
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(RollbackError, match="cannot be written"), exclusive(str(tmp_path / "no" / "lock"), "mine"):
         pytest.fail("held nothing")
+
+
+def test_it_is_let_go_though_a_command_that_is_just_starting_has_a_copy_of_it(lock: str) -> None:
+    # Between fork and exec a child of another thread has every descriptor; a duplicate stands for that.
+    with exclusive(lock, "mine"):
+        inode = os.stat(lock).st_ino
+        (ours,) = (int(fd) for fd in os.listdir("/proc/self/fd") if is_of(int(fd), inode))
+        copy = os.dup(ours)
+    try:
+        assert holder(lock) == ""
+        with exclusive(lock, "the next"):
+            pass
+    finally:
+        os.close(copy)
+
+
+def is_of(descriptor: int, inode: int) -> bool:
+    try:
+        return os.fstat(descriptor).st_ino == inode
+    except OSError:
+        return False

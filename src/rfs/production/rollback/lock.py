@@ -25,6 +25,7 @@ POLL_SECONDS = 0.05
 # struct flock: type, whence, start, length (0: to the end), pid (must be 0 for this kind of lock).
 _FLOCK = "hhqqi4x"
 _WHOLE_FILE = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+_NOTHING_OF_IT = struct.pack(_FLOCK, fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
 
 
 @contextmanager
@@ -46,8 +47,12 @@ def exclusive(path: str, what: str, wait: float = 0.0) -> Iterator[None]:
         raise RollbackError("store.unwritable", path=path, why=error.strerror) from error
     try:
         _acquire(descriptor, path, time.monotonic() + wait)
-        _describe(descriptor, what)
-        yield
+        try:
+            _describe(descriptor, what)
+            yield
+        finally:
+            # Not left to the closing: a command that another thread is just starting has a copy until it runs.
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _NOTHING_OF_IT)
     finally:
         os.close(descriptor)
 

@@ -322,3 +322,21 @@ def test_reads_where_it_may_not_write(shop: Shop, monkeypatch: pytest.MonkeyPatc
         Path(f"{shop.path}-shm").touch()
     assert shop.driver.fingerprint(shop.component, rehash=True) == want.fingerprint
     assert used == [apsw.SQLITE_OPEN_READONLY]
+
+
+def test_a_private_file_that_was_swept_away_before_it_was_locked_is_made_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, swept = live.fcntl.flock, []
+
+    def late(fd: int, how: int) -> None:
+        if not swept:
+            swept.append(fd)
+            live._sweep(shop.component.work)  # as another process does
+        lock(fd, how)
+
+    monkeypatch.setattr(live.fcntl, "flock", late)
+    with live.private_file(shop.component, "copy") as (path, fd):
+        assert os.stat(path).st_ino == os.fstat(fd).st_ino
+    assert swept
+    assert not os.path.exists(path)

@@ -100,9 +100,8 @@ def private_file(c: Component, stem: str) -> Iterator[tuple[str, int]]:
     try:
         os.makedirs(c.work, mode=0o700, exist_ok=True)
         _sweep(c.work)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = _locked(path)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
             yield path, fd
         finally:
             for name in (path, path + "-journal"):
@@ -113,6 +112,16 @@ def private_file(c: Component, stem: str) -> Iterator[tuple[str, int]]:
         if error.errno in _NO_SPACE:
             raise RollbackError("store.no_space", path=c.work) from error
         raise RollbackError("store.unwritable", path=error.filename or c.work, why=error.strerror) from error
+
+
+def _locked(path: str) -> int:
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if os.fstat(fd).st_nlink:
+            return fd
+        # Another process (`rfs status` during a rollback, say) swept it away before it was locked.
+        os.close(fd)
 
 
 def _sweep(folder: str) -> None:
