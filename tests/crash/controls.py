@@ -30,7 +30,7 @@ class WithoutFileSync(Scenario):
 
     def act(self, world: Path) -> None:
         with without_sync(stat.S_ISREG):
-            super().act(world)  # type: ignore[safe-super]
+            super().act(world)
 
 
 class WithoutFolderSync(Scenario):
@@ -40,4 +40,4 @@ class WithoutFolderSync(Scenario):
 
     def act(self, world: Path) -> None:
         with without_sync(stat.S_ISDIR):
-            super().act(world)  # type: ignore[safe-super]
+            super().act(world)

@@ -202,7 +202,7 @@ class Bench:
 
     def stage(self, work: Callable[[], object], fault: Fault | None = None, at: int = 0, **options: object) -> Outcome:
         """Run `work` in a child, armed as told, and return how it ended."""
-        self.control.set(fault, at, drop_syncfs=self.scenario.drop_syncfs, **options)  # type: ignore[arg-type]
+        self.control.set(fault, at, drop_syncfs=self.scenario.drop_syncfs, **options)
         began = time.monotonic()
         reader, writer = os.pipe()
         # A collection in the child would touch, and so copy, every page that it shares with the server.

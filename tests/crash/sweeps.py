@@ -26,8 +26,8 @@ class Found:
         self.line = str(raw["line"])
         self.tried = int(str(raw["tried"]))
         self.fired = int(str(raw["fired"]))
-        self.problems: list[tuple[str, str]] = [tuple(each) for each in raw["problems"]]  # type: ignore[attr-defined]
-        self.verdicts: dict[str, int] = dict(raw["verdicts"])  # type: ignore[call-overload]
+        self.problems: list[tuple[str, str]] = [tuple(each) for each in raw["problems"]]
+        self.verdicts: dict[str, int] = dict(raw["verdicts"])
 
     def count(self, *kinds: str) -> int:
         return sum(1 for kind, _ in self.problems if kind in (kinds or PROBLEMS))

@@ -234,7 +234,7 @@ def every_call() -> list[Callable[[], object]]:
     here = os.open(".", os.O_RDONLY)
 
     def named(function: object, *values: object) -> Callable[[], object]:
-        return lambda: checked(function(*values))  # type: ignore[operator]
+        return lambda: checked(function(*values))
 
     return [
         lambda: write(Path("made"), b"x" * 99),

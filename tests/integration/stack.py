@@ -120,7 +120,7 @@ class Stack:
         try:
             self.wait_for(lambda: self.acked > 3, "the writer to write")
             Application.create(str(self.home / "rfs.toml")).close()
-        except BaseException:
+        except BaseException:  # whatever it is, nothing may stay running
             self.close()
             raise
 
@@ -165,7 +165,7 @@ class Stack:
     def wait_for(self, happened: object, what: str, seconds: float = 20) -> None:
         """Wait until `happened()`: what is waited for is a file, and the writer needs no library of ours."""
         end = time.monotonic() + seconds
-        while not happened():  # type: ignore[operator]
+        while not happened():
             assert self.supervisord.poll() is None, (self.home / "out").read_text()
             assert time.monotonic() < end, f"waited in vain for {what}"
             time.sleep(0.01)

@@ -47,7 +47,7 @@ def as_nobody(call: Callable[[], Any]) -> Any:
             answer = call()
         except RollbackError as error:
             answer = error
-        except BaseException:
+        except BaseException:  # whatever it is, the parent must hear of it
             answer = traceback.format_exc()
         os.write(write, pickle.dumps(answer))
         os._exit(0)

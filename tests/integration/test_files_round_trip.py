@@ -478,7 +478,7 @@ def build(root: Path, nodes: dict[str, object], seed: random.Random, files: list
             build(path, node, seed, files)
             os.chmod(path, seed.choice([0o755, 0o700, 0o2755]))
         else:
-            kind, data, mode = node  # type: ignore[misc]
+            kind, data, mode = node
             if kind == "link":
                 os.symlink(data, os.fsencode(path))
             elif kind == "pipe":

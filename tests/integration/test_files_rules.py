@@ -35,7 +35,7 @@ def paths(root: Path) -> set[str]:
 
 
 def changes(c: Component, store: MemoryStore, a: object, b: object = None) -> dict[str, ChangeKind]:
-    found: list[Change] = list(FilesDriver().changes(c, store, a, b))  # type: ignore[arg-type]
+    found: list[Change] = list(FilesDriver().changes(c, store, a, b))
     return {change.key: change.kind for change in found}
 
 

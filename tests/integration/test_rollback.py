@@ -98,10 +98,10 @@ def test_a_failure_both_ways_is_held_until_somebody_settles_it(stack: Stack) -> 
         def check(beat: object) -> object:
             if next(calls, None) is None:
                 stack.sick("v1", "v2")
-            return plan_health(beat)  # type: ignore[arg-type]
+            return plan_health(beat)
 
-        app._health_or_none = lambda: check(app.beat)  # type: ignore[method-assign,assignment,return-value]
-        app.engine.check = check  # type: ignore[assignment]
+        app._health_or_none = lambda: check(app.beat)
+        app.engine.check = check
         with pytest.raises(HeldError) as caught:
             app.rollback("@latest")
         assert caught.value.code == 31
@@ -130,10 +130,10 @@ def test_a_held_operation_can_be_aborted(stack: Stack) -> None:
         def check(beat: object) -> object:
             if next(count) == 1:
                 stack.sick("v1", "v2")
-            return real(beat)  # type: ignore[arg-type]
+            return real(beat)
 
-        app._health_or_none = lambda: check(app.beat)  # type: ignore[method-assign,assignment,return-value]
-        app.engine.check = check  # type: ignore[assignment]
+        app._health_or_none = lambda: check(app.beat)
+        app.engine.check = check
         with pytest.raises(HeldError):
             app.rollback("@latest")
         (stack.home / "sick").unlink()

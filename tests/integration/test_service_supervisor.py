@@ -99,10 +99,15 @@ class House:
         if self.daemon is not None:
             self.daemon.kill()
             self.daemon.wait()
-        for pid in self.processes():
+        until(lambda: not self.killed())
+
+    def killed(self):
+        """Kill what is left and return it; one that was just being forked is only seen the next time."""
+        found = self.processes()
+        for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        until(lambda: not self.processes())
+        return found
 
     def part(self, **options):
         return component(

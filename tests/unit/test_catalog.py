@@ -107,7 +107,7 @@ def test_an_operation_and_its_mark_are_written_together(path: str) -> None:
     def fail(_: object) -> None:
         raise ZeroDivisionError
 
-    catalog._insert = fail  # type: ignore[method-assign]
+    catalog._insert = fail
     with pytest.raises(ZeroDivisionError):
         catalog.put_operation(ended, entry(ended, "restore:code", Mark.DONE))
     assert catalog.operation("op") == operation

@@ -183,7 +183,7 @@ def test_a_component_that_is_broken_is_rolled_back_and_can_come_back_broken(worl
     def refuse(*_: Any) -> Capture:
         raise RollbackError("path.missing", component="code", path="/gone")
 
-    world.code.capture, world.code.salvage = refuse, take  # type: ignore[method-assign]
+    world.code.capture, world.code.salvage = refuse, take
     engine = world.engine()
     with pytest.raises(RollbackError, match="is not there"):
         engine.checkpoint(["code"], CheckpointType.MANUAL, health=lambda: WELL, deployment_id="d")
@@ -249,7 +249,7 @@ def test_a_read_back_that_differs_turns_it_back(world: World) -> None:
         world.code.value = next(values) or world.code.value
         return done
 
-    world.code.restore = restore  # type: ignore[method-assign]
+    world.code.restore = restore
     with pytest.raises(RevertedError, match="code is not equal"):
         engine.run(operation)
     assert world.state == OLD
@@ -267,7 +267,7 @@ def test_a_bug_is_turned_back_too_and_still_raises(world: World) -> None:
             raise bug
         return original(*arguments)
 
-    world.code.restore = restore  # type: ignore[method-assign]
+    world.code.restore = restore
     with pytest.raises(ZeroDivisionError):
         engine.run(operation)
     assert world.state == OLD
@@ -542,8 +542,8 @@ def test_writers_are_held_during_the_capture_and_let_go_also_after_a_crash(world
         seen.append(driver.held)
         raise Killed
 
-    driver.capture = capture  # type: ignore[method-assign]
-    engine.let_writers_go = lambda: None  # type: ignore[method-assign]  # the process died: no finally ran
+    driver.capture = capture
+    engine.let_writers_go = lambda: None  # the process died: no finally ran
     with pytest.raises(Killed):
         engine.checkpoint(["q"], CheckpointType.MANUAL, health=lambda: None, deployment_id="d")
     assert seen == [True]

@@ -32,7 +32,7 @@ def test_what_lies_in_a_folder_comes_after_it_unless_rfs_toml_says_otherwise() -
     # "db" would come before "tree" by name; when the folder is gone it could not be restored first.
     tree = '[components.tree]\nkind = "files"\npath = "current"\n'
     assert list(parts(DB + tree)) == ["tree", "db"]
-    assert parts(DB + tree)["db"].component.depends_on == ("tree",)  # type: ignore[attr-defined]
+    assert parts(DB + tree)["db"].component.depends_on == ("tree",)
     assert list(parts(DB + tree + 'depends_on = ["db"]\n')) == ["db", "tree"]
     between = '[components.env]\nkind = "environment"\npath = ".env"\ndepends_on = ["db"]\n'
     assert list(parts(DB + between + tree + 'depends_on = ["env"]\n')) == ["db", "env", "tree"]
@@ -40,11 +40,11 @@ def test_what_lies_in_a_folder_comes_after_it_unless_rfs_toml_says_otherwise() -
 
 def test_what_another_component_owns_is_carved_out_of_a_folder() -> None:
     text = FILES + DB + '[components.conf]\nkind = "config"\npath = "current/a.toml"\n[store]\npath = "current/.rfs"\n'
-    carved = parts(text)["code"].component.carved  # type: ignore[attr-defined]
+    carved = parts(text)["code"].component.carved
     base = "/srv/shop/current"
     expected = {"shop.db", "shop.db-wal", "shop.db-shm", "shop.db-journal", "a.toml", ".rfs"}
     assert {f"{base}/{name}" for name in expected} <= set(carved)
-    assert parts(text)["db"].component.carved == ()  # type: ignore[attr-defined]
+    assert parts(text)["db"].component.carved == ()
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_what_does_not_fit_together_is_refused_with_one_sentence(
 
 def test_a_folder_inside_a_folder_is_fine_once_it_is_excluded() -> None:
     text = FILES + 'exclude = ["plugins/"]\n[components.in]\nkind = "files"\npath = "current/plugins"\n'
-    assert "/srv/shop/current/plugins" in parts(text)["code"].component.carved  # type: ignore[attr-defined]
+    assert "/srv/shop/current/plugins" in parts(text)["code"].component.carved
 
 
 def test_inside_is_about_folders_not_about_letters() -> None:

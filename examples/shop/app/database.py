@@ -61,7 +61,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield connection
-    except BaseException:
+    except BaseException:  # an interruption too must not leave it open
         connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")

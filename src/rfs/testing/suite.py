@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import unittest
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from rfs.testing.faults import interrupt_at
 from rfs.testing.memory import MemoryStore
 
 
-class DriverSuite:
+class DriverSuite(ABC):
     """Subclass it in a file that pytest collects, write four methods, and every check is a test of the driver.
 
     Attributes:
@@ -37,24 +38,24 @@ class DriverSuite:
 
     # — to be written —
 
+    @abstractmethod
     def make_driver(self) -> Driver:
         """Return the driver under test. Called again wherever a crash would have ended its process."""
-        raise NotImplementedError
 
+    @abstractmethod
     def make_component(self, tmp: Path) -> Component:
         """Make a component with some live state inside the empty folder `tmp`; see rfs.testing.component."""
-        raise NotImplementedError
 
+    @abstractmethod
     def change(self, c: Component, n: int) -> None:
         """Change the live state in the nth way, from whatever it is, to one that differs from it.
 
         What the driver finds hard belongs here: content, metadata, something added, all of it removed.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, c: Component) -> object:
         """Return the live state as something that `==` compares, without the driver's help."""
-        raise NotImplementedError
 
     # — may be written —
 

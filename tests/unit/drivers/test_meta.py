@@ -23,7 +23,7 @@ def plain(mode: int = 0o640, **more: object) -> m.Meta:
         os.geteuid(),
         os.getegid(),
         1_500_000_000_123_456_789,
-        **more,  # type: ignore[arg-type]
+        **more,
     )
 
 
@@ -115,8 +115,8 @@ def test_failure_at_every_call_leaves_old_or_new_and_the_next_run_cleans_up(
         fault = fail_at(number)
         with contextlib.suppress(RollbackError):
             m.replace_file(str(path), b"new", plain(0o644))
-        fired = fault.fired  # type: ignore[attr-defined]
-        fault.stop()  # type: ignore[attr-defined]
+        fired = fault.fired
+        fault.stop()
         found = m.read_file(str(path))
         assert found in ((b"old", plain(0o600)), (b"new", plain(0o644)))
         m.replace_file(str(path), b"new", plain(0o644))

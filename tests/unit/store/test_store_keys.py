@@ -164,7 +164,7 @@ def test_one_copy_of_the_record_is_enough(store: Store, root: str, key: str, nam
         try:
             again = Store.open(root, key)
         except RollbackError as error:  # a bit of the format number itself
-            assert error.key == "store.format"  # noqa: PT017
+            assert error.key == "store.format"  # noqa: PT017  # that nothing is raised is right, too
             assert offset == good.index(b'"format":') + len(b'"format":')
         else:
             with again:
@@ -236,7 +236,7 @@ def test_making_a_store_fails_or_dies_at_any_call(tmp_path: Path, fault: str | N
         try:
             Store.create(root, key).close()
         except UsageError as error:
-            assert error.key == "store.exists"  # noqa: PT017
+            assert error.key == "store.exists"  # noqa: PT017  # that nothing is raised is right, too
         with Store.open(root, key) as made:
             wanted = fill(made, 3)
             made.recover()

@@ -112,12 +112,8 @@ class Application(Recoverable):
                 message=old.message if message is None else storable(message),
                 revision=old.revision + 1,
             )
-            try:
+            with self.store.batch():
                 self.store.put_record("checkpoint", msgspec.json.encode(new))
-                self.store.flush()
-            except BaseException:
-                self.store.discard()
-                raise
             self.catalog.put_checkpoint(new)
             return new
 

@@ -18,6 +18,7 @@ import msgspec
 from rfs.production.rollback.errors import NotFoundError, RollbackError
 from rfs.production.rollback.model import FORMAT, Capture, CheckpointType, DeploymentCheckpoint, utc_now
 from rfs.production.rollback.operation import Entry, Mark, Operation
+from rfs.production.rollback.transaction import transaction
 
 R = TypeVar("R", DeploymentCheckpoint, Operation)
 
@@ -82,18 +83,8 @@ class Catalog:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._explained():
-            # BEGIN IMMEDIATE: a deferred transaction that reads and then writes fails at once under
-            # contention, whatever the busy timeout.
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                # A COMMIT that failed may have ended the transaction, or left it open: then the next would fail.
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+        with self._explained(), transaction(self._db):
+            yield
 
     # — checkpoints —
 

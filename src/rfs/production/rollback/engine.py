@@ -106,7 +106,7 @@ class Engine:
             RollbackError: it could not be captured or stored; nothing exists of it.
         """
         began = time.monotonic()
-        try:
+        with self.store.batch():
             self._quiesce(components)
             try:
                 captures = {**(taken or {}), **self._capture(components, kind)}
@@ -122,10 +122,6 @@ class Engine:
                 **record,
             )
             self.store.put_record("checkpoint", msgspec.json.encode(checkpoint))
-            self.store.flush()
-        except BaseException:
-            self.store.discard()
-            raise
         self.catalog.put_checkpoint(checkpoint)
         return checkpoint
 
@@ -284,12 +280,9 @@ class Engine:
         self.beat.reset()
         operation = msgspec.structs.replace(operation, status=status, finished_at=utc_now())
         self.catalog.put_operation(operation)
-        try:
+        # The catalog has it; without room for this, only one rebuilt from the packs would not know of it.
+        with suppress(RollbackError), self.store.batch():
             self.store.put_record("operation", msgspec.json.encode(operation))
-            self.store.flush()
-        except RollbackError:
-            # The catalog has it; only a catalog rebuilt from the packs would not know of it.
-            self.store.discard()
         self.release(operation)
         return operation
 

@@ -190,7 +190,7 @@ class _Run:
         until = time.monotonic() + seconds
         self.pulse.tick()
         while (left := until - time.monotonic()) > 0:
-            time.sleep(min(left, _NAP))
+            time.sleep(min(left, _NAP))  # the interval asked for, in naps short enough to be interrupted
             self.pulse.tick()
 
     def _try(self) -> tuple[bool, str]:

@@ -191,7 +191,7 @@ def _connected(family: int, where: Any, deadline: float) -> socket.socket:
     try:
         sock.settimeout(_left(deadline))
         sock.connect(where)
-    except BaseException:
+    except BaseException:  # an interruption too must not leave it open
         sock.close()
         raise
     return sock

@@ -93,7 +93,7 @@ def run(
         if not keep_children:
             _signal_group(child.pid, signal.SIGKILL)
         return Ended(child.wait(), tail.text(), time.monotonic() - began)
-    except BaseException:
+    except BaseException:  # whatever ends the wait, the command must not go on without us
         _end(child)
         raise
     finally:
@@ -126,7 +126,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     _signal_group(child.pid, signal.SIGTERM)
     until = time.monotonic() + _GRACE_SECONDS
     while not _has_ended(child.pid) and time.monotonic() < until:
-        time.sleep(0.01)
+        time.sleep(0.01)  # waiting by waitpid would reap the leader, and free its group's number
     _signal_group(child.pid, signal.SIGKILL)
     child.wait()
 

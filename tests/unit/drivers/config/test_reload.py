@@ -130,7 +130,7 @@ def test_a_service_that_comes_up_late_is_waited_for(app: App) -> None:
             servers.append(Server(200, port))
             asked.set()
 
-    app.store.tick = come_up  # type: ignore[method-assign]
+    app.store.tick = come_up
     app.reload(f"http POST http://127.0.0.1:{port}/")
     assert asked.is_set()
     servers[0].close()
@@ -149,7 +149,7 @@ def test_waiting_can_be_stopped(app: App) -> None:
     def stop(items: int = 0, size: int = 0) -> None:
         raise InterruptedByUserError("interrupted")
 
-    app.store.tick = stop  # type: ignore[method-assign]
+    app.store.tick = stop
     with pytest.raises(InterruptedByUserError):
         app.reload("signal HUP pidfile:nowhere.pid")
 

@@ -49,8 +49,8 @@ def test_digest_tells_every_part_of_the_state() -> None:
     def tree(**more: object) -> Tree:
         parts: dict[str, object] = {"name": "a", "mode": FILE, "mtime": 1, "extra": Extra(), "link": None, "groups": []}
         parts |= more
-        inner = block({str(parts["name"]): (parts["mode"], parts["mtime"])}, {0: parts["extra"]})  # type: ignore[dict-item]
-        return Tree(block({".": (FOLDER, 5)}), {"": inner}, parts["link"], parts["groups"])  # type: ignore[arg-type]
+        inner = block({str(parts["name"]): (parts["mode"], parts["mtime"])}, {0: parts["extra"]})
+        return Tree(block({".": (FOLDER, 5)}), {"": inner}, parts["link"], parts["groups"])
 
     ways = [
         tree(),

@@ -18,7 +18,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def counted(self: Scan, *arguments: object) -> object:
         seen.append("look")
-        return run(self, *arguments)  # type: ignore[arg-type]
+        return run(self, *arguments)
 
     monkeypatch.setattr(Scan, "run", counted)
     return seen

@@ -72,7 +72,7 @@ def slowly(monkeypatch: pytest.MonkeyPatch, in_parent: bool) -> None:
         if (os.getpid() == PARENT) == in_parent:
             os.sched_yield()
             signal.sigtimedwait([], 0.01)
-        return really(self, *args)  # type: ignore[arg-type]
+        return really(self, *args)
 
     monkeypatch.setattr(reader.Reader, "block", block)
 
@@ -83,7 +83,7 @@ def test_both_find_what_one_finds(tree: Component, monkeypatch: pytest.MonkeyPat
     wanted = alone(tree, monkeypatch)
     slowly(monkeypatch, slow_parent)
     found = FilesDriver().capture(tree, store, None)
-    assert (found.parts, found.fingerprint) == (wanted.parts, wanted.fingerprint)  # type: ignore[attr-defined]
+    assert (found.parts, found.fingerprint) == (wanted.parts, wanted.fingerprint)
     if slow_parent:
         assert len(store.sealers) == 1
         assert PARENT not in store.sealers
@@ -105,12 +105,12 @@ def test_helper_that_dies_is_replaced_by_the_parent(tree: Component, monkeypatch
                 os.kill(os.getpid(), signal.SIGKILL)
         else:
             signal.sigtimedwait([], 0.01)
-        return really(self, *args)  # type: ignore[arg-type]
+        return really(self, *args)
 
     monkeypatch.setattr(reader.Reader, "block", block)
     store = SealingStore()
     found = FilesDriver().capture(tree, store, None)
-    assert found.parts == wanted.parts  # type: ignore[attr-defined]
+    assert found.parts == wanted.parts
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
 
@@ -135,7 +135,7 @@ def test_beside_a_thread_nothing_is_forked(tree: Component, monkeypatch: pytest.
     monkeypatch.setattr(threading, "active_count", lambda: 2)
     monkeypatch.setattr(os, "fork", lambda: pytest.fail("forked"))
     store = SealingStore()
-    assert FilesDriver().capture(tree, store, None).parts == alone(tree, monkeypatch).parts  # type: ignore[attr-defined]
+    assert FilesDriver().capture(tree, store, None).parts == alone(tree, monkeypatch).parts
     assert not store.sealers
 
 
@@ -158,7 +158,7 @@ def test_helper_keeps_no_descriptor_of_the_parents(tree: Component, monkeypatch:
             if os.getpid() != PARENT and not note.exists():
                 open_files = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
                 note.write_text("\n".join(path for path in open_files if path.endswith("lock")) + "!")
-            return really(self, *args)  # type: ignore[arg-type]
+            return really(self, *args)
 
         monkeypatch.setattr(reader.Reader, "block", block)
         slowly(monkeypatch, in_parent=True)
@@ -198,7 +198,7 @@ def test_a_later_look_is_shared_by_subtrees(
         def look(self: walk.Walker, *args: object) -> object:
             if (os.getpid() == PARENT) == slow_parent:
                 signal.sigtimedwait([], 0.005)
-            return really(self, *args)  # type: ignore[arg-type]
+            return really(self, *args)
 
         monkeypatch.setattr(walk.Walker, "_look", look)
     unchanged = FilesDriver().capture(tree, store, first)
@@ -206,7 +206,7 @@ def test_a_later_look_is_shared_by_subtrees(
     change(root)
     wanted = alone(tree, monkeypatch)
     found = FilesDriver().capture(tree, store, first)
-    assert (found.parts, found.fingerprint) == (wanted.parts, wanted.fingerprint)  # type: ignore[attr-defined]
+    assert (found.parts, found.fingerprint) == (wanted.parts, wanted.fingerprint)
     assert FilesDriver().fingerprint(tree, rehash=False) == found.fingerprint
     FilesDriver().restore(tree, store, first)
     assert FilesDriver().verify(tree, store, first) == []

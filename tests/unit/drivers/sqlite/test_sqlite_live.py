@@ -149,7 +149,7 @@ def die_in_restore(shop: Shop, want: Capture, ticks: int) -> None:
             if left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        shop.store.tick = tick  # type: ignore[method-assign]
+        shop.store.tick = tick
         shop.restore(want)
         os._exit(0)
     _, status = os.waitpid(child, 0)

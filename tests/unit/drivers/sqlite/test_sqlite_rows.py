@@ -206,14 +206,14 @@ def test_counting_can_be_stopped(shop: Shop, monkeypatch: pytest.MonkeyPatch) ->
         rows.compare("part", before, after, tick)
 
 
-def shop_copies(shop: Shop, want: Capture):  # type: ignore[no-untyped-def]
+def shop_copies(shop: Shop, want: Capture):
     from contextlib import contextmanager
 
     from rfs.production.rollback.drivers.sqlite import direct, driver, live
     from rfs.production.rollback.drivers.sqlite.pages import facts_of
 
     @contextmanager
-    def both():  # type: ignore[no-untyped-def]
+    def both():
         with (
             driver._assembled(shop.component, shop.store, want) as before,
             live.observed(shop.component, str(shop.path), direct.Patience(1)) as (after, _, facts),

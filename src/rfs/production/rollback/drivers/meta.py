@@ -232,7 +232,7 @@ def replace_file(path: str, data: bytes, meta: Meta, *, component: str = "") -> 
             write_new(temporary, data, meta, fd)
             _unlock(fd, name)
             os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)
-        except BaseException:
+        except BaseException:  # an interruption too must leave no draft behind
             with contextlib.suppress(OSError):
                 os.unlink(temporary, dir_fd=fd)
             raise

@@ -44,7 +44,7 @@ class Value:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Value) and (self.text, self.secret) == (other.text, other.secret)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # the stub of object says that everything can be hashed
 
 
 def format_of(name: str) -> str | None:
@@ -166,7 +166,7 @@ def _ini(text: str) -> object:
 
     # Nothing is filled in: what stands there is what is compared.
     parser = configparser.RawConfigParser(strict=False, default_section="")
-    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.optionxform = str  # type: ignore[assignment,method-assign]  # as its documentation says to
     try:
         parser.read_string(text)
     except configparser.MissingSectionHeaderError as error:

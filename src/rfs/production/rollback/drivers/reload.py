@@ -61,7 +61,7 @@ class Reload(ABC):
                 if time.monotonic() >= deadline:
                     raise self.failed(c, str(error)) from None
                 pulse.tick()
-                time.sleep(_RETRY_SECONDS)
+                time.sleep(_RETRY_SECONDS)  # a service that is not there yet tells nobody when it is
             else:
                 return
 

@@ -16,6 +16,7 @@ from rfs.production.rollback.errors import RollbackError
 from rfs.production.rollback.store.files import PRIVATE_FILE, writing
 from rfs.production.rollback.store.packs import Contents, Entry
 from rfs.production.rollback.store.seal import Type
+from rfs.production.rollback.transaction import transaction
 
 if TYPE_CHECKING:
     import apsw
@@ -152,16 +153,8 @@ class Index:
 
     @contextmanager
     def _change(self) -> Iterator[None]:
-        with _failures(self.path):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                # After a full disk SQLite has rolled back by itself.
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+        with _failures(self.path), transaction(self._db):
+            yield
 
     def _value(self, question: str, *values: object) -> Any:
         return self._db.execute(question, values).get
@@ -287,7 +280,7 @@ class Index:
             wanted = [number for number in numbers if number is not None]
             marks = ",".join("?" * len(wanted))
             self._db.execute(f"DELETE FROM blobs WHERE pack IN ({marks})", wanted)  # noqa: S608 — question marks only
-            self._db.execute(f"DELETE FROM packs WHERE number IN ({marks})", wanted)  # noqa: S608
+            self._db.execute(f"DELETE FROM packs WHERE number IN ({marks})", wanted)  # noqa: S608 — question marks only
         self.forget()
 
     def mark(self, copies: Iterable[tuple[bytes, str]], *, bad: bool) -> None:

@@ -77,7 +77,7 @@ class _Pruning:
         before = shelf.stored
         try:
             gone = self._rewrite(worn)
-        except BaseException:
+        except BaseException:  # half a rewritten pack must not be sealed with what comes next
             shelf.discard()
             raise
         stayed = {survey.name for survey in worn} - {survey.name for survey in gone}

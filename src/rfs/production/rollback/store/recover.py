@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from functools import partial
 
 from rfs.production.rollback.store.files import PRIVATE_FOLDER, sync_folder, writing
-from rfs.production.rollback.store.index import IndexDamagedError
+from rfs.production.rollback.store.index import Index, IndexDamagedError
 from rfs.production.rollback.store.packs import SUFFIX, Place
 from rfs.production.rollback.store.seal import DamagedError
 from rfs.production.rollback.store.shelf import Shelf
@@ -81,7 +82,7 @@ def _salvage(shelf: Shelf, name: str) -> str:
     copies = shelf.ask(lambda index: index.of_pack(name))
     lost = 0
     for copy in copies:
-        others = shelf.ask(lambda index, blob=copy.entry.blob: index.find(blob))  # type: ignore[misc]
+        others = shelf.ask(partial(Index.find, blob=copy.entry.blob))
         if any(other.pack != name and not other.bad for other in others):
             continue
         try:

@@ -86,7 +86,7 @@ class Shelf:
             self.forget_index()
             if error.key not in {"store.no_space", "store.unwritable"}:
                 raise
-        except BaseException:
+        except BaseException:  # an index that was not compared must not be believed by the next call
             self.forget_index()
             raise
         # Going back must work on a full disk and from a read-only copy.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from types import TracebackType
 
 from rfs.production.rollback.errors import IntegrityError, NotFoundError, RollbackError, UsageError
@@ -255,6 +255,20 @@ class Store:
                 flush does not count, and `discard` is needed.
         """
         self._shelf.flush()
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Make what the block puts durable at its end, or drop all of it when anything fails.
+
+        Raises:
+            RollbackError: store.no_space or store.unwritable; nothing of it counts.
+        """
+        try:
+            yield
+            self.flush()
+        except BaseException:  # an interruption too: half a checkpoint must not be sealed with the next one
+            self.discard()
+            raise
 
     def discard(self) -> None:
         """Drop what was put since the last flush. What filled whole packs stays until a prune."""

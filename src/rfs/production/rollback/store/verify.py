@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
+from rfs.production.rollback.store.index import Index
 from rfs.production.rollback.store.packs import Contents, Entry
 from rfs.production.rollback.store.reports import Damage
 from rfs.production.rollback.store.seal import DamagedError, Type
@@ -62,7 +64,7 @@ class _Checker:
         lost = set()
         places = []
         for blob in only:
-            copies = self._shelf.ask(lambda index, blob=blob: index.find(blob))  # type: ignore[misc]
+            copies = self._shelf.ask(partial(Index.find, blob=blob))
             if copies:
                 places.append((copies[0].pack, copies[0].entry.offset, copies))
             else:

@@ -153,7 +153,7 @@ class Walker:
         try:
             frame = _Frame(fd, path, counted=counted)
             frame.waiting = self._look(frame)
-        except BaseException:
+        except BaseException:  # an interruption too must not leak the folder
             os.close(fd)
             raise
         return frame

@@ -84,7 +84,7 @@ class CommandManager:
             if time.monotonic() > until:
                 raise RollbackError("service.no_stop", unit=unit, why=said)
             pulse.tick()
-            time.sleep(_POLL_SECONDS)
+            time.sleep(_POLL_SECONDS)  # only its status command can tell
 
     def start(self, wanted: Collection[str], pulse: Pulse) -> None:
         """See Manager."""
@@ -114,7 +114,7 @@ class CommandManager:
                 why = "its start command ended, but its status command says that it does not run"
                 raise RollbackError("service.no_start", unit=unit, why=why, log=log)
             pulse.tick()
-            time.sleep(_POLL_SECONDS)
+            time.sleep(_POLL_SECONDS)  # only its status command can tell
 
     def _runs(self, unit: str) -> bool:
         return self._status(unit).status == 0

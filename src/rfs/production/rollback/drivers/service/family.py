@@ -214,5 +214,5 @@ def end_family(family: Family, unit: str, pulse: Pulse, until: float) -> None:
             why = f"its processes {numbers} belong to another user"
             raise RollbackError("service.no_stop", unit=unit, why=why) from None
         pulse.tick()
-        time.sleep(_POLL_SECONDS)
+        time.sleep(_POLL_SECONDS)  # they are not our children: nothing tells of their end
     family.forget()

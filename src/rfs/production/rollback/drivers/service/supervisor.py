@@ -341,7 +341,7 @@ class SupervisorManager:
             units = self._units(server)
             if all(unit.state != STARTING for unit in units) or time.monotonic() > until:
                 return units
-            time.sleep(_POLL_SECONDS)
+            time.sleep(_POLL_SECONDS)  # supervisor tells of changes to its own listeners only
 
     def _units(self, server: Rpc) -> list[Unit]:
         return [unit for unit in self._all_units(server) if self._owns_unit(unit)]
@@ -437,7 +437,7 @@ def _ask(server: Rpc, method: str, name: str) -> None:
 
 def _nap(pulse: Pulse) -> None:
     pulse.tick()
-    time.sleep(_POLL_SECONDS)
+    time.sleep(_POLL_SECONDS)  # supervisor tells of changes to its own listeners only
 
 
 def _matches(group: str, process: str, pattern: str) -> bool:

@@ -287,8 +287,8 @@ def _number(connection: apsw.Connection, query: str) -> int:
 
 
 def _pair(connection: apsw.Connection, query: str) -> tuple[int, int]:
-    first, second = connection.execute(query).fetchone()  # type: ignore[misc]
-    return int(first), int(second)
+    row: Any = connection.execute(query).fetchone()
+    return int(row[0]), int(row[1])
 
 
 def _quoted(name: str) -> str:
