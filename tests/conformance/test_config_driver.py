@@ -14,24 +14,25 @@ from rfs.testing import DriverSuite, component
 
 class OneFile(DriverSuite):
     ways = 4
+    secrets = ("hunter2", "correct horse")
     name = "settings.toml"
 
     def make_component(self, tmp: Path) -> Component:
-        (tmp / self.name).write_bytes(b'port = 1\npassword = "a"\n')
+        (tmp / self.name).write_bytes(b'port = 1\npassword = "hunter2"\n')
         return component(self.make_driver().kind, tmp, path=self.name)
 
     def change(self, c: Component, n: int) -> None:
         path, word = Path(c.home, self.name), os.urandom(4).hex()
         if n == 0:
             path.unlink(missing_ok=True)
-            path.write_text(f'port = 2\nname = "{word}"\n')
+            path.write_text(f'port = 2\nname = "{word}"\npassword = "correct horse"\n')
         elif n == 1:
             path.touch()
             path.chmod(path.stat().st_mode ^ 0o022)
         elif n == 2 and path.exists():
             path.unlink()
         else:
-            path.write_bytes(b"[broken " + word.encode())
+            path.write_bytes(b"[broken hunter2 " + word.encode())
             os.setxattr(path, "user.word", word.encode())
 
     def read(self, c: Component) -> object:

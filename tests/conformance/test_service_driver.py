@@ -17,6 +17,8 @@ class TestDefinitions(DriverSuite):
     """supervisord is stopped; its configuration is a main file, included files and a link to one."""
 
     ways = 5
+    most_interruptions = 25
+    secrets = ("hunter2",)
 
     def make_driver(self) -> Driver:
         return ServiceDriver()
@@ -25,7 +27,7 @@ class TestDefinitions(DriverSuite):
         (tmp / "conf.d").mkdir()
         (tmp / "supervisord.conf").write_text(HEAD)
         (tmp / "conf.d" / "web.conf").write_text("[program:web]\ncommand=web\n")
-        (tmp / "v1.conf").write_text("[program:worker]\ncommand=worker\n")
+        (tmp / "v1.conf").write_text("[program:worker]\ncommand=worker\nenvironment=PASSWORD=hunter2\n")
         (tmp / "v2.conf").write_text("[program:worker]\ncommand=worker2\n")
         (tmp / "conf.d" / "worker.conf").symlink_to("../v1.conf")
         return component("service", tmp, manager="supervisor", config="supervisord.conf")
@@ -35,7 +37,7 @@ class TestDefinitions(DriverSuite):
         conf = home / "conf.d"
         conf.mkdir(exist_ok=True)
         if n == 0:
-            (conf / "web.conf").write_text(f"[program:web]\ncommand={os.urandom(4).hex()}\n")
+            (conf / "web.conf").write_text(f"[program:web]\ncommand={os.urandom(4).hex()} --token hunter2\n")
         elif n == 1:
             (conf / f"{os.urandom(4).hex()}.conf").write_text("[program:more]\ncommand=more\n")
         elif n == 2:
@@ -70,9 +72,10 @@ class TestRunning(DriverSuite):
     """Two units behind commands; a unit runs while its file is there."""
 
     ways = 3
-    most_interruptions = 1  # there are no files to interrupt the writing of
+    most_interruptions = 20
     # These units have no definition files, and so no blobs that could be damaged.
     test_restore_refuses_damaged_blobs_before_it_changes_anything = None
+    test_nothing_secret_is_said = None  # nothing is known of them but their names
 
     def make_driver(self) -> Driver:
         return ServiceDriver()

@@ -16,6 +16,7 @@ from rfs.testing import DriverSuite, component
 class SqliteWorld(DriverSuite):
     ways = 4
     most_interruptions = 20
+    secrets = ("hunter2",)
     journal = "wal"
 
     def make_driver(self) -> Driver:
@@ -23,7 +24,7 @@ class SqliteWorld(DriverSuite):
 
     def make_component(self, tmp: Path) -> Component:
         c = component("sqlite", tmp, path="shop.db", busy_timeout="200ms")
-        rows = [f"INSERT INTO orders VALUES ({n}, '{'x' * 400}')" for n in range(40)]
+        rows = [f"INSERT INTO orders VALUES ({n}, 'hunter2{'x' * 400}')" for n in range(40)]
         self.run(c, "CREATE TABLE orders (n INTEGER PRIMARY KEY, text TEXT)", *rows)
         return c
 
@@ -41,7 +42,9 @@ class SqliteWorld(DriverSuite):
         word = os.urandom(4).hex()
         if n == 0:
             self.run(
-                c, f"UPDATE orders SET text = '{word}' WHERE n % 7 = 0", f"INSERT INTO orders (text) VALUES ('{word}')"
+                c,
+                f"UPDATE orders SET text = '{word}' WHERE n % 7 = 0",
+                f"INSERT INTO orders (text) VALUES ('hunter2 {word}')",
             )
         elif n == 1:
             self.run(c, f"CREATE TABLE t{word} (n)", f"INSERT INTO t{word} VALUES (1)")

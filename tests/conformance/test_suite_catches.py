@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +21,7 @@ class FolderWorld:
     """The hooks of the suite for a folder of plain files."""
 
     ways = 4
+    secrets = ("hunter2",)
 
     def make_component(self, tmp: Path) -> Component:
         c = component("folder", tmp, path="live")
@@ -29,13 +32,15 @@ class FolderWorld:
         return c
 
     def change(self, c: Component, n: int) -> None:
+        if (Path(c.work) / "held").exists():
+            return
         live = Path(c.home) / "live"
         count = len(list(live.iterdir()))
         if n == 0:
             (live / "a").write_text(f"{os.urandom(8).hex():.<50}")
         elif n == 1:
             (live / f"new{count}").write_text("new")
-            (live / f"newer{count}").write_text("newer")
+            (live / f"newer{count}").write_text("hunter2")
         elif n == 2:
             for path in live.iterdir():
                 path.unlink()
@@ -59,8 +64,10 @@ class TestADriverThatWritesInPlace(FolderWorld, DriverSuite):
 
 
 class TestMemoryDriver(DriverSuite):
+    secrets = ("hunter2",)
+
     def make_driver(self) -> Driver:
-        return MemoryDriver({"count": 0})
+        return MemoryDriver({"count": 0, "password": "hunter2"})
 
     def driver_after_crash(self) -> Driver:
         return self.driver  # its component is its memory
@@ -70,7 +77,7 @@ class TestMemoryDriver(DriverSuite):
 
     def change(self, c: Component, n: int) -> None:
         assert isinstance(self.driver, MemoryDriver)
-        self.driver.value = {"count": self.driver.value["count"] + 1, "way": n}
+        self.driver.value = {**self.driver.value, "count": self.driver.value["count"] + 1, "way": n}
 
     def read(self, c: Component) -> object:
         assert isinstance(self.driver, MemoryDriver)
@@ -82,15 +89,19 @@ CAUGHT = [
     (wrong.ForgetsReferences, "capture_is_complete_in_its_references"),
     (wrong.StoresTheTime, "capture_of_an_unchanged_state_stores_nothing"),
     (wrong.TrustsThePrevious, "capture_with_a_previous_one_is_exact"),
+    (wrong.CapturesHalf, "capture_that_runs_out_of_time_is_no_capture"),
     (wrong.FingerprintOfNames, "fingerprint_is_equal_only_for_equal_states"),
     (wrong.FingerprintOfTimes, "fingerprint_is_equal_only_for_equal_states"),
     (wrong.ChangesUnsorted, "changes_are_sorted_consistent_and_antisymmetric"),
     (wrong.ChangesOnlyAdd, "changes_are_sorted_consistent_and_antisymmetric"),
     (wrong.ChangesIgnoreLive, "changes_are_sorted_consistent_and_antisymmetric"),
+    (wrong.ShowsValues, "nothing_secret_is_said"),
     (wrong.LosesNothing, "losses_are_well_formed"),
     (wrong.ExaminesWrongly, "examine_changes_nothing_and_finds_no_error_in_a_sound_component"),
     (wrong.LeavesExtras, "restore_is_exact_from_and_to_every_state"),
     (wrong.ComparesSizes, "restore_is_exact_from_and_to_every_state"),
+    (wrong.StillIsNothingToDo, "restore_is_exact_while_everything_stands_still"),
+    (wrong.HashesByItself, "restore_is_idempotent"),
     (wrong.RestoresAlways, "restore_is_idempotent"),
     (wrong.RemembersInMemory, "restore_from_a_stored_capture"),
     (wrong.ResumesBlindly, "restore_converges_after_it_was_interrupted"),
@@ -103,6 +114,7 @@ CAUGHT = [
     (wrong.NeverReleases, "release_leaves_nothing_behind_and_may_be_repeated"),
     (wrong.VerifiesNothing, "verify_is_empty_only_when_it_is_equal"),
     (wrong.ResumesByEmptying, "quiesce_and_resume_may_be_repeated"),
+    (wrong.HoldsInMemory, "resume_lets_the_writers_go_also_in_a_new_process"),
     (wrong.StartsByChanging, "stop_and_start_may_be_repeated"),
 ]
 
@@ -115,6 +127,20 @@ def test_a_wrong_driver_is_caught(driver: type[Driver], check: str, tmp_path: Pa
 
     with pytest.raises((AssertionError, RollbackError)):
         getattr(Suite(), f"test_{check}")(tmp_path)
+
+
+def test_a_start_that_believes_its_own_note_is_caught(tmp_path: Path) -> None:
+    class Suite(FolderWorld, DriverSuite):
+        def make_driver(self) -> Driver:
+            return wrong.StartsByItsNote()
+
+        def make_component(self, tmp: Path) -> Component:
+            c = super().make_component(tmp)
+            (tmp / "live" / "pid").write_text("1")
+            return c
+
+    with pytest.raises(AssertionError, match="did not finish what was interrupted at call 2"):
+        Suite().test_stop_and_start_may_be_repeated(tmp_path)
 
 
 def test_open_options_are_caught() -> None:
@@ -179,3 +205,20 @@ def test_interrupt_at_sees_the_c_library_through_ctypes(tmp_path: Path) -> None:
     assert (tmp_path / "a").exists()
     assert library.renameat2(-100, here, -100, there, 0) == 0
     assert (tmp_path / "b").exists()
+
+
+def test_interrupt_at_sees_what_is_sent_and_which_commands_start(tmp_path: Path) -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        done: list[str] = []
+        with interrupt_at(3) as fault:
+            here.sendall(b"1")
+            done.append("sent")
+            with here.makefile("wb", buffering=0) as file:
+                file.write(b"2")
+            done.append("written")
+            subprocess.run(["touch", tmp_path / "started"], check=True)
+        assert (done, fault.fired, there.recv(9)) == (["sent", "written"], True, b"12")
+        assert not (tmp_path / "started").exists()
+        here.sendall(b"3")
+        assert there.recv(9) == b"3"

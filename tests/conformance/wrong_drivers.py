@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 from blake3 import blake3
 
-from rfs.production.rollback.driver import BlobSink, BlobSource, Driver, Finding
+from rfs.production.rollback.driver import BlobSink, BlobSource, Driver, Finding, Pulse
 from rfs.production.rollback.errors import IntegrityError, TimedOutError
 from rfs.production.rollback.model import (
     Capture,
@@ -139,6 +139,21 @@ class TrustsThePrevious(FolderDriver):
         return previous if previous is not None else super().capture(c, sink, previous)
 
 
+class CapturesHalf(FolderDriver):
+    """Takes the end of its time for the end of the folder."""
+
+    def capture(self, c: Component, sink: BlobSink, previous: Capture | None) -> Capture:
+        files = {}
+        for name, data in self.live(c).items():
+            try:
+                sink.tick(1)
+            except TimedOutError:
+                break
+            files[name] = data
+        part = sink.put_part([sink.put(data) for data in files.values()], json.dumps(list(files)).encode())
+        return Capture(component=c.name, kind=self.kind, fingerprint=self.identify(files), parts=(part,))
+
+
 class FingerprintOfNames(FolderDriver):
     def identify(self, files: dict[str, bytes]) -> Fingerprint:
         return super().identify(dict.fromkeys(files, b""))
@@ -165,6 +180,13 @@ class ChangesIgnoreLive(FolderDriver):
             yield from super().changes(c, source, a, b)
 
 
+class ShowsValues(FolderDriver):
+    def change(self, c: Component, name: str, before: bytes | None, after: bytes | None) -> Change:
+        change = super().change(c, name, before, after)
+        labelled = msgspec.structs.replace(change.after, label=str(after)) if change.after is not None else None
+        return msgspec.structs.replace(change, after=labelled)
+
+
 class LosesNothing(FolderDriver):
     def losses(self, c: Component, source: BlobSource, want: Capture, changes: Sequence[Change]) -> Iterator[Loss]:
         yield Loss(c.name, "files", 0)
@@ -179,6 +201,24 @@ class LeavesExtras(FolderDriver):
     def put(self, c: Component, name: str, data: bytes | None) -> None:
         if data is not None:
             super().put(c, name, data)
+
+    def verify(self, c: Component, source: BlobSource, want: Capture) -> list[Change]:
+        return []
+
+
+class HashesByItself(FolderDriver):
+    """Computes the ids of blobs in its own way, and so finds that none of the live content is the wanted one."""
+
+    def restore(self, c: Component, source: BlobSource, want: Capture) -> Restored:
+        live = {blake3(data).digest() for data in self.live(c).values()}
+        refs, _ = source.get_part(want.parts[0])
+        super().restore(c, source, want)
+        return Restored(len(set(refs) - live))
+
+
+class StillIsNothingToDo(FolderDriver):
+    def restore(self, c: Component, source: BlobSource, want: Capture) -> Restored:
+        return Restored() if source.still else super().restore(c, source, want)
 
     def verify(self, c: Component, source: BlobSource, want: Capture) -> list[Change]:
         return []
@@ -298,9 +338,41 @@ class ResumesByEmptying(FolderDriver):
             path.unlink()
 
 
+class HoldsInMemory(FolderDriver):
+    """Knows only in memory that it holds the writers (which honour a file of that name)."""
+
+    def __init__(self) -> None:
+        self.holding = False
+
+    def quiesce(self, c: Component) -> None:
+        self.holding = True
+        (Path(c.work) / "held").touch()
+
+    def resume(self, c: Component) -> None:
+        if self.holding:
+            self.holding = False
+            (Path(c.work) / "held").unlink()
+
+
 class StartsByChanging(FolderDriver):
     def start(self, c: Component, source: BlobSource, want: Capture) -> None:
         (self.where(c) / "pid").write_text("1")
+
+
+class StartsByItsNote(FolderDriver):
+    """Notes that it started before it did, and believes the note."""
+
+    runs = True
+
+    def stop(self, c: Component, pulse: Pulse) -> None:
+        for path in (self.where(c) / "pid", Path(c.work) / "started"):
+            path.unlink(missing_ok=True)
+
+    def start(self, c: Component, source: BlobSource, want: Capture) -> None:
+        note = Path(c.work) / "started"
+        if not note.exists():
+            note.write_text("yes")
+            (self.where(c) / "pid").write_text("1")
 
 
 class AnyOptions(msgspec.Struct, frozen=True):

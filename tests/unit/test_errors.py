@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import rfs
-from rfs.production.rollback import errors
+from rfs.production.rollback import errors, messages
 from rfs.production.rollback.errors import NotFoundError, RollbackError
 from rfs.production.rollback.messages import MESSAGES
 
@@ -64,6 +64,19 @@ def test_an_error_says_what_happened_and_what_to_do() -> None:
 
 def test_a_field_left_out_never_hides_the_error() -> None:
     assert "{selector}" in str(NotFoundError("checkpoint.none"))
+
+
+def test_a_plug_in_brings_its_own_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "MESSAGES", messages.MESSAGES.copy())
+    monkeypatch.setattr(errors, "MESSAGES", messages.MESSAGES)
+    texts = {"lamp.broken": ("The lamp {lamp} is broken.", "Replace it.")}
+    messages.define_messages("lamp", texts)
+    messages.define_messages("lamp", texts)  # a module may be imported again
+    assert str(RollbackError("lamp.broken", lamp="green")) == "The lamp green is broken."
+    with pytest.raises(ValueError, match="another text"):
+        messages.define_messages("lamp", {"lamp.broken": ("It broke.", "")})
+    with pytest.raises(ValueError, match="does not begin"):
+        messages.define_messages("lamp", {"store.none": ("There is no lamp.", "")})
 
 
 @pytest.mark.parametrize("kind", [k for k in vars(errors).values() if isinstance(k, type)])

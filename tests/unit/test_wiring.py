@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from rfs.production.rollback import wiring
+from rfs.production.rollback.driver import Driver
 from rfs.production.rollback.errors import NotFoundError, RollbackError, UsageError
 from rfs.production.rollback.settings import parse
 from rfs.production.rollback.wiring import inside, load_parts
+from rfs.testing import MemoryDriver, MemoryOptions
 
 
 def parts(text: str, home: Path = Path("/srv/shop")) -> dict[str, object]:
@@ -81,9 +83,61 @@ def test_inside_is_about_folders_not_about_letters() -> None:
     assert not inside("/srv/shop2", "/srv/shop")
 
 
-def test_a_plug_in_that_cannot_be_loaded_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    for value in ("no_such_package:Driver", "os:NoSuchDriver"):
-        offered = EntryPoint("odd", value, wiring.GROUP)
-        monkeypatch.setattr(wiring, "_offered", lambda offered=offered: (offered,))
-        with pytest.raises(UsageError, match="of the kind odd could not be loaded"):
-            parts('[components.x]\nkind = "odd"\n')
+class Right(MemoryDriver):
+    kind = "odd"
+
+
+class Lacking(Driver):
+    kind = "odd"
+    options = MemoryOptions
+
+
+class OfAnotherKind(MemoryDriver):
+    pass
+
+
+class WithoutOptions(MemoryDriver):
+    kind = "odd"
+    options = dict  # type: ignore[assignment]  # as an author who read nothing may write it
+
+
+def offer(monkeypatch: pytest.MonkeyPatch, *values: str) -> None:
+    offered = tuple(EntryPoint("odd", value, wiring.GROUP) for value in values)
+    monkeypatch.setattr(wiring, "_offered", lambda: offered)
+
+
+def test_a_kind_that_a_plug_in_offers_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    offer(monkeypatch, f"{__name__}:Right")
+    found = parts('[components.x]\nkind = "odd"\n')["x"]
+    assert type(found.driver).__name__ == "Right"
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("no_such_package:Driver", "No module named 'no_such_package'"),
+        ("os:NoSuchDriver", "has no attribute 'NoSuchDriver'"),
+        ("os:getpid", "it is no subclass of rfs.plugin.Driver"),
+        (f"{__name__}:Lacking", "it has no method capture, fingerprint, restore"),
+        (f"{__name__}:OfAnotherKind", "its own kind is memory"),
+        (f"{__name__}:WithoutOptions", "its options are no msgspec.Struct"),
+        ("broken_plug_in:Driver", "SyntaxError"),
+    ],
+)
+def test_a_plug_in_that_cannot_be_used_is_one_sentence(
+    value: str, why: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "broken_plug_in.py").write_text("def")
+    monkeypatch.syspath_prepend(tmp_path)
+    offer(monkeypatch, value)
+    with pytest.raises(UsageError, match="The kind odd is offered by") as caught:
+        parts('[components.x]\nkind = "odd"\n')
+    assert why in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "anew" in caught.value.hint
+
+
+def test_a_kind_that_two_packages_offer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    offer(monkeypatch, f"{__name__}:Right", "other:Driver")
+    with pytest.raises(UsageError, match=f"more than one package: other, {__name__}"):
+        parts('[components.x]\nkind = "odd"\n')

@@ -1,8 +1,10 @@
-"""Interrupt Python code at its nth call that changes a file system, as a crash would.
+"""Interrupt Python code at its nth call that leaves a trace outside of its process, as a crash would.
 
-Needs no compiler: it stands on Python's audit events, on a few functions of `os` that raise
-none, and on the functions of the C library that are called through ctypes. What a C extension
-writes by itself (SQLite) is not seen; tests/crash has a shim for that.
+What counts: changing a file system, sending over a socket, starting a command.
+
+Needs no compiler: it stands on Python's audit events, on a few functions of `os` and of sockets that
+raise none, and on the functions of the C library that are called through ctypes. What a C extension
+does by itself (SQLite, a database's client library) is not seen; tests/crash has a shim for files.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -20,11 +23,14 @@ from unittest.mock import patch
 _EVENTS = """
 os.chflags os.chmod os.chown os.link os.mkdir os.remove os.removexattr os.rename os.rmdir os.setxattr os.symlink
 os.truncate os.utime fcntl.ioctl
+subprocess.Popen os.posix_spawn os.system
 """
 # Functions of `os` for which Python raises no audit event.
 _SILENT = """
 write writev pwrite pwritev sendfile copy_file_range splice posix_fallocate fsync fdatasync sync mkfifo mknod
 """
+# Methods of sockets; of one that is encrypted, `sendall` goes through its own `send`.
+_SENDING = "send sendall sendto sendmsg"
 # Functions of the C library, as they are called through ctypes.
 _FOREIGN = """
 write pwrite pwrite64 rename renameat renameat2 link linkat unlink unlinkat mkdir mkdirat rmdir symlink symlinkat
@@ -71,10 +77,11 @@ _hooked = False
 
 @contextmanager
 def interrupt_at(n: int) -> Iterator[Interruption]:
-    """Interrupt the block at its nth call that changes a file system; the block's end is then skipped.
+    """Interrupt the block at its nth call that leaves a trace; the block's end is then skipped.
 
-    The calls of this thread count. `with interrupt_at(n) as fault:` never raises `Interrupted`
-    itself: look at `fault.fired`. A large `n` only counts.
+    Calls that change a file system, send over a socket or start a command count, in this
+    thread. `with interrupt_at(n) as fault:` never raises `Interrupted` itself: look at `fault.fired`.
+    A large `n` only counts.
 
     Args:
         n: from 1; the call is not done.
@@ -86,6 +93,7 @@ def interrupt_at(n: int) -> Iterator[Interruption]:
         for name in _SILENT.split():
             if hasattr(os, name):
                 stack.enter_context(patch.object(os, name, _counted(getattr(os, name))))
+        _wrap_sockets(stack)
         _wrap_foreign(stack)
         _current, _thread = fault, threading.get_ident()
         try:
@@ -122,6 +130,14 @@ def _counted(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, **kwargs)
 
     return call
+
+
+def _wrap_sockets(stack: ExitStack) -> None:
+    for name in _SENDING.split():
+        stack.enter_context(patch.object(socket.socket, name, _counted(getattr(socket.socket, name)), create=True))
+    ssl = sys.modules.get("ssl")  # where it was not loaded, nothing can be encrypted by it
+    if ssl is not None:
+        stack.enter_context(patch.object(ssl.SSLSocket, "send", _counted(ssl.SSLSocket.send)))
 
 
 def _wrap_foreign(stack: ExitStack) -> None:

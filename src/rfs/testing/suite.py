@@ -2,72 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import unittest
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from rfs.production.rollback.driver import Driver
 from rfs.production.rollback.errors import IntegrityError, TimedOutError
-from rfs.production.rollback.model import Capture, Change, ChangeKind, Component
+from rfs.production.rollback.model import Capture, Change, ChangeKind
 from rfs.testing.faults import interrupt_at
 from rfs.testing.memory import MemoryStore
+from rfs.testing.world import World, skip, spread
 
 
-class DriverSuite(ABC):
+class DriverSuite(World):
     """Subclass it in a file that pytest collects, write four methods, and every check is a test of the driver.
 
     Attributes:
         ways: `change` is called with 0 … ways-1.
-        most_interruptions: at most so many places of a restore are interrupted, evenly spread.
+        most_interruptions: at most so many places are interrupted, evenly spread over all ways.
+        secrets: texts that the live state holds, and that no output may; put them where secrets stand.
 
-    A subclass may also override `set_up`, `tear_down` and `driver_after_crash`.
+    A subclass may also override `set_up`, `tear_down` and `driver_after_crash`. A check that cannot apply
+    (a component without content has no blobs to damage) is switched off by `test_… = None`, with the reason.
     """
-
-    ways = 3
-    most_interruptions = 60
-
-    driver: Driver
-    c: Component
-    store: MemoryStore
-
-    # — to be written —
-
-    @abstractmethod
-    def make_driver(self) -> Driver:
-        """Return the driver under test. Called again wherever a crash would have ended its process."""
-
-    @abstractmethod
-    def make_component(self, tmp: Path) -> Component:
-        """Make a component with some live state inside the empty folder `tmp`; see rfs.testing.component."""
-
-    @abstractmethod
-    def change(self, c: Component, n: int) -> None:
-        """Change the live state in the nth way, from whatever it is, to one that differs from it.
-
-        What the driver finds hard belongs here: content, metadata, something added, all of it removed.
-        """
-
-    @abstractmethod
-    def read(self, c: Component) -> object:
-        """Return the live state as something that `==` compares, without the driver's help."""
-
-    # — may be written —
-
-    def set_up(self, c: Component) -> None:
-        """Start what the component needs; called once after make_component."""
-
-    def tear_down(self, c: Component) -> None:
-        """End what `set_up` started; called also when a check fails."""
-
-    def driver_after_crash(self) -> Driver:
-        """Return the driver as a new process would have it."""
-        return self.make_driver()
 
     # — the checks: capture —
 
@@ -104,6 +61,34 @@ class DriverSuite(ABC):
                 self.change(self.c, (n + 1) % self.ways)
                 self.bring(previous)
                 self._equal(self.read(self.c), state, f"restoring an incremental capture of change {n} was not exact")
+
+    def test_capture_that_runs_out_of_time_is_no_capture(self, tmp_path: Path) -> None:
+        """Half a state that was taken for the whole would be restored one day."""
+        with self._world(tmp_path):
+            before = self.read(self.c)
+            self.store.ticks = 0
+            whole = self.capture()
+            ticks = self.store.ticks
+            if not ticks:
+                skip("this capture never ticks")
+            for at in spread(ticks, self.most_interruptions):
+                self.store = MemoryStore()
+                self.store.time_out_at = at
+                try:
+                    self.capture()
+                except TimedOutError:
+                    pass
+                else:
+                    self._check(
+                        self.store.ticks < at, f"capture went on although tick {at} said that its time was over"
+                    )
+                self.store.time_out_at = None
+                self._equal(
+                    self.read(self.c), before, f"a capture that was stopped at tick {at} changed the live state"
+                )
+            self._equal(
+                self.capture().fingerprint.digest, whole.fingerprint.digest, "the next capture has another digest"
+            )
 
     # — fingerprint, changes —
 
@@ -160,6 +145,23 @@ class DriverSuite(ABC):
                 self._check(loss.count is None or loss.count > 0, f"a loss of nothing: {loss}")
             self._equal(self.read(self.c), before, "losses changed the live state")
 
+    def test_nothing_secret_is_said(self, tmp_path: Path) -> None:
+        """Changes, losses, findings and warnings are printed, logged and kept in the clear."""
+        if not self.secrets:
+            skip("the suite names no secrets")
+        with self._world(tmp_path):
+            captures = [self.capture()]
+            for n in range(self.ways):
+                self.change(self.c, n)
+                captures.append(self.capture())
+                want = captures[n]
+                changes = list(self.driver.changes(self.c, self.store, want, None))
+                verified = self.driver.verify(self.c, self.store, want)
+                losses = list(self.driver.losses(self.c, self.store, want, changes))
+                said = repr((changes, verified, losses, captures[-1].warnings, list(self.driver.examine(self.c))))
+                for secret in self.secrets:
+                    self._check(secret not in said, f"a secret is shown after change {n}: {said:.2000}")
+
     def test_examine_changes_nothing_and_finds_no_error_in_a_sound_component(self, tmp_path: Path) -> None:
         with self._world(tmp_path):
             before = self.read(self.c)
@@ -178,6 +180,23 @@ class DriverSuite(ABC):
             for want, state in [*states, *states[::-1], *states[::2]]:
                 self.bring(want)
                 self._equal(self.read(self.c), state, "restore was not exact")
+
+    def test_restore_is_exact_while_everything_stands_still(self, tmp_path: Path) -> None:
+        """In a rollback a capture comes after the stop, and tells restore that it need not look again."""
+        with self._world(tmp_path):
+            want, state = self.capture(), self.read(self.c)
+            for n in range(self.ways):
+                self.change(self.c, n)
+                self._stop()
+                if not self.driver.runs:  # of what runs, the engine takes no capture after the stop
+                    self.capture()
+                    self.store.still = True
+                self.driver.stage(self.c, self.store, want)
+                self.driver.restore(self.c, self.store, want)
+                self._equal(self.driver.verify(self.c, self.store, want), [], "verify finds a difference")
+                self.store.still = False
+                self._start(want)
+                self._equal(self.read(self.c), state, "restore was not exact although nothing moved")
 
     def test_restore_is_idempotent(self, tmp_path: Path) -> None:
         with self._world(tmp_path):
@@ -204,24 +223,26 @@ class DriverSuite(ABC):
     def test_restore_converges_after_it_was_interrupted(self, tmp_path: Path) -> None:
         with self._world(tmp_path):
             want, state = self.capture(), self.read(self.c)
-            for at in self._interruptions(want):
-                self.change(self.c, at % self.ways)
+            for n, at in self._interruptions(want):
+                self.change(self.c, n)
                 self._interrupt(want, at)
                 self.bring(want)
-                self._equal(self.read(self.c), state, f"restore did not converge after an interruption at call {at}")
+                place = f"call {at} of undoing change {n}"
+                self._equal(self.read(self.c), state, f"restore did not converge after an interruption at {place}")
 
     def test_restore_turns_back_after_it_was_interrupted(self, tmp_path: Path) -> None:
         """The way back: half restored to one state, then restored to another."""
         with self._world(tmp_path):
             want = self.capture()
-            for at in self._interruptions(want):
-                self.change(self.c, at % self.ways)
+            for n, at in self._interruptions(want):
+                place = f"call {at} of undoing change {n}"
+                self.change(self.c, n)
                 other, state, before = self.capture(), self.read(self.c), self._surroundings(tmp_path)
                 self._interrupt(want, at)
                 self.bring(other)
                 self.driver.release(self.c)
-                self._equal(self.read(self.c), state, f"the way back was not exact after an interruption at call {at}")
-                self._equal(self._surroundings(tmp_path), before, f"an interruption at call {at} left something behind")
+                self._equal(self.read(self.c), state, f"the way back was not exact after an interruption at {place}")
+                self._equal(self._surroundings(tmp_path), before, f"an interruption at {place} left something behind")
                 self.bring(want)
                 self.driver.release(self.c)
 
@@ -233,9 +254,8 @@ class DriverSuite(ABC):
             self.bring(want)
             ticks = self.store.ticks
             if not ticks:
-                reason = "this restore never ticks"
-                raise unittest.SkipTest(reason)
-            for at in _spread(ticks, self.most_interruptions):
+                skip("this restore never ticks")
+            for at in spread(ticks, self.most_interruptions):
                 self.change(self.c, at % self.ways)
                 self._stop()
                 self.store.ticks, self.store.time_out_at = 0, at
@@ -343,106 +363,38 @@ class DriverSuite(ABC):
             self._equal(self.read(self.c), before, "quiesce and resume changed the live state")
             self._equal(self.capture().fingerprint.digest, held.fingerprint.digest, "the held state has another digest")
 
+    def test_resume_lets_the_writers_go_also_in_a_new_process(self, tmp_path: Path) -> None:
+        """A checkpoint that was killed must not leave the application standing still."""
+        with self._world(tmp_path):
+            before = self.read(self.c)
+            self.driver.quiesce(self.c)
+            self.driver = self.driver_after_crash()
+            self.driver.resume(self.c)
+            self.change(self.c, 0)
+            self._check(self.read(self.c) != before, "after resume the component cannot be changed")
+
     def test_stop_and_start_may_be_repeated(self, tmp_path: Path) -> None:
         with self._world(tmp_path):
             want, state = self.capture(), self.read(self.c)
             for _ in range(2):
                 self.driver.stop(self.c, self.store)
-            for _ in range(2):
+            with interrupt_at(1_000_000) as fault:
                 self.driver.start(self.c, self.store, want)
+            self.driver.start(self.c, self.store, want)
             self._equal(self.read(self.c), state, "stop and start did not come back to the captured state")
+            for at in spread(fault.calls, self.most_interruptions):
+                self.driver.stop(self.c, self.store)
+                with interrupt_at(at):
+                    self.driver.start(self.c, self.store, want)
+                self.driver = self.driver_after_crash()
+                self.driver.start(self.c, self.store, want)
+                self._equal(self.read(self.c), state, f"start did not finish what was interrupted at call {at}")
 
     def test_options_refuse_unknown_keys(self) -> None:
         driver = self.make_driver()
         self._check(bool(driver.kind), "the driver has no kind")
         strict = driver.options.__struct_config__.forbid_unknown_fields
         self._check(strict, "the options accept unknown keys; declare them with forbid_unknown_fields=True")
-
-    # — what the checks stand on —
-
-    @contextmanager
-    def _world(self, tmp: Path) -> Iterator[None]:
-        self.store = MemoryStore()
-        self.driver = self.make_driver()
-        self.c = self.make_component(tmp)
-        self.set_up(self.c)
-        try:
-            yield
-        finally:
-            self.tear_down(self.c)
-
-    def capture(self, previous: Capture | None = None) -> Capture:
-        """Capture the live state into the store."""
-        return self.driver.capture(self.c, self.store, previous)
-
-    def bring(self, want: Capture) -> None:
-        """Do to the component what a rollback does: stop, restore, verify, start."""
-        self._stop()
-        self.driver.restore(self.c, self.store, want)
-        found = self.driver.verify(self.c, self.store, want)
-        self._equal(found, [], "verify finds a difference right after restore")
-        self._start(want)
-
-    def _stop(self) -> None:
-        if self.driver.runs:
-            self.driver.stop(self.c, self.store)
-
-    def _start(self, want: Capture) -> None:
-        if self.driver.runs:
-            self.driver.start(self.c, self.store, want)
-
-    def _interrupt(self, want: Capture, at: int) -> None:
-        self._stop()
-        with interrupt_at(at):
-            self.driver.stage(self.c, self.store, want)
-            self.driver.restore(self.c, self.store, want)
-        self.driver = self.driver_after_crash()
-
-    def _interruptions(self, want: Capture) -> list[int]:
-        """Return the calls at which to interrupt: as many as staging and restoring makes for the changes made here."""
-        most = 1
-        for n in range(self.ways):
-            self.change(self.c, n)
-            self._stop()
-            with interrupt_at(1_000_000) as fault:
-                self.driver.stage(self.c, self.store, want)
-                self.driver.restore(self.c, self.store, want)
-            self._start(want)
-            self.driver.release(self.c)
-            most = max(most, fault.calls)
-        return _spread(most, self.most_interruptions)
-
-    def _surroundings(self, tmp: Path) -> dict[str, tuple[int, bytes]]:
-        """Return what lies in `tmp` outside the component and its work folder."""
-        own = [os.fsencode(path) for path in (*self.driver.owns(self.c), self.c.work)]
-        found: dict[str, tuple[int, bytes]] = {}
-        for folder, folders, files in os.walk(tmp):
-            here = os.fsencode(folder)
-            if any(here == path or here.startswith(path + b"/") for path in own):
-                folders.clear()
-                continue
-            for name in files:
-                path = os.path.join(folder, name)
-                if os.fsencode(path) not in own and os.path.isfile(path) and not os.path.islink(path):
-                    found[path] = (os.lstat(path).st_mode, Path(path).read_bytes())
-            found.update({os.path.join(folder, name): (0, b"") for name in folders})
-        return found
-
-    def _check(self, right: bool, text: str) -> None:
-        if not right:
-            raise AssertionError(text)
-
-    def _equal(self, found: Any, wanted: Any, text: str) -> None:
-        if found != wanted:
-            message = f"{text}\n   found: {found!r:.2000}\n  wanted: {wanted!r:.2000}"
-            raise AssertionError(message)
-
-
-def _spread(count: int, most: int) -> list[int]:
-    """Return at most `most` of the numbers 1 … count, evenly spread, both ends among them."""
-    if count <= most:
-        return list(range(1, count + 1))
-    return sorted({1 + (count - 1) * i // (most - 1) for i in range(most)})
 
 
 def _keys(changes: Sequence[Change]) -> list[str]:

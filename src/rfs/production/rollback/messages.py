@@ -6,6 +6,8 @@ Keys are `subject.condition`. Each text is one sentence.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 MESSAGES: dict[str, tuple[str, str]] = {
     # — using it —
     "app.none": (
@@ -69,8 +71,12 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Leave it out with --except {name}, or put its kind back.",
     ),
     "components.driver": (
-        "The driver {where} of the kind {kind} could not be loaded: {why}.",
-        "Install the package that has it again; nothing was changed.",
+        "The kind {kind} is offered by {package}, but its driver {where} cannot be used: {why}.",
+        "Install {package} anew, in a version made for this release of rfs; nothing was changed.",
+    ),
+    "components.offers": (
+        "The kind {kind} is offered by more than one package: {packages}.",
+        "Uninstall all of them but the one you mean; nothing was changed.",
     ),
     "components.kind": (
         "The component {name} is of an unknown kind: {kind}.",
@@ -372,3 +378,24 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "interrupted": ("It was interrupted.", "Nothing is half done; run the command again."),
     "unexpected": ("{what}.", "Run it again with --debug, and report it with what it prints."),
 }
+
+
+def define_messages(kind: str, texts: Mapping[str, tuple[str, str]]) -> None:
+    """Add the texts of a plug-in's errors; to be called when its module is imported.
+
+    Args:
+        kind: the driver's kind.
+        texts: (what happened, what to do) by key; each key is the kind, a dot, and a word of its own.
+            The errors of rfs may also be raised by their keys: they are those of MESSAGES.
+
+    Raises:
+        ValueError: a key does not begin with the kind, or another text has it already.
+    """
+    for key, text in texts.items():
+        if not key.startswith(f"{kind}."):
+            why = f"the key {key!r} does not begin with {kind!r} and a dot"
+            raise ValueError(why)
+        if MESSAGES.get(key, text) != text:
+            why = f"there is another text for the key {key!r}"
+            raise ValueError(why)
+    MESSAGES.update(texts)

@@ -71,6 +71,8 @@ def _drivers(kinds: set[str]) -> dict[str, type[Driver]]:
         found[kind] = getattr(import_module(f"rfs.production.rollback.drivers.{module}"), name)
     for kind in kinds - BUILT_IN.keys():
         offered = [each for each in _offered() if each.name == kind]
+        if len({each.value for each in offered}) > 1:
+            raise UsageError("components.offers", kind=kind, packages=", ".join(sorted(map(_package, offered))))
         if offered:
             found[kind] = _load(offered[0])
     return found
@@ -78,11 +80,29 @@ def _drivers(kinds: set[str]) -> dict[str, type[Driver]]:
 
 def _load(offered: EntryPoint) -> type[Driver]:
     try:
-        found: type[Driver] = offered.load()
-    except (ImportError, AttributeError) as error:
-        # A plug-in that is half removed, or was made for another release.
-        raise UsageError("components.driver", kind=offered.name, where=offered.value, why=error) from error
+        found = offered.load()
+    except Exception as error:  # whatever somebody else's module raises when it is imported
+        # A plug-in that is half removed, was made for another release, or is broken.
+        why = str(error) if isinstance(error, (ImportError, AttributeError)) else f"{type(error).__name__}: {error}"
+        raise _unusable(offered, why.rstrip(".")) from error
+    if not (isinstance(found, type) and issubclass(found, Driver)):
+        raise _unusable(offered, "it is no subclass of rfs.plugin.Driver")
+    if found.__abstractmethods__:
+        raise _unusable(offered, f"it has no method {', '.join(sorted(found.__abstractmethods__))}")
+    if getattr(found, "kind", None) != offered.name:
+        raise _unusable(offered, f"its own kind is {getattr(found, 'kind', 'missing')}")
+    if not issubclass(getattr(found, "options", type(None)), msgspec.Struct):
+        raise _unusable(offered, "its options are no msgspec.Struct")
     return found
+
+
+def _unusable(offered: EntryPoint, why: str) -> UsageError:
+    package = _package(offered)
+    return UsageError("components.driver", kind=offered.name, package=package, where=offered.value, why=why)
+
+
+def _package(offered: EntryPoint) -> str:
+    return offered.dist.name if offered.dist is not None else offered.value.partition(":")[0]
 
 
 def _known_kinds() -> list[str]:
