@@ -1,0 +1,184 @@
+"""rfs beside restic, borg and git on one machine in one run: `make bench-quick`.
+
+Everything is made in a temporary folder and removed again. Nothing is installed: a peer that is
+missing is named and left out. Absolute times mean little; ratios within one run mean something.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from benchmarks import corpus, machine, report
+from benchmarks.measure import Cost
+from benchmarks.tools import PEERS, Rfs, Tool
+
+SEED = 20
+_QUICK = ("rfs", "git")
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> int:
+    options = _options()
+    wanted = [peer for peer in PEERS if peer.name in options.peers]
+    missing = [peer.name for peer in wanted if peer.version() is None]
+    if shutil.which("rsync") is None:
+        sys.exit("rsync is needed: it compares the trees after each rollback. On Debian: apt install rsync")
+    for name in missing:
+        print(f"{name} is not installed and is left out; the ratios to it are missing. On Debian: apt install {name}")
+    place = Path(tempfile.mkdtemp(prefix="rfs-bench-", dir=options.place))
+    began = time.monotonic()
+    try:
+        bench = Bench(place, [peer for peer in wanted if peer.name not in missing], options.files)
+        described = machine.describe(place)
+        bench.run()
+    finally:
+        shutil.rmtree(place)
+    text = report.render(
+        bench.results, described, [Rfs.version() or "", *(peer.version() or "" for peer in bench.peers)]
+    )
+    print(text)
+    print(f"It took {time.monotonic() - began:.0f} s.")
+    whole = options.files == corpus.FILES and len(bench.peers) == len(PEERS)
+    out = options.out or (RESULTS / "S.md" if whole else None)
+    if out:
+        Path(out).parent.mkdir(exist_ok=True)
+        Path(out).write_text(text, encoding="utf-8")
+        print(f"Written to {out}")
+    return 0 if bench.results.exact else 1
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make bench-quick", description=__doc__)
+    parser.add_argument("--files", type=int, default=corpus.FILES, help="how many; fewer for a quick look")
+    parser.add_argument("--peers", default=",".join(peer.name for peer in PEERS), help="with commas between")
+    parser.add_argument("--place", default=None, help="where the temporary folder is made; decides the file system")
+    parser.add_argument("--out", default=None, help="the table's file; by default only a whole run writes one")
+    options = parser.parse_args()
+    options.peers = options.peers.split(",")
+    return options
+
+
+class Bench:
+    """One run.
+
+    Args:
+        place: an empty folder.
+        peers: what rfs is measured beside.
+        files: how many the corpus has.
+    """
+
+    def __init__(self, place: Path, peers: Sequence[type[Tool]], files: int) -> None:
+        self.peers = peers
+        self.results = report.Results(files)
+        self._place, self._files = place, files
+        self._tree, self._same = place / "tree", place / "same"
+
+    def run(self) -> None:
+        results = self.results
+        tree, same, files = self._tree, self._same, self._files
+        _apart(lambda: corpus.make(tree, SEED, files), lambda: corpus.make(same, SEED, files))
+        results.size = sum(os.lstat(tree / name).st_size for name in corpus.names(files)[1])
+        results.changes = corpus.changes(files)
+        rfs = Rfs(tree, self._place / Rfs.name)
+        peers = [kind(tree, self._place / kind.name) for kind in self.peers]
+        tools: dict[str, Tool] = {tool.name: tool for tool in (rfs, *peers)}
+        # Who takes little time is measured several times, between the others.
+        order = _alternating(list(tools))
+        for name in (*tools, "rfs"):
+            self._measure("first", name, tools[name].first)
+        for name in order:
+            self._measure("nothing", name, tools[name].again)
+        for name, tool in tools.items():
+            results.repository[name], results.everything[name] = tool.sizes()
+        self._change()
+        for name, tool in tools.items():
+            self._measure("changed", name, tool.again)
+        # Who writes every file anew comes last: it would make all the others look at every file.
+        for number, name in enumerate(sorted(order, key=lambda name: name not in _QUICK)):
+            if number:
+                self._change()
+            self._measure("back", name, tools[name].back)
+            results.left[name] = self._compare()
+        results.scan = statistics.median(_scan(tree) for _ in range(3))
+        self._with_a_service(rfs)
+
+    def _change(self) -> None:
+        _apart(lambda: corpus.change(self._tree, SEED + 1, self._files))
+
+    def _measure(self, what: str, name: str, do: Callable[[], Cost]) -> None:
+        cost = do()
+        self.results.add(what, name, cost)
+        print(f"{what:8} {name:7} {cost.wall:7.2f} s {cost.cpu:7.2f} s of CPU {cost.memory >> 20:5} MB", flush=True)
+
+    def _compare(self) -> int:
+        """Return in how many things the tree differs from what it was, and put that right."""
+        compare = ["rsync", "-aHAX", "--delete", "--itemize-changes", f"{self._same}/", f"{self._tree}/"]
+        found = subprocess.run([*compare, "-nc"], capture_output=True, check=True).stdout
+        if found:
+            subprocess.run([*compare, "-c"], capture_output=True, check=True)
+        return found.count(b"\n")
+
+    def _with_a_service(self, rfs: Rfs) -> None:
+        rfs.serve()
+        for _ in range(3):
+            self._change()
+            self._measure("served", "rfs", rfs.back)
+            self.results.outages.append(rfs.outage or 0.0)
+            self.results.left["rfs, with a service"] = self._compare()
+
+
+def _alternating(names: list[str]) -> list[str]:
+    """Return an order in which each slow tool stands between runs of the quick ones."""
+    fast = [name for name in names if name in _QUICK]
+    slow = [name for name in names if name not in _QUICK]
+    return [name for each in itertools.zip_longest(slow, (), fillvalue="") for name in (*fast, each[0])] + fast
+
+
+def _apart(*works: Callable[[], None]) -> None:
+    """Do these at once, each in a process of its own: what it needed of memory would be counted with the tools'."""
+    children = []
+    for work in works:
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                work()
+                status = 0
+            finally:
+                os._exit(status)
+        children.append(child)
+    failed = [child for child in children if os.waitpid(child, 0)[1]]
+    if failed:
+        raise RuntimeError("a tree could not be made or changed")
+
+
+def _scan(root: Path) -> float:
+    """Return the seconds of one look at everything, as quick as plain Python can."""
+    began = time.perf_counter()
+    for _ in _entries(str(root)):
+        pass
+    return time.perf_counter() - began
+
+
+def _entries(path: str) -> Iterator[os.stat_result]:
+    waiting = [path]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                yield entry.stat(follow_symlinks=False)
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""`make bench-quick` at a small scale: that it runs to its end, and that its table says what was measured."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def test_a_small_run_without_peers(tmp_path: Path) -> None:
+    if shutil.which("rsync") is None:
+        pytest.skip("NOT TESTED: rsync is not installed")
+    table = tmp_path / "table.md"
+    command = [sys.executable, "-m", "benchmarks.quick", "--files", "400", "--peers", ""]
+    command += ["--place", str(tmp_path), "--out", str(table)]
+    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True)
+    text = table.read_text(encoding="utf-8")
+    assert "| first checkpoint | rfs" in text
+    assert "8 files had been modified, added or deleted" in text
+    assert "(0 differences)" in text
+    assert "| peak memory ≤ 200 MB |" in text
+    assert list(tmp_path.iterdir()) == [table]
