@@ -96,6 +96,7 @@ CAUGHT = [
     (wrong.ChangesOnlyAdd, "changes_are_sorted_consistent_and_antisymmetric"),
     (wrong.ChangesIgnoreLive, "changes_are_sorted_consistent_and_antisymmetric"),
     (wrong.ShowsValues, "nothing_secret_is_said"),
+    (wrong.ShowsDigests, "nothing_secret_is_said"),
     (wrong.LosesNothing, "losses_are_well_formed"),
     (wrong.ExaminesWrongly, "examine_changes_nothing_and_finds_no_error_in_a_sound_component"),
     (wrong.LeavesExtras, "restore_is_exact_from_and_to_every_state"),

@@ -17,6 +17,7 @@ from rfs.testing import DriverSuite, component
 
 class TestFilesDriver(DriverSuite):
     ways = 4
+    secrets = ("hunter2",)
 
     def make_driver(self) -> Driver:
         return FilesDriver()
@@ -38,7 +39,7 @@ class TestFilesDriver(DriverSuite):
         elif n == 2:
             clear(root)
             hostile(root)
-            (root / "plain.txt").write_bytes(os.urandom(8))
+            (root / "plain.txt").write_bytes(b"hunter2" + os.urandom(8))
         else:
             (root / "same length").write_bytes(os.urandom(8))
             os.chmod(root, 0o750)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
+import tarfile
 import zipfile
+from email import message_from_bytes
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+from fresh import ROOT, Environment, build, run
 
 import rfs
+from rfs.production.rollback.wiring import BUILT_IN
 
-ROOT = Path(__file__).parents[2]
 SLOW_TO_START = (
     "asyncio",
     "cryptography",
@@ -24,36 +27,17 @@ SLOW_TO_START = (
 )
 
 
-def run(*words: str | Path, cwd: Path | None = None) -> str:
-    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=ROOT)
-    (built,) = folder.glob("*.whl")
-    return built
-
-
-@pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bin folder of a fresh environment into which the wheel was installed, as its metadata says."""
-    venv = tmp_path_factory.mktemp("venv")
-    run(sys.executable, "-m", "venv", venv)
-    pip = [venv / "bin" / "python", "-m", "pip", "-qq", "--disable-pip-version-check", "--no-input"]
-    run(*pip, "install", "--constraint", ROOT / "requirements" / "lock.txt", wheel)
-    run(*pip, "check")
-    return venv / "bin"
+    return build(ROOT, tmp_path_factory.mktemp("dist"))
 
 
 def test_the_wheel_holds_the_package_its_types_and_the_shop(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         assert f"rfs_rollback-{rfs.__version__}-" in wheel.name
-        assert {"rfs/py.typed", "rfs/cli/main.py", "rfs/demo/shop/install.py"} <= names
+        assert {"rfs/py.typed", "rfs/cli/main.py", "rfs/plugin.py", "rfs/testing/suite.py"} <= names
+        assert {"rfs/schema/rfs.schema.json", "rfs/demo/shop/install.py"} <= names
         shop = {f"rfs/demo/shop/{path}": path for path in tracked("examples/shop")}
         assert shop
         for name, path in shop.items():
@@ -61,39 +45,67 @@ def test_the_wheel_holds_the_package_its_types_and_the_shop(wheel: Path) -> None
         info = f"rfs_rollback-{rfs.__version__}.dist-info"
         assert f"{info}/licenses/LICENSE" in names
         assert "rfs = rfs.cli.main:main" in archive.read(f"{info}/entry_points.txt").decode()
+        metadata = message_from_bytes(archive.read(f"{info}/METADATA"))
     strange = [name for name in names if not name.startswith(("rfs/", info)) or name.endswith((".pyc", ".db"))]
     assert strange == []
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["Requires-Python"] == ">=3.11"
+    assert "Typing :: Typed" in metadata.get_all("Classifier", [])
 
 
 def tracked(folder: str) -> list[str]:
     return run("git", "ls-files", cwd=ROOT / folder).splitlines()
 
 
-@pytest.mark.slow
-def test_it_works_in_a_fresh_environment(installed: Path, tmp_path: Path) -> None:
-    assert run(installed / "rfs", "--version", cwd=tmp_path) == f"rfs {rfs.__version__}\n"
-    assert "checkpoint" in run(installed / "rfs", "--help", cwd=tmp_path)
-    drivers = run(
-        installed / "python",
-        "-W",
-        "error",
-        "-c",
-        "from rfs.production.rollback.wiring import BUILT_IN, _drivers\n"
-        "print(*sorted(kind + ':' + driver.kind for kind, driver in _drivers(set(BUILT_IN)).items()))",
-        cwd=tmp_path,
-    ).split()
-    assert drivers == [f"{name}:{name}" for name in ("config", "environment", "files", "service", "sqlite")]
-    shop = run(installed / "python", "-c", "from rfs.demo.shop import source; print(source())", cwd=tmp_path).strip()
-    assert Path(shop).is_relative_to(installed.parent)
-    run(installed / "python", Path(shop) / "install.py", tmp_path / "s")
-    assert (tmp_path / "s" / "data" / "shop.db").stat().st_size > 100_000
+def test_the_source_archive_holds_all_that_is_tracked_and_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    with tarfile.open(build(ROOT, tmp_path, "sdist")) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (source,) = tmp_path.glob("rfs_rollback-*/")
+    missing = [name for name in tracked(".") if not (source / name).exists()]
+    assert missing == []
+    assert {"LICENSE", "tests", "docs", "Makefile"} <= {path.name for path in source.iterdir()}
+    again = build(source, tmp_path)
+    with zipfile.ZipFile(wheel) as one, zipfile.ZipFile(again) as other:
+        assert sorted(one.namelist()) == sorted(other.namelist())
 
 
-@pytest.mark.slow
-def test_the_demo_says_what_it_lacks(installed: Path, tmp_path: Path) -> None:
-    done = subprocess.run([installed / "rfs", "demo"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "pip install supervisor" in done.stdout
+def test_the_wheel_alone_is_a_working_command_line(wheel: Path, tmp_path: Path) -> None:
+    fresh = Environment(tmp_path / "venv")
+    fresh.install(wheel)
+    app = tmp_path / "app"
+    (app / "config").mkdir(parents=True)
+    (app / "config" / "app.toml").write_text('greeting = "hello"\n')
+    (app / ".env").write_text("PASSWORD=hunter2\n")
+
+    def rfs_(*words: str) -> str:
+        return run(fresh.bin / "rfs", *words, cwd=app, HOME=str(tmp_path), XDG_CONFIG_HOME="", PYTHONWARNINGS="error")
+
+    assert rfs_("--version") == f"rfs {rfs.__version__}\n"
+    assert "checkpoint" in rfs_("--help")
+    rfs_("init")
+    assert "error" not in rfs_("doctor")
+    rfs_("checkpoint", "-m", "before", "--tag", "v1")
+    (app / "config" / "app.toml").write_text('greeting = "goodbye"\n')
+    (app / ".env").unlink()
+    assert "greeting" in rfs_("plan", "v1")
+    rfs_("rollback", "v1", "--yes", "--reason", "a test")
+    assert (app / "config" / "app.toml").read_text() == 'greeting = "hello"\n'
+    assert (app / ".env").read_text() == "PASSWORD=hunter2\n"
+    # Every driver that comes with it can be loaded, too, and the shop was taken along.
+    code = "from rfs.production.rollback.wiring import BUILT_IN, _drivers; print(*sorted(_drivers(set(BUILT_IN))))"
+    assert run(fresh.bin / "python", "-W", "error", "-c", code).split() == sorted(BUILT_IN)
+    code = "from rfs.demo.shop import source; print(source())"
+    assert Path(run(fresh.bin / "python", "-c", code, cwd=tmp_path).strip()).is_relative_to(fresh.packages)
+
+
+def test_the_extra_brings_what_the_demo_says_it_lacks(wheel: Path, tmp_path: Path) -> None:
+    assert set(distribution("rfs-rollback").metadata.get_all("Provides-Extra", [])) == {"demo"}
+    fresh = Environment(tmp_path / "venv")
+    fresh.install(wheel)
+    assert "pip install 'rfs-rollback[demo]'" in run(fresh.bin / "rfs", "demo", status=2)
+    fresh.install(wheel, extras=["demo"])
+    # Now it goes on to the next question that it asks before it starts.
+    assert "is not an empty folder" in run(fresh.bin / "rfs", "demo", "--dir", fresh.bin, status=2)
 
 
 def test_importing_it_loads_nothing_that_most_commands_do_not_need() -> None:

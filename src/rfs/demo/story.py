@@ -41,7 +41,7 @@ def run(folder: Path | None = None, *, keep: bool = False) -> int:
     teller = Teller()
     if find_spec("supervisor") is None:
         teller.error("The demo runs its shop under supervisor, which is not installed.")
-        teller.error("Install it next to rfs: pip install supervisor")
+        teller.error("Install it next to rfs: pip install 'rfs-rollback[demo]'")
         return 2
     if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         teller.error(f"{folder} is not an empty folder. Name a new one with --dir.")

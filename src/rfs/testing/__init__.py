@@ -12,7 +12,7 @@ Run by pytest, every check of `DriverSuite` becomes a test of the driver.
 """
 
 from rfs.testing.faults import Interrupted, Interruption, interrupt_at
-from rfs.testing.memory import MemoryDriver, MemoryOptions, MemoryStore, component
+from rfs.testing.memory import MemoryDriver, MemoryOptions, MemoryStore, component, load_capture, save_capture
 from rfs.testing.suite import DriverSuite
 
 __all__ = [
@@ -24,4 +24,6 @@ __all__ = [
     "MemoryStore",
     "component",
     "interrupt_at",
+    "load_capture",
+    "save_capture",
 ]

@@ -88,6 +88,36 @@ def component(kind: str, home: Path, *, name: str = "part", carved: Sequence[str
     return Component(name=name, kind=kind, options=options, home=str(home), work=str(work), carved=tuple(carved))
 
 
+def save_capture(path: Path, store: MemoryStore, capture: Capture) -> None:
+    """Write a capture with all its parts and blobs into one file, for a test of a later release.
+
+    Args:
+        path: the file to make.
+        store: where `capture` lies.
+    """
+    parts = {part: store.parts[part] for part in capture.parts}
+    blobs = {ref: store.blobs[ref] for refs, _ in parts.values() for ref in refs}
+    path.write_bytes(
+        msgspec.json.format(msgspec.json.encode(_Saved(capture, list(parts.items()), list(blobs.items()))))
+    )
+
+
+def load_capture(path: Path) -> tuple[MemoryStore, Capture]:
+    """Return a new store and the capture in it that `save_capture` wrote."""
+    saved = msgspec.json.decode(path.read_bytes(), type=_Saved)
+    store = MemoryStore()
+    # Put anew: how ids are made is no part of what is promised.
+    ids = {blob: store.put(data) for blob, data in saved.blobs}
+    parts = {part: store.put_part([ids[ref] for ref in refs], body) for part, (refs, body) in saved.parts}
+    return store, msgspec.structs.replace(saved.capture, parts=tuple(parts[part] for part in saved.capture.parts))
+
+
+class _Saved(msgspec.Struct, frozen=True):
+    capture: Capture
+    parts: list[tuple[bytes, tuple[list[bytes], bytes]]]
+    blobs: list[tuple[bytes, bytes]]
+
+
 class MemoryOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Options of MemoryDriver: none."""
 

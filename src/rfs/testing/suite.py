@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
+from blake3 import blake3
 
 from rfs.production.rollback.errors import IntegrityError, TimedOutError
 from rfs.production.rollback.model import Capture, Change, ChangeKind
@@ -161,6 +164,7 @@ class DriverSuite(World):
                 said = repr((changes, verified, losses, captures[-1].warnings, list(self.driver.examine(self.c))))
                 for secret in self.secrets:
                     self._check(secret not in said, f"a secret is shown after change {n}: {said:.2000}")
+                    self._check(not any(d in said for d in _digests(secret)), "a digest of a secret lets it be guessed")
 
     def test_examine_changes_nothing_and_finds_no_error_in_a_sound_component(self, tmp_path: Path) -> None:
         with self._world(tmp_path):
@@ -395,6 +399,13 @@ class DriverSuite(World):
         self._check(bool(driver.kind), "the driver has no kind")
         strict = driver.options.__struct_config__.forbid_unknown_fields
         self._check(strict, "the options accept unknown keys; declare them with forbid_unknown_fields=True")
+
+
+def _digests(secret: str) -> Iterator[str]:
+    for text in (secret, json.dumps(secret)):
+        for name in ("md5", "sha1", "sha256", "sha512", "blake2b"):
+            yield hashlib.new(name, text.encode(), usedforsecurity=False).hexdigest()
+        yield blake3(text.encode()).hexdigest()
 
 
 def _keys(changes: Sequence[Change]) -> list[str]:

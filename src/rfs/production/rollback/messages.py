@@ -232,6 +232,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Move it away, then run `rfs recover --rebuild`: it is made again from the packs.",
     ),
     # — components —
+    "capture.newer": (
+        "What was captured of {component} has format {found}; its driver reads up to {known}.",
+        "Install the release of the driver that took the checkpoint, or a newer one.",
+    ),
     "path.missing": (
         "The component {component} is not there: {path}.",
         "Create it, or correct its path in rfs.toml.",
