@@ -6,6 +6,18 @@ from pathlib import Path
 
 import pytest
 from cli_app import App
+from systemd_host import systemd_host  # noqa: F401 - a fixture
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Call the body of a test that is marked so inside the namespaces of a systemd of its own."""
+    if pyfuncitem.get_closest_marker("inside_systemd") is None:
+        return None
+    wanted = pyfuncitem._fixtureinfo.argnames
+    given = {name: pyfuncitem.funcargs[name] for name in wanted}
+    pyfuncitem._request.getfixturevalue("systemd_host").call(lambda: pyfuncitem.obj(**given))
+    return True
 
 
 @pytest.fixture
