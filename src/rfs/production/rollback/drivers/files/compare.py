@@ -58,44 +58,59 @@ class Task(NamedTuple):
     group: int = -1
 
 
-def differences(a: Tree, b: Tree, *, live: bool) -> Iterator[Difference]:
-    """Yield how `b` differs from `a`, in the order of folders, then of names.
-
-    Args:
-        live: `b` is the live tree: what was added to it and must stay (it matches `keep`, or it is a
-            folder that only shelters what is left out) is then no difference.
-    """
+def differences(a: Tree, b: Tree) -> list[Difference]:
+    """Return how `b` differs from `a`, in the order of folders, then of names."""
     if a.absent or b.absent:
-        yield from _all_or_nothing(a, b)
-        return
-    regrouped = _regrouped(a, b)
+        return _all_or_nothing(a, b)
+    found: list[Difference] = []
     tops = (a.top.entry(0), b.top.entry(0))
     if not tops[0].same_meta(tops[1], time=not (a.top.loose or b.top.loose)):
-        yield Difference("", *tops)
-    shelters = shelters_of(b) if live else None
+        found.append(Difference("", *tops))
     for path in sorted(a.blocks.keys() | b.blocks.keys()):
-        for found in _in_folder(path, a, b, shelters):
-            regrouped.discard(found.path)
-            yield found
-    for path in sorted(regrouped):
-        yield Difference(path, a.find(path), b.find(path))
+        before, after = a.blocks.get(path, _NO_FOLDER), b.blocks.get(path, _NO_FOLDER)
+        if not _equal(before, after):
+            found += _in_folder(path, a, b)
+    regrouped = _regrouped(a, b)
+    if regrouped:
+        regrouped.difference_update([each.path for each in found])
+        found += [Difference(path, a.find(path), b.find(path)) for path in sorted(regrouped)]
+    return found
 
 
-def _all_or_nothing(a: Tree, b: Tree) -> Iterator[Difference]:
+def without_what_stays(found: list[Difference], want: Tree, live: Tree) -> list[Difference]:
+    """Return the differences to the live tree without what was added to it and must stay.
+
+    That is what matches `keep`, and folders that only shelter what is left out.
+    """
+    staying = live.kept_paths() | shelters_of(live)
+    if want.absent or not staying:
+        return found
+    return [each for each in found if each.before is not None or each.path not in staying]
+
+
+def _all_or_nothing(a: Tree, b: Tree) -> list[Difference]:
     if a.absent and b.absent:
-        return
+        return []
     tree = b if a.absent else a
     top = tree.top.entry(0)
-    yield Difference("", None, top) if a.absent else Difference("", top, None)
+    found = [Difference("", None, top) if a.absent else Difference("", top, None)]
     for path in sorted(tree.blocks):
-        yield from _in_folder(path, a, b, None)
+        found += _in_folder(path, a, b)
+    return found
 
 
-def _in_folder(path: str, a: Tree, b: Tree, shelters: set[str] | None) -> Iterator[Difference]:
+def _equal(before: Block, after: Block) -> bool:
+    """Tell quickly that two folders are equal. That they are not, it does not tell."""
+    if before is after:
+        return True
+    if before.digest != after.digest or before.kept or after.kept or not (before.counted and after.counted):
+        return False
+    # The digest leaves out the times of the folders in it.
+    return not before.below or before.numbers()[MTIME::ROW] == after.numbers()[MTIME::ROW]
+
+
+def _in_folder(path: str, a: Tree, b: Tree) -> Iterator[Difference]:
     before, after = a.blocks.get(path, _NO_FOLDER), b.blocks.get(path, _NO_FOLDER)
-    plain = before.counted and after.counted and not before.kept and not after.kept
-    if plain and before.digest == after.digest and not _times_differ(before, after):
-        return
     if before.names == after.names and len(before) == len(after):
         names = before.listed()
         for at in _unequal(before, after):
@@ -104,19 +119,16 @@ def _in_folder(path: str, a: Tree, b: Tree, shelters: set[str] | None) -> Iterat
                 yield Difference(join(path, names[at]), first, second)
         return
     old, new = _places(before), _places(after)
-    kept = set(after.kept) if shelters is not None else set()
     for name in sorted(old.keys() | new.keys()):
-        i, j = old.get(name), new.get(name)
-        here = join(path, name)
-        if i is None:
-            if j is not None and j not in kept and not (shelters and here in shelters):
-                yield Difference(here, None, after.entry(j))
-        elif j is None:
-            yield Difference(here, before.entry(i), None)
+        i, j = old.get(name, -1), new.get(name, -1)
+        if i < 0:
+            yield Difference(join(path, name), None, after.entry(j))
+        elif j < 0:
+            yield Difference(join(path, name), before.entry(i), None)
         elif not _plainly_same(before, i, after, j):
             first, second = before.entry(i), after.entry(j)
-            if not _same(here, first, second, a, b):
-                yield Difference(here, first, second)
+            if not _same(join(path, name), first, second, a, b):
+                yield Difference(join(path, name), first, second)
 
 
 def _unequal(before: Block, after: Block) -> list[int]:
@@ -143,11 +155,6 @@ def _plainly_same(before: Block, i: int, after: Block, j: int) -> bool:
         and before.digests[i * DIGEST : (i + 1) * DIGEST] == after.digests[j * DIGEST : (j + 1) * DIGEST]
         and before.extras.get(i) == after.extras.get(j)
     )
-
-
-def _times_differ(before: Block, after: Block) -> bool:
-    """Tell whether a folder's own time may differ: with equal digests nothing else can."""
-    return before.numbers()[MTIME::ROW] != after.numbers()[MTIME::ROW]
 
 
 def _same(path: str, first: Entry, second: Entry, a: Tree, b: Tree) -> bool:
@@ -190,10 +197,13 @@ def _partners(tree: Tree, other: Tree) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def tasks(want: Tree, live: Tree, rules: Rules) -> list[Task]:
+def tasks(want: Tree, live: Tree, rules: Rules, differing: list[Difference]) -> list[Task]:
     """Return what turns the live tree into the wanted one, in the order of paths.
 
     A folder that is new, or goes as a whole, is one task.
+
+    Args:
+        differing: how the live tree differs from the wanted one, without what stays.
 
     Raises:
         ConflictError: path.sheltering, when a folder must become something else but holds what is left out.
@@ -204,7 +214,7 @@ def tasks(want: Tree, live: Tree, rules: Rules) -> list[Task]:
     done: set[str] = set()  # folders that are dealt with as a whole
     found: list[Task] = []
     spoilt: set[int] = set()
-    for difference in sorted(differences(want, live, live=True)):
+    for difference in sorted(differing):
         path, before, after = difference
         if done and under(path, done):
             continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import time
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
@@ -15,9 +14,9 @@ from rfs.production.rollback.driver import BlobSink, BlobSource, Driver, Finding
 from rfs.production.rollback.drivers.files import compare, examine, index, manifest, places, root
 from rfs.production.rollback.drivers.files.apply import Applier
 from rfs.production.rollback.drivers.files.compare import Task, Verb
+from rfs.production.rollback.drivers.files.look import Look, nothing_changed
 from rfs.production.rollback.drivers.files.options import FilesOptions, Rules, root_of
 from rfs.production.rollback.drivers.files.places import Place
-from rfs.production.rollback.drivers.files.scan import Known, Scan
 from rfs.production.rollback.drivers.files.stage import Stage, release
 from rfs.production.rollback.drivers.files.tree import Tree, absent_tree
 from rfs.production.rollback.drivers.meta import check_owner, shown
@@ -30,6 +29,9 @@ _EXAMPLES = 5
 # what became different since is staged in the outage.
 _FRESH_SECONDS = 60.0
 
+# The safety checkpoint and the state before, which are compared in the outage.
+_MOST_CAPTURED = 2
+
 
 class FilesDriver(Driver):
     """Looks after a folder: content, names, types, modes, owners, times, attributes, links, holes."""
@@ -38,9 +40,13 @@ class FilesDriver(Driver):
     options: ClassVar[type[msgspec.Struct]] = FilesOptions
 
     def __init__(self) -> None:
-        # One operation asks for the same capture several times, twice of them in the outage.
-        self._loaded: tuple[tuple[str, tuple[bytes, ...]], Tree] | None = None
+        # One operation asks for the same trees again and again, some of that in the outage: each is decoded,
+        # found and compared once.
+        self._known: tuple[str, index.Index | None] | None = None
+        self._loaded: tuple[_Key, Tree] | None = None
+        self._captured: dict[_Key, Tree] = {}
         self._seen: _Seen | None = None
+        self._compared: _Compared | None = None
 
     # — looking —
 
@@ -50,11 +56,17 @@ class FilesDriver(Driver):
         Raises:
             RollbackError: path.missing, path.kind, path.unreadable or path.changing.
         """
-        place = places.locate(c)
-        look = _Look(c, place)
-        tree = look.at_tree(sink=sink, previous=previous)
-        captured = self._captured(c, sink, look, tree)
-        self._seen = _Seen(look, tree, time.monotonic())
+        look = self._look(c, places.locate(c))
+        held = previous.parts if previous is not None and previous.kind == self.kind else ()
+        tree = look.at_tree(sink=sink, held=frozenset(held))
+        seen, self._seen = self._seen, None
+        if seen is not None and seen.look.place == look.place and nothing_changed(seen.tree, tree):
+            tree = seen.tree
+            if seen.capture.parts == held:
+                self._seen = _Seen(look, tree, seen.capture, time.monotonic())
+                return msgspec.structs.replace(seen.capture, warnings=tuple(look.warnings))
+        captured = self._record(c, sink, look, tree)
+        self._seen = _Seen(look, tree, captured, time.monotonic())
         return captured
 
     def salvage(self, c: Component, sink: BlobSink, previous: Capture | None) -> Capture:
@@ -65,17 +77,18 @@ class FilesDriver(Driver):
             if error.key != "path.missing":
                 raise
         self._seen = None
-        look = _Look(c, Place(root_of(c), root.link_of(root_of(c)), ""))
-        return self._captured(c, sink, look, absent_tree(look.place.link))
+        look = self._look(c, Place(root_of(c), root.link_of(root_of(c)), ""))
+        return self._record(c, sink, look, absent_tree(look.place.link))
 
-    @staticmethod
-    def _captured(c: Component, sink: BlobSink, look: _Look, tree: Tree) -> Capture:
+    def _record(self, c: Component, sink: BlobSink, look: Look, tree: Tree) -> Capture:
+        # Writing numbers the blocks anew. Should it fail half way, they and the known parts would not agree.
+        self._known = None
         written = manifest.write(tree, sink, look.reusable)
-        look.remember(tree, written)
+        self._remember(c, look, tree, written)
         entries, size = tree.totals()
-        return Capture(
+        captured = Capture(
             component=c.name,
-            kind=FilesDriver.kind,
+            kind=self.kind,
             fingerprint=Fingerprint(tree.digest(), entries, size),
             parts=written.parts,
             entries=entries,
@@ -83,11 +96,14 @@ class FilesDriver(Driver):
             warnings=tuple(look.warnings),
             meta={"keep": list(look.rules.keep_lines)},
         )
+        self._captured[_key(look.rules, captured)] = tree
+        while len(self._captured) > _MOST_CAPTURED:
+            del self._captured[next(iter(self._captured))]
+        return captured
 
     def fingerprint(self, c: Component, *, rehash: bool) -> Fingerprint:
         """Return the identity of the live folder, of one that is not there too."""
-        look, tree = self._live(c, rehash=rehash)
-        look.remember(tree)
+        tree = self._live(c, rehash=rehash)
         return Fingerprint(tree.digest(), *tree.totals())
 
     def owns(self, c: Component) -> tuple[str, ...]:
@@ -102,26 +118,47 @@ class FilesDriver(Driver):
         """Yield what would stand in the way of a capture or a restore."""
         yield from examine.findings(c)
 
-    @staticmethod
-    def _live(c: Component, *, rehash: bool = False) -> tuple[_Look, Tree]:
+    def _look(self, c: Component, place: Place) -> Look:
+        if self._known is None or self._known[0] != c.work:
+            self._known = (c.work, index.load(c.work))
+        return Look(c, place, self._known[1])
+
+    def _remember(self, c: Component, look: Look, tree: Tree, written: manifest.Written | None = None) -> None:
+        self._known = (c.work, look.remember(tree, written))
+
+    def _live(self, c: Component, *, rehash: bool = False, restored: Tree | None = None) -> Tree:
+        """Look at the live folder, also at one that is not there.
+
+        Args:
+            restored: what was just restored there: where the store has it is noted in the index.
+        """
         try:
             place = places.locate(c)
         except RollbackError as error:
             if error.key != "path.missing":
                 raise
             place = Place(root_of(c), root.link_of(root_of(c)), "")
-        look = _Look(c, place)
-        return look, look.at_tree(rehash=rehash)
+        look = self._look(c, place)
+        tree = look.at_tree(rehash=rehash)
+        if restored is not None and not (restored.absent or tree.absent):
+            _adopt(tree, restored)
+        self._remember(c, look, tree)
+        return tree
 
     def _load(self, c: Component, source: BlobSource, want: Capture) -> Tree:
         rules = Rules(c, ())
-        key = (repr(rules.keep_lines), want.parts)
+        key = _key(rules, want)
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # two of them need not be in memory
             tree = manifest.read(want.parts, source)
             manifest.mark_kept(tree, rules, same_keep=list(rules.keep_lines) == want.meta.get("keep", []))
             self._loaded = (key, tree)
         return self._loaded[1]
+
+    def _tree_of(self, c: Component, source: BlobSource, capture: Capture) -> Tree:
+        """Return a tree to compare; what is restored is always loaded, as what was stored is what counts."""
+        captured = self._captured.get(_key(Rules(c, ()), capture))
+        return self._load(c, source, capture) if captured is None else captured
 
     # — restoring —
 
@@ -141,7 +178,7 @@ class FilesDriver(Driver):
             IntegrityError: a blob or part is missing or damaged; nothing was changed.
         """
         job = self._job(c, source, want, look_again=not source.still)
-        self._seen = None  # from here on the folder is another one
+        self._seen = self._compared = None  # from here on the folder is another one
         changed = len(job.tasks)
         warnings: list[str] = []
         if job.want.absent:
@@ -160,6 +197,8 @@ class FilesDriver(Driver):
 
     def release(self, c: Component) -> None:
         """Remove the stage, with the old files that are parked in it."""
+        self._captured.clear()
+        self._loaded = self._seen = self._compared = None
         path = root_of(c)
         release(c, {path, os.path.realpath(path), *root.remembered(c)})
 
@@ -170,10 +209,10 @@ class FilesDriver(Driver):
         if seen is not None and seen.look.place == place and time.monotonic() - seen.at < _FRESH_SECONDS:
             look, live = seen.look, seen.tree
         else:
-            look = _Look(c, place)
+            look = self._look(c, place)
             live = look.at_tree()
-            look.remember(live)
-        tasks = [] if want.absent else compare.tasks(want, live, look.rules)
+            self._remember(c, look, live)
+        tasks = self._tasks(want, live, look.rules)
         _refuse_mounts(c, place, tasks)
         if os.geteuid() != 0:
             _refuse_owners(tasks, live)
@@ -181,45 +220,53 @@ class FilesDriver(Driver):
         key = blake3(b"".join(capture.parts)).hexdigest(length=8)
         return _Job(want, live, place, tasks, key)
 
+    def _tasks(self, want: Tree, live: Tree, rules: Rules) -> list[Task]:
+        if want.absent:
+            return []
+        compared = self._compare(want, live)
+        if compared.tasks is None:
+            differing = compare.without_what_stays(compared.found, want, live)
+            compared.tasks = compare.tasks(want, live, rules, differing)
+        return compared.tasks
+
     # — comparing —
 
     def verify(self, c: Component, source: BlobSource, want: Capture) -> list[Change]:
         """Look again and return how the live folder differs; what a restore put there is read back."""
         tree = self._load(c, source, want)
-        look, live = self._live(c)
-        found = self._changes(c, tree, live, live=True, times=True)
-        if not live.absent and not tree.absent:
-            _adopt(live, tree)
-        look.remember(live)
-        return found
+        return self._changes(c, tree, self._live(c, restored=tree), live=True, times=True)
 
     def changes(self, c: Component, source: BlobSource, a: Capture, b: Capture | None) -> Iterator[Change]:
         """Yield the differences, sorted by path; a folder of which only the time differs is none."""
-        first = self._load(c, source, a)
-        if b is None:
-            look, second = self._live(c)
-            look.remember(second)
-        else:
-            second = self._load(c, source, b)
+        if b is not None and a.parts == b.parts:
+            return
+        first = self._tree_of(c, source, a)
+        second = self._live(c) if b is None else self._tree_of(c, source, b)
         yield from self._changes(c, first, second, live=b is None, times=False)
 
-    @staticmethod
-    def _changes(c: Component, a: Tree, b: Tree, *, live: bool, times: bool) -> list[Change]:
-        found = [
-            compare.as_change(c.name, difference)
-            for difference in compare.differences(a, b, live=live)
-            if times or not _only_time(difference)
-        ]
+    def _compare(self, a: Tree, b: Tree) -> _Compared:
+        done = self._compared
+        if done is None or done.a is not a or done.b is not b:
+            done = self._compared = _Compared(a, b, compare.differences(a, b))
+        return done
+
+    def _changes(self, c: Component, a: Tree, b: Tree, *, live: bool, times: bool) -> list[Change]:
+        found = self._compare(a, b).found
+        if live:
+            found = compare.without_what_stays(found, a, b)
+        changes = [compare.as_change(c.name, each) for each in found if times or not _only_time(each)]
         if a.link != b.link:
-            found = [change for change in found if change.key != "."]
-            found.append(Change(c.name, ChangeKind.CHANGED, ".", _link_ref(a), _link_ref(b)))
-        found.sort(key=lambda change: change.key)
-        return found
+            changes = [change for change in changes if change.key != "."]
+            changes.append(Change(c.name, ChangeKind.CHANGED, ".", _link_ref(a), _link_ref(b)))
+        changes.sort(key=lambda change: change.key)
+        return changes
 
     def losses(self, c: Component, source: BlobSource, want: Capture, changes: Sequence[Change]) -> Iterator[Loss]:
         """Yield the files that were added or changed since and that a rollback would take away."""
+        # Changes between two captures tell also of what was added under `keep`, where it stays.
+        kept = {shown(path) for path in self._seen.tree.kept_paths()} if self._seen is not None else set()
         for kind, what in ((ChangeKind.CHANGED, "changed files"), (ChangeKind.ADDED, "new files")):
-            paths = _written(changes, kind)
+            paths = [path for path in _written(changes, kind) if kind is ChangeKind.CHANGED or path not in kept]
             if paths:
                 yield Loss(c.name, what, len(paths), tuple(paths[:_EXAMPLES]))
         tree = self._load(c, source, want)
@@ -227,7 +274,7 @@ class FilesDriver(Driver):
             return
         # The link is to be turned back to a folder that the live state says nothing of.
         place = places.place_wanted(c, tree.link)
-        there = self._changes(c, tree, _Look(c, place).at_tree(), live=True, times=False)
+        there = self._changes(c, tree, self._look(c, place).at_tree(), live=True, times=False)
         paths = _written(there, ChangeKind.CHANGED) + _written(there, ChangeKind.ADDED)
         if paths:
             yield Loss(c.name, f"changed or new files in {shown(place.real)}", len(paths), tuple(paths[:_EXAMPLES]))
@@ -255,59 +302,27 @@ class _Job(msgspec.Struct):
 class _Seen(msgspec.Struct):
     """The look of the last capture, and when it was taken (time.monotonic)."""
 
-    look: _Look
+    look: Look
     tree: Tree
+    capture: Capture
     at: float
 
 
-class _Look:
-    """One look at a live folder through the index, which is brought up to date by it."""
+class _Compared(msgspec.Struct):
+    """How two trees differ, and what turns the second into the first once that was asked."""
 
-    def __init__(self, c: Component, place: Place) -> None:
-        self.place = place
-        self.rules = Rules(c, tuple({place.path, place.real} - {""}))
-        self.warnings: list[str] = []
-        self.reusable: list[tuple[bytes, int] | None] = []
-        self._c = c
-        self._known = index.load(c.work)
-        self._stale = True
+    a: Tree
+    b: Tree
+    found: list[compare.Difference]
+    tasks: list[Task] | None = None
 
-    def at_tree(self, *, sink: BlobSink | None = None, previous: Capture | None = None, rehash: bool = False) -> Tree:
-        """Return what is there now; an absent tree when nothing is."""
-        if not self.place.real or not os.path.lexists(self.place.real):
-            return absent_tree(self.place.link)
-        if stat.S_ISLNK(os.lstat(self.place.real).st_mode):
-            return absent_tree(None)  # a link stands where a folder is to be
-        known = self._known
-        if known is None:
-            known = index.Index("", {})
-        held_ids = set(previous.parts) if previous is not None and previous.kind == FilesDriver.kind else set()
-        self.reusable = [
-            (part, size) if part in held_ids else None for part, size in zip(known.parts, known.sizes, strict=False)
-        ]
-        held = frozenset(number for number, part in enumerate(self.reusable) if part is not None)
-        blocks = {os.fsdecode(path): block for path, block in known.blocks.items()}
-        same_rules = known.rules == self.rules.identity
-        scan = Scan(self._c.name, self.rules, Known(blocks, held, same_rules), sink, rehash=rehash)
-        with places.opened(self._c, self.place.real) as fd:
-            tree = scan.run(fd, self.place.link)
-        self.warnings += scan.warnings
-        self._stale = bool(scan.reread) or not same_rules or len(blocks) != len(tree.blocks)
-        return tree
 
-    def remember(self, tree: Tree, written: manifest.Written | None = None) -> None:
-        """Keep what was found in the index, when it is news."""
-        if tree.absent:
-            return
-        old = self._known
-        parts, sizes = ([], []) if old is None else (old.parts, old.sizes)
-        if written is not None:
-            news = list(written.parts[: len(written.sizes)])
-            self._stale = self._stale or news != parts
-            parts, sizes = news, written.sizes
-        if self._stale:
-            blocks = {os.fsencode(path): block for path, block in tree.blocks.items()}
-            index.save(self._c.work, index.Index(self.rules.identity, blocks, parts, sizes))
+_Key = tuple[tuple[str, ...], tuple[bytes, ...]]
+
+
+def _key(rules: Rules, capture: Capture) -> _Key:
+    """Return what a capture's tree depends on: what was stored, and what is kept now."""
+    return rules.keep_lines, capture.parts
 
 
 def _adopt(live: Tree, want: Tree) -> None:

@@ -208,14 +208,15 @@ class Tree(msgspec.Struct):
             block = self.blocks[path]
             if block.counted:
                 hasher.update(os.fsencode(path) + b"\0" + block.digest)
-        kept = self._kept_paths() if self.groups else set()
+        kept = self.kept_paths() if self.groups else set()
         for group in self.groups:
             counted = [path for path in group if path not in kept]
             if len(counted) > 1:
                 hasher.update(b"\0\0" + os.fsencode("\0".join(counted)))
         return hasher.hexdigest()
 
-    def _kept_paths(self) -> set[str]:
+    def kept_paths(self) -> set[str]:
+        """Return the paths of all that matches `keep`."""
         found: set[str] = set()
         for folder, block in self.blocks.items():
             if block.kept:
