@@ -7,8 +7,10 @@ the version written in it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -96,6 +98,9 @@ redirect_stderr = true
 class Stack:
     """Everything in a short folder of its own: the path of a unix socket must be short."""
 
+    config = CONFIG
+    supervisord_conf = SUPERVISORD
+
     def __init__(self) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="rfs", dir="/tmp"))
         facts = {"home": self.home, "python": sys.executable}
@@ -107,8 +112,9 @@ class Stack:
         (self.home / "stack.env").write_text("TOKEN=one\n")
         (self.home / "writer.py").write_text(WRITER)
         (self.home / "health.py").write_text(HEALTH)
-        (self.home / "rfs.toml").write_text(CONFIG.format(**facts))
-        (self.home / "supervisord.conf").write_text(SUPERVISORD.format(**facts))
+        (self.home / "rfs.toml").write_text(self.config.format(**facts))
+        (self.home / "supervisord.conf").write_text(self.supervisord_conf.format(**facts))
+        self.prepare()
         db = sqlite3.connect(self.home / "shop.db")
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("CREATE TABLE orders (n INTEGER PRIMARY KEY)")
@@ -123,6 +129,9 @@ class Stack:
         except BaseException:  # whatever it is, nothing may stay running
             self.close()
             raise
+
+    def prepare(self) -> None:
+        """Add to the folder, before anything is started."""
 
     def open(self) -> Application:
         return Application.open(str(self.home / "rfs.toml"))
@@ -172,11 +181,17 @@ class Stack:
 
     def close(self) -> None:
         self.supervisord.terminate()
-        self.supervisord.wait(20)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # then it is among those that are left
+            self.supervisord.wait(20)
         self.log.close()
-        left = subprocess.run(["pgrep", "-f", str(self.home)], capture_output=True, text=True, check=False).stdout
+        found = subprocess.run(["pgrep", "-f", str(self.home)], capture_output=True, text=True, check=False).stdout
+        left = [int(pid) for pid in found.split()]
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.supervisord.wait(20)
         shutil.rmtree(self.home)
-        assert not left.strip(), f"processes left behind: {left}"
+        assert not left, f"processes left behind: {left}"
 
 
 def snapshot(folder: Path) -> dict[str, tuple[object, ...]]:

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 import pytest
 from stack import Stack, snapshot
 
-from rfs.production.rollback.drivers.service import ServiceDriver
-from rfs.production.rollback.errors import ConflictError, HeldError, RevertedError
+from rfs.production.rollback.errors import HeldError, RevertedError
 from rfs.production.rollback.model import OperationStatus
 
 
@@ -179,17 +178,3 @@ def test_killed_between_a_step_and_its_done_then_recovered(stack: Stack, moment:
     before = stack.acked
     stack.wait_for(lambda: stack.acked != before, "the writer to go on")
     assert not [name for name in os.listdir(stack.home) if "stage" in name]
-
-
-def test_a_rollback_from_inside_a_service_that_it_would_stop_is_refused(
-    stack: Stack, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with stack.open() as app:
-        app.checkpoint(message="v1")
-        stack.deploy_v2()
-        v2, known = stable(stack), len(app.catalog.checkpoints())
-        monkeypatch.setattr(ServiceDriver, "contains_caller", lambda *_: True)
-        with pytest.raises(ConflictError, match="writer"):
-            app.rollback("@latest")
-        assert stable(stack) == v2
-        assert len(app.catalog.checkpoints()) == known

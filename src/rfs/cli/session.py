@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rfs.cli.answer import SCHEMA, Answer
 from rfs.cli.codes import ExitCode
 from rfs.cli.style import style, unstyle
-from rfs.production.rollback.errors import InterruptedByUserError, RollbackError, TimedOutError, UsageError
+from rfs.production.rollback.errors import (
+    GoingOnError,
+    InterruptedByUserError,
+    RollbackError,
+    TimedOutError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from rfs.cli.progress import Reporter
@@ -162,7 +168,7 @@ class Session:
                     finally:
                         self.notices += app.notices
         except (InterruptedByUserError, KeyboardInterrupt) as error:
-            if self._timed_out:
+            if self._timed_out and not isinstance(error, GoingOnError):
                 raise TimedOutError("timeout", seconds=f"{self.timeout:g}") from error
             raise
         finally:
@@ -188,7 +194,8 @@ class Session:
             if changes and self._begun:
                 app.beat.interrupt()
                 # Not sys.stderr, which may be in the middle of a write, and refuses a second one.
-                os.write(2, b"\nStopping: the operation is turned back, please wait.\n")
+                unless = b" unless services are being stopped" if app.left else b""
+                os.write(2, b"\nStopping: the operation is turned back" + unless + b", please wait.\n")
             else:
                 raise KeyboardInterrupt
 

@@ -258,7 +258,7 @@ def operation_text(operation: Operation, *, everything: bool) -> str:
         ("state before", operation.state_before),
         ("undoes", operation.undoes or ""),
         ("reason", printable(operation.reason)),
-        ("by", operation.actor),
+        ("by", operation.actor + (f", inside {operation.inside}" if operation.inside else "")),
         ("began", nice_time(operation.created_at)),
         ("ended", nice_time(operation.finished_at) if operation.finished_at else ""),
         ("outage", nice_seconds(operation.outage) if operation.outage is not None else ""),

@@ -30,7 +30,7 @@ from rfs.production.rollback.model import (
 )
 from rfs.production.rollback.operation import Operation, undoable
 from rfs.production.rollback.plan import Plan, Scope, differs, make_plan, select
-from rfs.production.rollback.recovery import Recoverable, actor
+from rfs.production.rollback.recovery import InsideError, Recoverable, actor
 
 
 class Drift(msgspec.Struct, frozen=True):
@@ -191,28 +191,39 @@ class Application(Recoverable):
         Raises:
             RevertedError: it failed, and the system is back at the state before.
             HeldError: it failed both ways.
+            GoingOnError: it stops this very process, and goes on outside it.
             RollbackError: it was refused; nothing was changed.
         """
         self._require_components()
-        with self.exclusively(f"rollback to {selector}"):
-            target = self.find(selector)
-            captures = self._chosen(target, only, without)
-            return self._roll_back(target, captures, kind="rollback", reason=reason, expected=expected)
+        try:
+            with self.exclusively(f"rollback to {selector}"):
+                target = self.find(selector)
+                captures = self._chosen(target, only, without)
+                self.require_outside()
+                return self._roll_back(target, captures, kind="rollback", reason=reason, expected=expected)
+        except InsideError as inside:
+            arguments = {"selector": selector, "reason": reason, "only": only, "without": without}
+            return self._carry(inside, "rollback", expected=expected, **arguments)[0]
 
     def undo(self, number: int = 1, *, operation: str | None = None, reason: str = "") -> list[Operation]:
         """Take back the last `number` operations, newest first, or one that is named.
 
         Raises:
             NotFoundError: there are fewer, or no such operation; nothing was changed.
+            GoingOnError: they stop this very process, and go on outside it.
         """
-        with self.exclusively("undo"):
-            # All are looked at first: the second must not be refused when the first is done.
-            meant = [(each, *self._before(each)) for each in self.to_undo(number, operation)]
-            done: list[Operation] = []
-            for each, before, captures in meant:
-                why = reason or f"undo of {each.kind} {each.operation_id}"
-                done.append(self._roll_back(before, captures, kind="undo", reason=why, undoes=each.operation_id))
-            return done
+        try:
+            with self.exclusively("undo"):
+                # All are looked at first: the second must not be refused when the first is done.
+                meant = [(each, *self._before(each)) for each in self.to_undo(number, operation)]
+                self.require_outside()
+                done: list[Operation] = []
+                for each, before, captures in meant:
+                    why = reason or f"undo of {each.kind} {each.operation_id}"
+                    done.append(self._roll_back(before, captures, kind="undo", reason=why, undoes=each.operation_id))
+                return done
+        except InsideError as inside:
+            return self._carry(inside, "undo", number=number, operation=operation, reason=reason)
 
     def _before(self, operation: Operation) -> tuple[DeploymentCheckpoint, dict[str, Capture]]:
         """Return the checkpoint of the state before an operation, and the captures in it that undo it."""
@@ -251,7 +262,6 @@ class Application(Recoverable):
         expected: Plan | None = None,
         undoes: str | None = None,
     ) -> Operation:
-        self._require_outside()
         engine = self.engine
         engine.require_blobs(captures.values())
         plan = self._plan_captures(target, captures, measure=False)
@@ -276,6 +286,7 @@ class Application(Recoverable):
             created_at=utc_now(),
             safety=safety.checkpoint_id,
             undoes=undoes,
+            inside=", ".join(self.carried) or None,
             max_rollback_time=self.settings.policy.max_rollback_time,
             recovery_time=self.settings.policy.recovery_time,
         )
@@ -291,11 +302,6 @@ class Application(Recoverable):
         if not captures:
             raise NotFoundError("checkpoint.lacks", checkpoint=target.checkpoint_id, component=", ".join(names))
         return captures
-
-    def _require_outside(self) -> None:
-        for name, part in self.parts.items():
-            if part.driver.runs and part.driver.contains_caller(part.component):
-                raise ConflictError("rollback.inside", component=name)
 
     def _losses(self, name: str, want: Capture, safety: Capture) -> list[Loss]:
         part = self.parts[name]

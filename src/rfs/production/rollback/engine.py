@@ -55,7 +55,11 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Engine:
-    """Args: parts: by component name, in the order of capture and restore. check: runs the health checks."""
+    """Args: parts: by component name, in the order of capture and restore. check: runs the health checks.
+
+    Attributes:
+        before_stop: called before the services of a component are stopped, with its name; may raise as a driver does.
+    """
 
     def __init__(
         self,
@@ -71,6 +75,7 @@ class Engine:
         self.check = check
         self.beat = beat
         self.blobs = _Blobs(store, beat)
+        self.before_stop: Callable[[Operation, str], None] | None = None
         self._steps: dict[Action, Callable[[Operation, Step], Operation]] = {
             Action.STAGE: self._stage,
             Action.STOP: self._stop,
@@ -330,6 +335,8 @@ class Engine:
 
     def _stop(self, operation: Operation, step: Step) -> Operation:
         part = self._part(step)
+        if self.before_stop is not None:
+            self.before_stop(operation, part.component.name)
         part.driver.stop(part.component, self.beat)
         return operation
 

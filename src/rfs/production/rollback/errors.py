@@ -13,6 +13,7 @@
     ├── HeldError                31   it failed both ways and NEEDS ATTENTION
     ├── TimedOutError           124
     └── InterruptedByUserError  130
+        └── GoingOnError        130   it goes on outside this process, which it stops
 
 An error is raised by the key of its text: `raise NotFoundError("checkpoint.none", selector="@latest")`.
 The texts stand in `messages.py` as templates with named fields, one sentence of what
@@ -109,6 +110,18 @@ class TimedOutError(RollbackError):
 class InterruptedByUserError(RollbackError):
     code = 130
     retryable = True
+
+
+class GoingOnError(InterruptedByUserError):
+    """What was asked for goes on outside this process, whose service it is stopping now.
+
+    Attributes:
+        operation: the id of the running operation.
+    """
+
+    @property
+    def operation(self) -> str:
+        return str(self.fields["operation"])
 
 
 class _Fields(dict[str, object]):

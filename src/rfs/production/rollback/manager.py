@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from rfs.core.result import Failure, Result, Success
 from rfs.production.rollback import upkeep
 from rfs.production.rollback.application import Application
-from rfs.production.rollback.errors import IntegrityError, RollbackError, UsageError
+from rfs.production.rollback.errors import GoingOnError, IntegrityError, RollbackError, UsageError
 from rfs.production.rollback.model import (
     CheckpointType,
     DeploymentCheckpoint,
@@ -84,13 +84,16 @@ class RollbackManager:
 
         Returns:
             Success of `{"rollback_id", "status", "rolled_back_to"}`; a Failure says where the system is now.
+            The status is "completed"; or "running" when this process belongs to a service that is being stopped
+            for it right now. It then goes on outside this process, and `get_rollback_history` tells how it ended.
         """
         selector = _selector(checkpoint)
 
         def act(app: Application) -> dict[str, Any]:
             if strategy is not RollbackStrategy.IMMEDIATE:
                 raise UsageError("usage", what=f"The strategy {strategy} is not in this release", hint="Use IMMEDIATE.")
-            return _summary(app.rollback(selector, reason=reason, only=tuple(components or ())))
+            only = tuple(components or ())
+            return _summary(*_or_going_on(app, lambda: [app.rollback(selector, reason=reason, only=only)]))
 
         return await self._do(act)
 
@@ -108,11 +111,11 @@ class RollbackManager:
 
     async def recover(self) -> Result[list[RollbackRecord], RollbackError]:
         """Finish or revert what a crash interrupted; returns the records of what was settled."""
-        return await self._do(lambda app: [operation.record() for operation in app.recover()])
+        return await self._do(lambda app: [operation.record() for operation in _or_going_on(app, app.recover)])
 
     async def undo(self, n: int = 1) -> Result[list[dict[str, Any]], RollbackError]:
         """Take back the last `n` operations, newest first."""
-        return await self._do(lambda app: [_summary(operation) for operation in app.undo(n)])
+        return await self._do(lambda app: [_summary(each) for each in _or_going_on(app, lambda: app.undo(n))])
 
     async def verify(self, checkpoint: str) -> Result[str, RollbackError]:
         """Read everything a checkpoint needs back from the store; Success of its id when it is whole."""
@@ -200,6 +203,14 @@ class RollbackManager:
                     await asyncio.wait([future])
             # Also where the way back failed: that must not be lost with the answer.
             raise cancellation from future.exception()
+
+
+def _or_going_on(app: Application, call: Callable[[], list[Operation]]) -> list[Operation]:
+    """Return what the call does, or the running operation that is about to stop this process."""
+    try:
+        return call()
+    except GoingOnError as going_on:
+        return [app.catalog.operation(going_on.operation)]
 
 
 def _selector(checkpoint: str | DeploymentCheckpoint) -> str:

@@ -362,8 +362,16 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Mend the cause, then `rfs resume {operation}` (or with --skip {step}), or turn back again: `rfs abort`.",
     ),
     "rollback.inside": (
-        "This process is part of the component {component}, which a rollback has to stop.",
+        "This process is part of the component {component}, which has to be stopped, and cannot leave it: {why}.",
         "Run rfs from a shell, or from a service that is not part of the application; nothing was changed.",
+    ),
+    "outside.going_on": (
+        "The {kind} {operation} goes on outside this service, which it stops now.",
+        "`rfs show {operation}` tells how it ended.",
+    ),
+    "outside.lost": (
+        "The process that did the work outside this service ended without saying how far it came.",
+        "Run `rfs recover`: it settles what was left; {log} may tell why.",
     ),
     "rollback.open": (
         "Operation {operation} is {status} and NEEDS ATTENTION; until then nothing else may change the application.",

@@ -260,6 +260,7 @@ class RollbackRecord(msgspec.Struct, frozen=True, kw_only=True):
         backup_id: the SAFETY checkpoint that holds the state before it.
         outage: seconds between the stop of the services and their start; None when there was none.
         late: what was written between the plan and the stop of the services.
+        inside: the components, with ", " between, one of whose services asked for it; None when asked from outside.
     """
 
     rollback_id: str
@@ -274,6 +275,7 @@ class RollbackRecord(msgspec.Struct, frozen=True, kw_only=True):
     actor: str = ""
     kind: str = "rollback"
     undoes: str | None = None
+    inside: str | None = None
     error: str | None = None
     outage: float | None = None
     health: HealthReport | None = None

@@ -55,6 +55,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         before: the checkpoint of the state when the writers had stopped; None until then.
         left: what a failed attempt had written when it was turned back; None when nothing had run.
         undoes: the operation that this one takes back.
+        inside: the components whose services asked for it, and were stopped by it; None when asked from outside.
         stopped_at, started_at: the ends of the outage, UTC.
         late: the first of what was written between `safety` and `before`; `late_count` is how many.
     """
@@ -71,6 +72,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     before: str | None = None
     left: str | None = None
     undoes: str | None = None
+    inside: str | None = None
     finished_at: datetime | None = None
     stopped_at: datetime | None = None
     started_at: datetime | None = None
@@ -111,6 +113,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
             actor=self.actor,
             kind=self.kind,
             undoes=self.undoes,
+            inside=self.inside,
             error=self.error,
             outage=self.outage,
             health=self.health,

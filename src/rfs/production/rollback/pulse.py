@@ -54,6 +54,11 @@ class Beat:
         self.tick()
         yield
 
+    def relay(self, what: str, items: int, size: int) -> None:
+        """Report the progress of another process that does the work; figures as in `Reporter`."""
+        if self._reporter:
+            self._reporter(what, items, size)
+
     def deafen(self) -> None:
         """From now on nobody can stop it: the way back must not be left in the middle."""
         self._deaf = True

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Self
+from contextlib import ExitStack, contextmanager
+from typing import Any, Self
 
 import msgspec
 
@@ -16,10 +16,19 @@ from rfs.production.rollback.errors import ConflictError, HeldError, NotFoundErr
 from rfs.production.rollback.lock import exclusive
 from rfs.production.rollback.model import HealthReport, OperationStatus, storable
 from rfs.production.rollback.operation import OPEN, Mark, Operation, position
+from rfs.production.rollback.plan import Plan
 from rfs.production.rollback.pulse import Beat, Reporter
 from rfs.production.rollback.settings import Settings, find, load
 from rfs.production.rollback.store import Store
 from rfs.production.rollback.wiring import load_parts
+
+
+class InsideError(Exception):
+    """This process belongs to services that have to be stopped: those of `components`."""
+
+    def __init__(self, components: tuple[str, ...]) -> None:
+        super().__init__(components)
+        self.components = components
 
 
 class Recoverable:
@@ -32,6 +41,9 @@ class Recoverable:
 
     Attributes:
         notices: sentences about what was settled on the way, for whoever asked for something else.
+        work: folder of local state, with one folder for each component.
+        left: what is done now is done by another process, since this one is inside services; see outside.py.
+        carried: in a process that does something for one inside services, the components of those.
     """
 
     def __init__(self, settings: Settings, *, reporter: Reporter | None = None, wait: float = 0.0) -> None:
@@ -39,10 +51,13 @@ class Recoverable:
         self.wait = wait
         self.store = Store.open(settings.store.path, settings.store.key)
         self.catalog = Catalog(os.path.join(settings.store.path, "catalog.db"))
-        self.parts: dict[str, Part] = load_parts(settings, os.path.join(settings.store.path, "work"))
+        self.work = os.path.join(settings.store.path, "work")
+        self.parts: dict[str, Part] = load_parts(settings, self.work)
         self.beat = Beat(reporter)
         self.engine = Engine(self.store, self.catalog, self.parts, self.check_health, self.beat)
         self.notices: list[str] = []
+        self.carried: tuple[str, ...] = ()
+        self.left = False
 
     @classmethod
     def open(cls, config: str | None = None, *, reporter: Reporter | None = None, wait: float = 0.0) -> Self:
@@ -99,15 +114,15 @@ class Recoverable:
         Raises:
             HeldError: an operation is held, or became so.
             RevertedError: it could not be finished and was turned back.
+            GoingOnError: it stops this very process, and goes on outside it.
         """
-        with self.locked("recover"):
-            self._tidy()
-            interrupted = self.catalog.open_operation()
-            if interrupted is None:
-                return []
-            if interrupted.status is OperationStatus.HELD:
-                raise self._held(interrupted)
-            return [self._carry_on(interrupted)]
+        try:
+            with self.locked("recover"):
+                self._tidy()
+                interrupted = self._interrupted()
+                return [self._carry_on(interrupted)] if interrupted is not None else []
+        except InsideError as inside:
+            return self._carry(inside, "recover")
 
     def resume(self, selector: str | None = None, *, skip: str | None = None) -> Operation:
         """Go on with a held operation from the step that failed, in the direction it had.
@@ -118,18 +133,24 @@ class Recoverable:
         Raises:
             RevertedError: it went on, back to the state before.
             HeldError: it failed again.
+            GoingOnError: it stops this very process, and goes on outside it.
         """
-        with self.locked("resume"):
-            self._tidy()
-            held = self._open_operation(selector)
-            if skip is not None:
-                steps = [step.id for step in held.plan.steps]
-                if skip not in steps:
-                    raise NotFoundError(
-                        "operation.step", operation=held.operation_id, step=skip, known=", ".join(steps)
-                    )
-                self.catalog.mark(entry(held, skip, Mark.SKIPPED, f"by {actor()}"))
-            return self._run_again(held)
+        try:
+            with self.locked("resume"):
+                self._tidy()
+                held = self._open_operation(selector)
+                self.require_outside()
+                if skip is not None:
+                    self._skip(held, skip)
+                return self._run_again(held)
+        except InsideError as inside:
+            return self._carry(inside, "resume", selector=selector, skip=skip)[0]
+
+    def _skip(self, held: Operation, skip: str) -> None:
+        steps = [step.id for step in held.plan.steps]
+        if skip not in steps:
+            raise NotFoundError("operation.step", operation=held.operation_id, step=skip, known=", ".join(steps))
+        self.catalog.mark(entry(held, skip, Mark.SKIPPED, f"by {actor()}"))
 
     def abort(self, selector: str | None = None) -> Operation:
         """Turn an open operation back now.
@@ -137,16 +158,21 @@ class Recoverable:
         Raises:
             RevertedError: it is back at the state before: what was asked for.
             HeldError: it could not be turned back.
+            GoingOnError: it stops this very process, and goes on outside it.
         """
-        with self.locked("abort"):
-            self._tidy()
-            operation = self._open_operation(selector)
-            if position(operation.plan, self.catalog.journal(operation.operation_id)).outage:
-                self._require_parts(operation)
-            try:
-                return self.engine.turn(operation, RollbackError("operation.aborted", actor=actor()))
-            except RollbackError as error:
-                return self._settled(operation, error)
+        try:
+            with self.locked("abort"):
+                self._tidy()
+                operation = self._open_operation(selector)
+                if position(operation.plan, self.catalog.journal(operation.operation_id)).outage:
+                    self._require_parts(operation)
+                    self.require_outside()
+                try:
+                    return self.engine.turn(operation, RollbackError("operation.aborted", actor=actor()))
+                except RollbackError as error:
+                    return self._settled(operation, error)
+        except InsideError as inside:
+            return self._carry(inside, "abort", selector=selector)[0]
 
     def _open_operation(self, selector: str | None) -> Operation:
         if selector is None:
@@ -161,6 +187,7 @@ class Recoverable:
 
     def _run_again(self, operation: Operation) -> Operation:
         self._require_parts(operation)
+        self.require_outside()
         operation = msgspec.structs.replace(operation, status=OperationStatus.RUNNING)
         self.catalog.put_operation(operation)
         return self.engine.run(operation)
@@ -200,8 +227,45 @@ class Recoverable:
             self.notices.append(f"The interrupted {operation.kind} {operation.operation_id} had changed nothing.")
             return dropped
 
-    def _held(self, operation: Operation) -> HeldError:
-        return HeldError("rollback.open", operation=operation.operation_id, status=operation.status)
+    # — inside a service that has to be stopped —
+
+    def inside(self) -> tuple[str, ...]:
+        """Return the components to whose services this process belongs, so that a rollback would end it."""
+        running = [part for part in self.parts.values() if part.driver.runs]
+        return tuple(part.component.name for part in running if part.driver.contains_caller(part.component))
+
+    def require_outside(self) -> None:
+        """To be called before services are stopped, with the lock held, which is let go of by what this raises.
+
+        Raises:
+            InsideError: this process belongs to one of them, and does not do this for another one.
+        """
+        components = () if self.carried else self.inside()
+        if components:
+            raise InsideError(components)
+
+    def _carry(
+        self, inside: InsideError, method: str, *, expected: Plan | None = None, **arguments: Any
+    ) -> list[Operation]:
+        """Have a method called by a process outside this one's service; raises what it raises, and GoingOnError."""
+        from rfs.production.rollback.outside import Request, carry
+
+        there = {part.component.name: type(part.driver) for part in load_parts(self.settings, self.work).values()}
+        if own := sorted(name for name, part in self.parts.items() if there.get(name) is not type(part.driver)):
+            why = f"{', '.join(own)} is code of this process alone"
+            raise ConflictError("rollback.inside", component=", ".join(inside.components), why=why)
+        request = Request(
+            settings=self.settings,
+            method=method,
+            arguments=arguments,
+            expected=expected,
+            inside=inside.components,
+            caller=os.getpid(),
+            wait=self.wait,
+        )
+        log = os.path.join(self.work, "_outside.log")  # no component's name begins with "_"
+        self.left = True
+        return [self.catalog.operation(each) for each in carry(request, log, self.beat, self.notices)]
 
     # — one at a time —
 
@@ -229,14 +293,27 @@ class Recoverable:
     @contextmanager
     def exclusively(self, what: str) -> Iterator[None]:
         """Hold the lock, with everything a crash left behind settled."""
-        with self.locked(what):
+        with ExitStack() as held:
+            held.enter_context(self.locked(what))
             self._tidy()
-            interrupted = self.catalog.open_operation()
-            if interrupted is not None and interrupted.status is OperationStatus.HELD:
-                raise self._held(interrupted)
-            if interrupted is not None:
-                self._settle(interrupted)
+            interrupted = self._interrupted()
+            try:
+                if interrupted is not None:
+                    self._settle(interrupted)
+            except InsideError as inside:
+                held.close()
+                self._carry(inside, "recover")
+                held.enter_context(self.locked(what))
+                self._tidy()
+                self._interrupted()
             yield
+
+    def _interrupted(self) -> Operation | None:
+        """Return the operation that somebody who died left open; raises HeldError when it is held."""
+        found = self.catalog.open_operation()
+        if found is not None and found.status is OperationStatus.HELD:
+            raise HeldError("rollback.open", operation=found.operation_id, status=found.status)
+        return found
 
     def _settle(self, interrupted: Operation) -> None:
         try:

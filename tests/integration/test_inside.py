@@ -1,0 +1,521 @@
+"""A service that rolls back the very application it belongs to, under a real supervisord."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stack import CONFIG, SUPERVISORD, Stack, snapshot
+
+from rfs.cli.views import operation_text
+from rfs.production.rollback.drivers.service import ServiceDriver
+from rfs.production.rollback.drivers.service.supervisor_rpc import Rpc
+from rfs.production.rollback.engine import Part
+from rfs.production.rollback.errors import ConflictError, RollbackError
+from rfs.production.rollback.http_request import parse_url
+from rfs.production.rollback.lock import holder
+from rfs.production.rollback.model import OperationStatus
+from rfs.production.rollback.operation import Operation
+from rfs.testing import MemoryDriver, component
+
+# It answers over HTTP, and handles SIGTERM as servers do: what it is busy with is cancelled and waited for.
+WEB = """
+import asyncio, ctypes, json, os, signal, sys
+
+home = sys.argv[1]
+version = open(home + "/tree/code.txt").read().strip()
+busy = {}
+over = asyncio.Event()
+
+def manager():
+    import msgspec
+    from rfs.production.rollback import RollbackManager
+    from rfs.production.rollback.settings import load
+    settings = load(home + "/rfs.toml")
+    policy = msgspec.structs.replace(settings.policy, max_rollback_time=77)
+    return RollbackManager(msgspec.structs.replace(settings, policy=policy))
+
+async def cli(*words):
+    words = [*words, "--yes", "--json", "--reason", "asked inside", "--config", home + "/rfs.toml"]
+    out, err = open(home + "/cli.out", "wb"), open(home + "/cli.err", "wb")
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "rfs.cli.main", *words, stdout=out, stderr=err)
+    return await process.wait()
+
+async def version_and_pid():
+    return version, os.getpid()
+
+async def cancel():
+    return busy["/rollback"].cancel()
+
+async def subreaper():
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+
+ACTS = {
+    "/version": version_and_pid,
+    "/rollback": lambda: manager().rollback_to_checkpoint("@latest", reason="asked inside"),
+    "/undo": lambda: manager().undo(),
+    "/recover": lambda: manager().recover(),
+    "/checkpoint": lambda: manager().create_checkpoint("d"),
+    "/cli/rollback": lambda: cli("rollback", "@latest"),
+    "/cli/abort": lambda: cli("abort"),
+    "/subreaper": subreaper,
+    "/cancel": cancel,
+}
+
+def plain(result):
+    if not hasattr(result, "is_success"):
+        return result
+    if result.is_failure():
+        return {"error": result.error.key, "text": str(result.error)}
+    import msgspec
+    return msgspec.to_builtins(result.value)
+
+async def answer(reader, writer):
+    path = (await reader.readline()).split()[1].decode()
+    busy[path] = asyncio.current_task()
+    try:
+        body = json.dumps(plain(await ACTS[path]()))
+    except asyncio.CancelledError:
+        body = '"cancelled"'
+    writer.write(b"HTTP/1.0 200 OK\\r\\n\\r\\n" + body.encode())
+    await writer.drain()
+    writer.close()
+    del busy[path]
+
+def stop():
+    over.set()
+    open(home + "/stopped", "w").close()
+    for task in busy.values():
+        task.cancel()
+
+async def serve():
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
+    with open(home + "/web.pid", "w") as file:
+        file.write(str(os.getpid()))
+    async with await asyncio.start_unix_server(answer, home + "/web.sock"):
+        await over.wait()
+        while busy:
+            await asyncio.sleep(0.01)
+
+asyncio.run(serve())
+"""
+
+# A second service, which is stopped before the other one. It can be made to take its time.
+GATE = """\
+#!/bin/sh
+cd "$(dirname "$0")"
+case $1 in
+  start) touch running ;;
+  stop) test -e signal-web && kill -TERM "$(cat web.pid)"
+        touch stopping
+        while test -e hold-stop; do sleep 0.02; done
+        rm -f running ;;
+  status) test -e running ;;
+esac
+"""
+
+HEALTH = """
+import os, sys, time
+home = sys.argv[1]
+open(home + "/checking", "w").close()
+while os.path.exists(home + "/hold-check"):
+    time.sleep(0.01)
+version = open(home + "/tree/code.txt").read().strip()
+sick = open(home + "/sick").read().split() if os.path.exists(home + "/sick") else []
+sys.exit(version in sick)
+"""
+
+PROGRAM = """
+[program:web]
+command = {python} {home}/web.py {home}
+startsecs = 0
+stopwaitsecs = 60
+stopasgroup = true
+killasgroup = true
+"""
+
+COMPONENT = """
+[components.z-gate]
+kind = "service"
+manager = "command"
+start = ["./gate", "start"]
+stop = ["./gate", "stop"]
+status = ["./gate", "status"]
+"""
+
+HELD = ("hold-stop", "hold-check")
+
+
+class Web(Stack):
+    """A stack with a web server that has the manager inside.
+
+    Did a rollback wait for the server's end while the server waits for the rollback's, that would take the
+    sixty seconds of stopwaitsecs.
+    """
+
+    config = CONFIG.replace('units = ["writer"]\n', "") + COMPONENT
+    supervisord_conf = SUPERVISORD + PROGRAM
+    v1: dict[str, object]
+    v2: dict[str, object]
+    target: str
+
+    def prepare(self) -> None:
+        (self.home / "web.py").write_text(WEB)
+        (self.home / "health.py").write_text(HEALTH)
+        (self.home / "gate").write_text(GATE)
+        (self.home / "gate").chmod(0o755)
+        (self.home / "running").touch()
+
+    def ask(self, path: str) -> Any:
+        """Ask the server; None when it ended without an answer."""
+        connection = http.client.HTTPConnection("web")
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(30)
+        try:
+            connection.sock.connect(str(self.home / "web.sock"))
+            connection.request("GET", path)
+            return json.loads(connection.getresponse().read())
+        except (http.client.RemoteDisconnected, ConnectionError, FileNotFoundError):
+            return None
+        finally:
+            connection.close()
+
+    def answers(self) -> bool:
+        return self.ask("/version") is not None
+
+    def ask_meanwhile(self, path: str) -> Callable[[], Any]:
+        """Ask the server and return at once; what is returned waits for its answer."""
+        answers: list[Any] = []
+        thread = threading.Thread(target=lambda: answers.append(self.ask(path)))
+        thread.start()
+
+        def answer() -> Any:
+            thread.join(30)
+            return answers[0]
+
+        return answer
+
+    def reset(self) -> None:
+        """Version 1, healthy, with nothing held up."""
+        for name in ("sick", "signal-web", "stopping", "stopped", "checking", *HELD):
+            (self.home / name).unlink(missing_ok=True)
+        (self.home / "tree" / "code.txt").write_text("v1\n")
+        (self.home / "tree" / "new.txt").unlink(missing_ok=True)
+        shutil.rmtree(self.home / "tree" / "static")
+        (self.home / "tree" / "static").mkdir()
+        (self.home / "tree" / "static" / "a.css").write_text("a {}\n")
+        (self.home / "settings.toml").write_text("# the shop\ntitle = 'Shop'\n")
+        (self.home / "stack.env").write_text("TOKEN=one\n")
+
+    def deploy_v2(self) -> None:
+        super().deploy_v2()
+        supervisor = Rpc(parse_url(f"unix://{self.home}/s.sock"), "writer")
+        supervisor.call("stopProcess", "web")
+        supervisor.call("startProcess", "web")
+        self.serves("v2")
+
+    def serves(self, version: str) -> int:
+        """Wait until the server answers with this version; return its process id."""
+        self.wait_for(lambda: (self.ask("/version") or [""])[0] == version, f"{version} to answer")
+        pid: int = self.ask("/version")[1]
+        return pid
+
+    def ended(self) -> Operation:
+        """Wait until nothing is going on, and return the last operation."""
+        with self.open() as app:
+            self.wait_for(lambda: not holder(app.lock_path), "the end")
+            last = app.catalog.latest_operation()
+            assert last is not None
+            return last
+
+    @property
+    def told(self) -> str:
+        return (self.home / ".rfs" / "work" / "_outside.log").read_text()
+
+    @property
+    def carrier(self) -> int:
+        """The process id of the last carrier."""
+        return int(re.findall(r"process (\d+): ", self.told)[-1])
+
+    def exists(self, name: str) -> None:
+        self.wait_for((self.home / name).exists, name)
+
+    def touch(self, *names: str) -> None:
+        for name in names:
+            (self.home / name).touch()
+
+    def remove(self, *names: str) -> None:
+        for name in names:
+            (self.home / name).unlink()
+
+    def checkpoints(self) -> list[str]:
+        with self.open() as app:
+            return [each.checkpoint_id for each in app.catalog.checkpoints()]
+
+    def stable(self) -> dict[str, object]:
+        """What the writer does not touch."""
+        tree = snapshot(self.home / "tree")
+        tree.pop("lines.txt")
+        return {**tree, "env": (self.home / "stack.env").read_bytes()}
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Web]:
+    made = Web()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def web(shared: Web) -> Iterator[Web]:
+    """Version 2, with a checkpoint of version 1."""
+    shared.reset()
+    shared.v1 = shared.stable()
+    with shared.open() as app:
+        shared.target = app.checkpoint().checkpoint_id
+    shared.deploy_v2()
+    shared.v2 = shared.stable()
+    (shared.home / "checking").unlink(missing_ok=True)  # that was of the checkpoint
+    yield shared
+    for name in HELD:
+        (shared.home / name).unlink(missing_ok=True)
+    with shared.open() as app:
+        shared.wait_for(lambda: not holder(app.lock_path), "the end")
+
+
+# — the whole way —
+
+
+def test_a_service_rolls_itself_back_and_undoes_it(web: Web) -> None:
+    said = web.ask("/rollback")
+    done = web.ended()
+    assert said == {"rollback_id": done.operation_id, "status": "running", "rolled_back_to": web.target}
+    assert (done.status, done.plan.target, done.error) == (OperationStatus.COMPLETED, web.target, None)
+    # The limit is not in rfs.toml: the server's manager was given settings of its own.
+    assert (done.reason, done.inside, done.max_rollback_time) == ("asked inside", "writer", 77)
+    assert done.actor
+    assert done.outage is not None
+    assert done.outage < 20
+    assert web.stable() == web.v1
+    web.serves("v1")
+    said = web.ask("/undo")
+    undone = web.ended()
+    assert said == [{"rollback_id": undone.operation_id, "status": "running", "rolled_back_to": done.before}]
+    assert (undone.status, undone.undoes, undone.inside) == (OperationStatus.COMPLETED, done.operation_id, "writer")
+    assert web.stable() == web.v2
+    web.serves("v2")
+
+
+def test_what_was_written_until_the_stop_is_kept(web: Web) -> None:
+    web.touch("hold-stop")
+    rolled_back = web.ask_meanwhile("/rollback")
+    web.exists("stopping")
+    before = web.acked
+    web.wait_for(lambda: web.acked > before + 5, "the writer to go on")
+    late = web.acked
+    web.remove("hold-stop")
+    assert rolled_back()["status"] == "running"
+    done = web.ended()
+    assert done.status is OperationStatus.COMPLETED
+    assert done.late_count
+    with web.open() as app:
+        app.undo()
+    assert set(range(1, late + 1)) <= set(web.rows())
+    assert set(range(1, late + 1)) <= set(web.lines())
+
+
+def test_a_sick_target_is_turned_back_and_version_2_runs_again(web: Web) -> None:
+    pid = web.serves("v2")
+    web.sick("v1")
+    assert web.ask("/rollback")["status"] == "running"
+    done = web.ended()
+    assert done.status is OperationStatus.REVERTED
+    assert done.error is not None
+    assert "version" in done.error
+    assert web.stable() == web.v2
+    assert web.serves("v2") != pid
+
+
+def test_what_fails_before_the_stop_is_told_and_stops_nothing(web: Web) -> None:
+    pid = web.serves("v2")
+    (web.home / "tree" / "static" / "a.css").mkdir()
+    (web.home / "tree" / "static" / "a.css" / "x.tmp").touch()
+    said = web.ask("/rollback")
+    assert said["error"] == "path.sheltering"
+    assert web.ask("/version") == ["v2", pid]
+    assert not (web.home / "stopping").exists()
+
+
+# — stop —
+
+
+def test_cancelled_before_the_stop_it_turns_back(web: Web) -> None:
+    pid = web.serves("v2")
+    web.touch("hold-check")
+    rolled_back = web.ask_meanwhile("/rollback")
+    web.exists("checking")
+    assert web.ask("/cancel") is True
+    assert rolled_back() == "cancelled"
+    web.remove("hold-check")
+    web.ended()
+    assert web.stable() == web.v2
+    assert web.ask("/version") == ["v2", pid]
+    assert not (web.home / "stopping").exists()
+
+
+def test_once_the_services_are_being_stopped_cancelling_does_not_turn_it_back(web: Web) -> None:
+    # As a stop of its own does: the server cancels what it is busy with, and ends when that has ended.
+    web.touch("hold-stop", "signal-web")
+    rolled_back = web.ask_meanwhile("/rollback")
+    web.exists("stopped")
+    web.wait_for(lambda: "too late to stop" in web.told, "the carrier to hear of it")
+    web.remove("hold-stop")
+    assert rolled_back() == "cancelled"
+    done = web.ended()
+    assert done.status is OperationStatus.COMPLETED
+    assert web.stable() == web.v1
+    web.serves("v1")
+
+
+def test_who_ends_the_carrier_turns_it_back(web: Web) -> None:
+    pid = web.serves("v2")
+    web.touch("hold-stop")
+    rolled_back = web.ask_meanwhile("/rollback")
+    web.exists("stopping")
+    os.kill(web.carrier, signal.SIGTERM)
+    assert rolled_back()["error"] == "interrupted"
+    web.remove("hold-stop")
+    assert web.ended().status is OperationStatus.REVERTED
+    assert web.stable() == web.v2
+    assert web.ask("/version") == ["v2", pid]
+
+
+# — crashes —
+
+
+def test_a_carrier_killed_in_the_outage_is_settled_from_inside(web: Web) -> None:
+    web.touch("hold-stop")
+    rolled_back = web.ask_meanwhile("/rollback")
+    web.exists("stopping")
+    os.kill(web.carrier, signal.SIGKILL)
+    assert rolled_back()["error"] == "outside.lost"
+    web.remove("hold-stop")
+    # Whatever changes something settles it first, and that stops this server.
+    assert web.ask("/checkpoint")["error"] == "outside.going_on"
+    done = web.ended()
+    assert (done.status, done.inside) == (OperationStatus.COMPLETED, "writer")
+    assert web.stable() == web.v1
+    web.serves("v1")
+    assert web.ask("/recover") == []
+
+
+def test_a_carrier_killed_after_the_start_is_finished_from_inside(web: Web) -> None:
+    web.touch("hold-stop")
+    rolled_back = web.ask_meanwhile("/rollback")
+    web.exists("stopping")
+    web.touch("hold-check")
+    web.remove("hold-stop", "checking")
+    rolled_back()
+    web.exists("checking")
+    os.kill(web.carrier, signal.SIGKILL)
+    web.remove("hold-check")
+    pid = web.serves("v1")
+    assert web.ended().status is OperationStatus.RUNNING
+    (settled,) = web.ask("/recover")
+    assert settled["status"] == "completed"
+    assert web.ask("/version") == ["v1", pid]
+
+
+def test_abort_from_inside_tells_the_real_end(web: Web) -> None:
+    pid = web.serves("v2")
+    web.touch("hold-stop")
+    rolled_back = web.ask_meanwhile("/rollback")
+    web.exists("stopping")
+    os.kill(web.carrier, signal.SIGKILL)
+    rolled_back()
+    web.remove("hold-stop")
+    assert web.ask("/cli/abort") == 0
+    assert json.loads((web.home / "cli.out").read_text())["data"]["status"] == "reverted"
+    assert web.stable() == web.v2
+    assert web.ask("/version") == ["v2", pid]
+
+
+# — the carrier —
+
+
+def test_the_carrier_has_nothing_of_the_unit(web: Web) -> None:
+    pid = web.serves("v2")
+    web.touch("hold-stop")
+    rolled_back = web.ask_meanwhile("/rollback")
+    web.exists("stopping")
+    carrier = web.carrier
+    assert os.getsid(carrier) != os.getsid(pid)
+    assert os.getpgid(carrier) != os.getpgid(pid)
+    assert sockets(carrier).isdisjoint(sockets(pid))
+    variables = Path(f"/proc/{carrier}/environ").read_bytes()
+    assert b"SUPERVISOR_ENABLED" not in variables
+    assert b"SUPERVISOR_PROCESS_NAME" not in variables
+    assert f"SUPERVISOR_SERVER_URL=unix://{web.home}/s.sock".encode() in variables
+    assert os.stat(web.home / ".rfs" / "work" / "_outside.log").st_mode & 0o777 == 0o600
+    with web.open() as app, pytest.raises(RollbackError, match=f"process {carrier},"):
+        app.checkpoint()
+    web.remove("hold-stop")
+    rolled_back()
+    web.ended()
+
+
+def sockets(pid: int) -> set[str]:
+    folder = f"/proc/{pid}/fd"
+    links = {os.readlink(f"{folder}/{name}") for name in os.listdir(folder)}
+    return {link for link in links if link.startswith("socket:")}
+
+
+def test_what_cannot_leave_is_refused_before_anything_is_touched(web: Web) -> None:
+    pid = web.serves("v2")
+    web.ask("/subreaper")
+    known = web.checkpoints()
+    said = web.ask("/rollback")
+    assert said["error"] == "rollback.inside"
+    assert "writer" in said["text"]
+    assert web.stable() == web.v2
+    assert web.ask("/version") == ["v2", pid]
+    assert web.checkpoints() == known
+
+
+def test_code_of_the_caller_alone_is_not_left_behind(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ServiceDriver, "contains_caller", lambda *_: True)
+    with web.open() as app:
+        known = app.catalog.checkpoints()
+        app.parts["mine"] = Part(component("memory", web.home, name="mine"), MemoryDriver())
+        with pytest.raises(ConflictError, match="mine is code of this process alone"):
+            app.rollback("@latest")
+        assert app.catalog.checkpoints() == known
+    assert web.stable() == web.v2
+
+
+# — the command line —
+
+
+def test_the_command_line_inside_says_that_it_goes_on(web: Web) -> None:
+    web.ask("/cli/rollback")
+    done = web.ended()
+    assert (done.status, done.inside) == (OperationStatus.COMPLETED, "writer")
+    envelope = json.loads((web.home / "cli.out").read_text())
+    assert (envelope["ok"], envelope["code"]) == (False, 130)
+    assert envelope["data"]["error"]["key"] == "outside.going_on"
+    assert done.operation_id in envelope["data"]["error"]["hint"]
+    events = [json.loads(line) for line in (web.home / "cli.err").read_text().splitlines() if line.startswith("{")]
+    steps = [event["step"] for event in events]
+    assert {"leaving the service", "capturing tree", "stage tree", "stop z-gate"} <= set(steps)
+    with web.open() as app:
+        assert "inside writer" in operation_text(app.catalog.operation(done.operation_id), everything=True)
