@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
-import re
 import shutil
 import signal
-import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from inside_web import HEALTH, HELD, SERVER, Server
 from stack import CONFIG, SUPERVISORD, Stack, snapshot
 
 from rfs.cli.views import operation_text
@@ -25,90 +21,7 @@ from rfs.production.rollback.errors import ConflictError, RollbackError
 from rfs.production.rollback.http_request import parse_url
 from rfs.production.rollback.lock import holder
 from rfs.production.rollback.model import OperationStatus
-from rfs.production.rollback.operation import Operation
 from rfs.testing import MemoryDriver, component
-
-# It answers over HTTP, and handles SIGTERM as servers do: what it is busy with is cancelled and waited for.
-WEB = """
-import asyncio, ctypes, json, os, signal, sys
-
-home = sys.argv[1]
-version = open(home + "/tree/code.txt").read().strip()
-busy = {}
-over = asyncio.Event()
-
-def manager():
-    import msgspec
-    from rfs.production.rollback import RollbackManager
-    from rfs.production.rollback.settings import load
-    settings = load(home + "/rfs.toml")
-    policy = msgspec.structs.replace(settings.policy, max_rollback_time=77)
-    return RollbackManager(msgspec.structs.replace(settings, policy=policy))
-
-async def cli(*words):
-    words = [*words, "--yes", "--json", "--reason", "asked inside", "--config", home + "/rfs.toml"]
-    out, err = open(home + "/cli.out", "wb"), open(home + "/cli.err", "wb")
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "rfs.cli.main", *words, stdout=out, stderr=err)
-    return await process.wait()
-
-async def version_and_pid():
-    return version, os.getpid()
-
-async def cancel():
-    return busy["/rollback"].cancel()
-
-async def subreaper():
-    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
-
-ACTS = {
-    "/version": version_and_pid,
-    "/rollback": lambda: manager().rollback_to_checkpoint("@latest", reason="asked inside"),
-    "/undo": lambda: manager().undo(),
-    "/recover": lambda: manager().recover(),
-    "/checkpoint": lambda: manager().create_checkpoint("d"),
-    "/cli/rollback": lambda: cli("rollback", "@latest"),
-    "/cli/abort": lambda: cli("abort"),
-    "/subreaper": subreaper,
-    "/cancel": cancel,
-}
-
-def plain(result):
-    if not hasattr(result, "is_success"):
-        return result
-    if result.is_failure():
-        return {"error": result.error.key, "text": str(result.error)}
-    import msgspec
-    return msgspec.to_builtins(result.value)
-
-async def answer(reader, writer):
-    path = (await reader.readline()).split()[1].decode()
-    busy[path] = asyncio.current_task()
-    try:
-        body = json.dumps(plain(await ACTS[path]()))
-    except asyncio.CancelledError:
-        body = '"cancelled"'
-    writer.write(b"HTTP/1.0 200 OK\\r\\n\\r\\n" + body.encode())
-    await writer.drain()
-    writer.close()
-    del busy[path]
-
-def stop():
-    over.set()
-    open(home + "/stopped", "w").close()
-    for task in busy.values():
-        task.cancel()
-
-async def serve():
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
-    with open(home + "/web.pid", "w") as file:
-        file.write(str(os.getpid()))
-    async with await asyncio.start_unix_server(answer, home + "/web.sock"):
-        await over.wait()
-        while busy:
-            await asyncio.sleep(0.01)
-
-asyncio.run(serve())
-"""
 
 # A second service, which is stopped before the other one. It can be made to take its time.
 GATE = """\
@@ -122,17 +35,6 @@ case $1 in
         rm -f running ;;
   status) test -e running ;;
 esac
-"""
-
-HEALTH = """
-import os, sys, time
-home = sys.argv[1]
-open(home + "/checking", "w").close()
-while os.path.exists(home + "/hold-check"):
-    time.sleep(0.01)
-version = open(home + "/tree/code.txt").read().strip()
-sick = open(home + "/sick").read().split() if os.path.exists(home + "/sick") else []
-sys.exit(version in sick)
 """
 
 PROGRAM = """
@@ -153,15 +55,9 @@ stop = ["./gate", "stop"]
 status = ["./gate", "status"]
 """
 
-HELD = ("hold-stop", "hold-check")
 
-
-class Web(Stack):
-    """A stack with a web server that has the manager inside.
-
-    Did a rollback wait for the server's end while the server waits for the rollback's, that would take the
-    sixty seconds of stopwaitsecs.
-    """
+class Web(Stack, Server):
+    """A stack with a web server that has the manager inside."""
 
     config = CONFIG.replace('units = ["writer"]\n', "") + COMPONENT
     supervisord_conf = SUPERVISORD + PROGRAM
@@ -170,40 +66,11 @@ class Web(Stack):
     target: str
 
     def prepare(self) -> None:
-        (self.home / "web.py").write_text(WEB)
+        (self.home / "web.py").write_text(SERVER)
         (self.home / "health.py").write_text(HEALTH)
         (self.home / "gate").write_text(GATE)
         (self.home / "gate").chmod(0o755)
         (self.home / "running").touch()
-
-    def ask(self, path: str) -> Any:
-        """Ask the server; None when it ended without an answer."""
-        connection = http.client.HTTPConnection("web")
-        connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.settimeout(30)
-        try:
-            connection.sock.connect(str(self.home / "web.sock"))
-            connection.request("GET", path)
-            return json.loads(connection.getresponse().read())
-        except (http.client.RemoteDisconnected, ConnectionError, FileNotFoundError):
-            return None
-        finally:
-            connection.close()
-
-    def answers(self) -> bool:
-        return self.ask("/version") is not None
-
-    def ask_meanwhile(self, path: str) -> Callable[[], Any]:
-        """Ask the server and return at once; what is returned waits for its answer."""
-        answers: list[Any] = []
-        thread = threading.Thread(target=lambda: answers.append(self.ask(path)))
-        thread.start()
-
-        def answer() -> Any:
-            thread.join(30)
-            return answers[0]
-
-        return answer
 
     def reset(self) -> None:
         """Version 1, healthy, with nothing held up."""
@@ -223,40 +90,6 @@ class Web(Stack):
         supervisor.call("stopProcess", "web")
         supervisor.call("startProcess", "web")
         self.serves("v2")
-
-    def serves(self, version: str) -> int:
-        """Wait until the server answers with this version; return its process id."""
-        self.wait_for(lambda: (self.ask("/version") or [""])[0] == version, f"{version} to answer")
-        pid: int = self.ask("/version")[1]
-        return pid
-
-    def ended(self) -> Operation:
-        """Wait until nothing is going on, and return the last operation."""
-        with self.open() as app:
-            self.wait_for(lambda: not holder(app.lock_path), "the end")
-            last = app.catalog.latest_operation()
-            assert last is not None
-            return last
-
-    @property
-    def told(self) -> str:
-        return (self.home / ".rfs" / "work" / "_outside.log").read_text()
-
-    @property
-    def carrier(self) -> int:
-        """The process id of the last carrier."""
-        return int(re.findall(r"process (\d+): ", self.told)[-1])
-
-    def exists(self, name: str) -> None:
-        self.wait_for((self.home / name).exists, name)
-
-    def touch(self, *names: str) -> None:
-        for name in names:
-            (self.home / name).touch()
-
-    def remove(self, *names: str) -> None:
-        for name in names:
-            (self.home / name).unlink()
 
     def checkpoints(self) -> list[str]:
         with self.open() as app:

@@ -168,14 +168,15 @@ def carry(request: Request, log: str, beat: Beat, notices: list[str]) -> list[st
         ConflictError: `rollback.inside`, the call cannot be made outside; nothing was changed.
         RollbackError: what the call raised; `outside.lost` when the carrier died.
     """
-    why = ""
+    reasons = []
     with beat.doing("leaving the service"):
-        for prefix in ((), *_scopes()):
+        for prefix in (*_scopes(), ()):
             try:
                 with closing(_start(prefix, request, log)) as channel:
                     return _follow(channel, beat, log, notices)
             except _NotOutsideError as error:
-                why = str(error)
+                reasons.append(str(error))
+    why = "; ".join(dict.fromkeys(reasons))
     raise ConflictError("rollback.inside", component=", ".join(request.inside), why=why)
 
 
@@ -184,11 +185,18 @@ class _NotOutsideError(Exception):
 
 
 def _scopes() -> list[tuple[str, ...]]:
-    """Return what a command begins with that systemd, where it counts processes, runs in a scope of its own."""
+    """Return what a command begins with that systemd runs in a scope of its own, where this process is in a service.
+
+    Stopping a service ends all of its control group, and whatever the components' services are run by, somebody
+    may do that meanwhile. Without the right to start a scope this is done without.
+    """
     if not os.path.isdir(_SYSTEMD):
         return []
     with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-        user = ("--user",) if "/user@" in file.read() else ()
+        group = file.read()
+    if not re.search(r"\.service(/|$)", group, re.MULTILINE):
+        return []
+    user = ("--user",) if "/user@" in group else ()
     unit = f"--unit=rfs-outside-{new_id()}"
     return [("systemd-run", *user, "--scope", "--quiet", "--collect", "--no-ask-password", unit, "--")]
 
