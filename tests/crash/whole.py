@@ -25,6 +25,7 @@ from tests.crash.harness import Scenario, look
 from tests.crash.parts import differing
 from tests.crash.tree import make_first_tree, make_second_tree
 
+from rfs.production.rollback import engine as engine_module
 from rfs.production.rollback import upkeep
 from rfs.production.rollback.application import Application
 from rfs.production.rollback.catalog import Catalog, entry
@@ -276,21 +277,25 @@ class RollbackWithoutFolderSync(WithoutFolderSync, Rollback):
 class RollbackDoneFirst(Rollback):
     """Writes that a step is done before it runs it.
 
-    The read-back would notice and turn back, which is what it is for; so it is left out as well.
+    A recovery restores everything again, and the read-back would notice what was missed; so both are left out.
     """
 
     def act(self, world: Path) -> None:
-        right = Engine._take
-
         def wrong(engine: Engine, operation: Operation, step: Step) -> Operation:
+            engine.catalog.mark(entry(operation, step.id, Mark.INTENT))
             engine.catalog.mark(entry(operation, step.id, Mark.DONE))
-            return right(engine, operation, step)
+            operation = engine._steps[step.action](operation, step)
+            engine.catalog.put_operation(operation)
+            return operation
 
         with patch.object(Engine, "_take", wrong):
             super().act(world)
 
     def recover(self, world: Path) -> None:
-        with patch.object(Engine, "_verify", lambda engine, operation, step: operation):
+        with (
+            patch.object(Engine, "_verify", lambda engine, operation, step: operation),
+            patch.object(engine_module, "still_done", lambda plan, where: where.done),
+        ):
             super().recover(world)
 
 

@@ -331,10 +331,19 @@ def test_abort_of_a_held_operation_is_what_was_asked_for(notes_app: App) -> None
     (notes_app.folder / "refuse-start").touch()
     assert notes_app.rfs("rollback", first, "--reason", "x", "-y").code == 31
     (notes_app.folder / "refuse-start").unlink()
-    ran = notes_app.rfs("abort")
+    notes_app.write("by hand, while it was held")
+    ran = notes_app.rfs("abort", "--reason", "not tonight")
     assert ran.code in (0, 3), ran
     assert "reverted" in ran.out
+    assert "not recorded" not in ran.err
     assert notes_app.notes == ["one", "two"]
+    left = notes_app.json("show")["left"][-1]
+    assert f"is kept: {left}" in ran.err
+    shown = notes_app.rfs("show").out
+    assert left in shown
+    assert re.search(r"resumed +abort by \S+: not tonight", shown)
+    assert notes_app.rfs("rollback", left, "--reason", "x", "-y").code in (0, 3)
+    assert notes_app.notes[-1] == "by hand, while it was held"
 
 
 def test_recover_with_nothing_to_do_and_the_rebuild(notes_app: App) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from pathlib import Path
 
 import msgspec
 import pytest
 from small import Small
 
+from rfs.production.rollback import upkeep
 from rfs.production.rollback.application import Application
-from rfs.production.rollback.errors import ConflictError, RevertedError, RollbackError, UsageError
+from rfs.production.rollback.errors import ConflictError, HeldError, RevertedError, RollbackError, UsageError
 from rfs.production.rollback.model import OperationStatus
-from rfs.production.rollback.operation import Operation
+from rfs.production.rollback.operation import Mark, Operation
 from rfs.production.rollback.plan import Action, Step
+from rfs.production.rollback.recovery import actor
 
 
 class Killed(BaseException):
@@ -63,6 +66,70 @@ def test_a_component_that_left_rfs_toml_is_asked_for_before_anything_is_touched(
     with half_done.open() as app:
         assert [operation.status for operation in app.recover()] == [OperationStatus.COMPLETED]
         assert (half_done.tree / "code.txt").read_text().startswith("version 1")
+
+
+def write_on_it(small: Small, text: str) -> None:
+    """Do what a service does that came up by itself: change a file, add a row."""
+    (small.tree / "code.txt").write_text(text)
+    db = sqlite3.connect(small.tree / "small.db")
+    db.execute("INSERT INTO t (v) VALUES (?)", (text,))
+    db.commit()
+    db.close()
+
+
+def test_what_was_written_on_half_restored_data_is_kept_each_time(half_done: Small) -> None:
+    write_on_it(half_done, "after the first reboot")
+    with half_done.open() as app:
+        app.engine._steps[Action.VERIFY] = die
+        with pytest.raises(Killed):
+            app.recover(reason="the power is back")
+    write_on_it(half_done, "after the second reboot")
+    with half_done.open() as app:
+        (done,) = app.recover()
+        assert done.status is OperationStatus.COMPLETED
+        assert len(done.lefts) == 2
+        assert done.record().left == done.lefts
+        assert [notice for notice in app.notices if done.lefts[1] in notice]
+        notes = [e.note for e in app.catalog.journal(done.operation_id) if e.mark is Mark.RESUMED]
+        assert notes[0] == f"recover by {actor()}: the power is back"
+        version_1 = half_done.state()
+        assert not [row for (row,) in version_1["rows"] if "reboot" in row]
+        upkeep.forget(app, ["@latest"])
+        upkeep.prune(app, dry_run=False)
+        for left, text in zip(done.lefts, ("after the first reboot", "after the second reboot"), strict=True):
+            app.rollback(left)
+            assert (half_done.tree / "code.txt").read_text() == text
+            assert half_done.state()["rows"][-1] == (text,)
+
+
+def test_abort_keeps_what_was_written_before_it_goes_back(half_done: Small) -> None:
+    write_on_it(half_done, "by hand")
+    with half_done.open() as app:
+        done = app.abort(reason="wrong night")
+        assert done.status is OperationStatus.REVERTED
+        assert f"aborted by {actor()} (wrong night)" in str(done.error)
+        assert (half_done.tree / "code.txt").read_text().startswith("version 2")
+        assert done.left is not None
+        app.rollback(done.left)
+        assert half_done.state()["rows"][-1] == ("by hand",)
+
+
+def test_what_cannot_be_kept_holds_it_until_that_is_left_out(half_done: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_on_it(half_done, "by hand")
+
+    def full(*_: object, **__: object) -> None:
+        raise RollbackError("store.no_space", path="/store")
+
+    with half_done.open() as app:
+        with monkeypatch.context() as patch:
+            patch.setattr(app.engine, "checkpoint", full)
+            with pytest.raises(HeldError, match="no space left"):
+                app.recover()
+            assert (half_done.tree / "code.txt").read_text() == "by hand"
+            with pytest.raises(RevertedError):
+                app.resume(skip="left", reason="it was a test entry")
+        assert app.catalog.operations()[0].lefts == ()
+        assert (half_done.tree / "code.txt").read_text().startswith("version 2")
 
 
 def test_nothing_else_begins_while_how_it_ended_cannot_be_written_down(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from rfs.production.rollback.model import (
     utc_now,
 )
 from rfs.production.rollback.operation import Mark, Operation, position
-from rfs.production.rollback.plan import Policy, Scope, make_plan
+from rfs.production.rollback.plan import Action, Policy, Scope, make_plan
 from rfs.production.rollback.pulse import Beat
 from rfs.production.rollback.store import Store
 from rfs.testing import MemoryDriver, component
@@ -306,7 +307,7 @@ def test_a_held_operation_can_be_turned_back_again(world: World) -> None:
     engine, operation = held(world)
     world.code.value = "meddled with"
     with pytest.raises(RevertedError):
-        world.engine().turn(operation, RollbackError("operation.aborted", actor="kim"))
+        world.engine().abort(operation, RollbackError("operation.aborted", actor="kim"))
     assert world.state == OLD
     assert engine.catalog.open_operation() is None
 
@@ -397,9 +398,9 @@ def killing(engine: Engine, point: int) -> Callable[[], int]:
     return lambda: reached
 
 
-def settle(world: World) -> None:
+def settle(world: World, engine: Engine | None = None) -> None:
     """What `rfs recover` does, in a new process."""
-    engine = world.engine()
+    engine = engine or world.engine()
     operation = engine.catalog.open_operation()
     if operation is None:
         return
@@ -408,7 +409,7 @@ def settle(world: World) -> None:
         if where.outage or where.turned:
             engine.run(operation)
         else:
-            engine.turn(operation, RollbackError("operation.interrupted"))
+            engine.abort(operation, RollbackError("operation.interrupted"))
     except RollbackError:
         pass
 
@@ -468,6 +469,127 @@ def test_after_a_reboot_the_services_that_came_up_by_themselves_are_stopped_agai
             world.code.restore(engine.parts["code"].component, engine.blobs, before)
             assert world.code.value == "written after the reboot"
         world.close()
+
+
+def rows_of(world: World, engine: Engine, checkpoint_id: str) -> set[int]:
+    """Return the rows that a checkpoint holds, and check that its web is of the same version."""
+    captures = engine.catalog.checkpoint(checkpoint_id).captures
+    found = MemoryDriver()
+    found.restore(engine.parts["code"].component, engine.blobs, captures["code"])
+    return set(found.value["rows"])
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_what_is_written_between_crashes_is_kept_and_the_end_is_exact(world: World, seed: int) -> None:
+    """Die anywhere; services come up and write; die anywhere in the recovery; and so on."""
+    chance = random.Random(seed)
+    world.code.value, world.web.value = {"version": "v1", "rows": []}, "v1"
+    world.target = world.engine().checkpoint(
+        ["code", "web"], CheckpointType.MANUAL, health=lambda: WELL, deployment_id="d"
+    )
+    world.code.value, world.web.value = {"version": "v2", "rows": [0]}, "v2"
+    engine = world.engine()
+    operation = world.begin(engine)
+    world.health = [chance.choice([WELL, SICK])]
+    written = {0}
+    killing(engine, chance.randrange(70))
+    with contextlib.suppress(Killed, RollbackError):
+        engine.run(operation)
+    deaths = chance.randrange(4)
+    for death in range(deaths + 1):
+        if chance.random() < 0.8:
+            world.web.up = True
+            world.code.value["rows"].append(death + 1)
+            written.add(death + 1)
+        engine = world.engine()
+        before = engine.catalog.operation(operation.operation_id)
+        if death < deaths:
+            killing(engine, chance.randrange(50))
+        with contextlib.suppress(Killed):
+            settle(world, engine)
+    done = engine.catalog.operation(operation.operation_id)
+    assert engine.catalog.open_operation() is None
+    assert world.web.up
+    assert world.code.value["version"] == world.web.value
+    kept = [*done.lefts, done.state_before]
+    assert set(done.lefts) >= set(before.lefts)
+    assert written <= set(world.code.value["rows"]).union(*(rows_of(world, engine, each) for each in kept))
+    if done.lefts != before.lefts:
+        # Something was still to be restored: then nothing that was written on the way there may be left in it.
+        exact = done.plan.target if done.status is OperationStatus.COMPLETED else done.state_before
+        assert set(world.code.value["rows"]) == rows_of(world, engine, exact)
+
+
+def test_what_cannot_be_kept_is_not_restored_over_until_somebody_says_so(world: World) -> None:
+    engine = world.engine()
+    operation = world.begin(engine)
+    world.web.fail_in = {"restore"}
+    engine._steps[Action.VERIFY] = lambda *_: (_ for _ in ()).throw(Killed)
+    with pytest.raises(Killed):
+        engine.run(operation)
+    world.web.fail_in = set()
+    world.code.value, world.web.up = "written after the reboot", True
+    take = world.code.capture
+
+    def full(*_: Any) -> Capture:
+        raise RollbackError("store.no_space", path="/store")
+
+    world.code.capture = full
+    for _ in range(2):
+        with pytest.raises(HeldError, match="no space left") as caught:
+            world.engine().run(engine.catalog.operation(operation.operation_id))
+        assert "--skip left" in caught.value.hint
+        assert world.code.value == "written after the reboot"
+    world.code.capture = take
+    after = world.engine()
+    with pytest.raises(RevertedError):
+        after.run(after.catalog.operation(operation.operation_id))
+    assert world.state == OLD
+    done = after.catalog.operation(operation.operation_id)
+    assert len(done.lefts) == 1
+    world.code.restore(
+        after.parts["code"].component, after.blobs, after.catalog.checkpoint(done.lefts[0]).captures["code"]
+    )
+    assert world.code.value == "written after the reboot"
+
+
+def test_definitions_edited_while_it_lay_open_are_kept(world: World) -> None:
+    # A service's definitions are restored, too: what somebody mended in them by hand is somebody's work.
+    engine = world.engine()
+    operation = world.begin(engine)
+    engine._steps[Action.RESTORE] = lambda *_: (_ for _ in ()).throw(Killed)
+    with pytest.raises(Killed):
+        engine.run(operation)
+    world.web.value = "mended by hand"
+    after = world.engine()
+    done = after.run(after.catalog.operation(operation.operation_id))
+    assert world.state == NEW
+    assert done.left is not None
+    left = after.catalog.checkpoint(done.left).captures["web"]
+    world.web.up = False
+    world.web.restore(after.parts["web"].component, after.blobs, left)
+    assert world.web.value == "mended by hand"
+
+
+def test_definitions_edited_while_it_was_staged_are_in_the_state_before(world: World) -> None:
+    engine = world.engine()
+    operation = world.begin(engine)
+    world.web.value = "edited"
+    done = engine.run(operation)
+    assert [change.component for change in done.late] == ["web"]
+    world.web.up = False
+    before = engine.catalog.checkpoint(done.state_before).captures["web"]
+    world.web.restore(engine.parts["web"].component, engine.blobs, before)
+    assert world.web.value == "edited"
+
+
+def test_services_that_cannot_be_looked_at_are_stopped_all_the_same(world: World) -> None:
+    engine = world.engine()
+    operation = world.begin(engine)
+    world.web.fail_in = {"capture"}
+    done = engine.run(operation)
+    assert world.state == NEW
+    assert any("could not be recorded" in warning for warning in done.warnings)
 
 
 def test_done_before_the_step_would_be_caught(tmp_path_factory: pytest.TempPathFactory) -> None:

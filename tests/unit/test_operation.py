@@ -18,7 +18,17 @@ from rfs.production.rollback.model import (
     Ref,
     Reversibility,
 )
-from rfs.production.rollback.operation import Entry, Mark, Operation, position, still_done, undoable, way_back
+from rfs.production.rollback.operation import (
+    LEFT,
+    Entry,
+    Mark,
+    Operation,
+    position,
+    still_done,
+    undoable,
+    way_back,
+    way_forward,
+)
 from rfs.production.rollback.plan import Action, Plan, Policy, Scope, differs, make_plan, order, select
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
@@ -122,8 +132,45 @@ def test_touched_data_is_restored_and_what_ran_meanwhile_is_kept_first() -> None
     assert [step for step in back if step.startswith(("restore", "verify"))] == [
         "restore:db", "verify:db", "restore:web", "verify:web", "restore:code", "verify:code",
     ]  # fmt: skip
-    ran = position(PLAN, marks(("restore:code", Mark.INTENT), ("start:web", Mark.INTENT), ("", Mark.TURN)))
-    assert [step.id for step in way_back(PLAN, ran)][:2] == ["stop:web", "delta"]
+    assert "left" not in back
+    for unkept in (("start:web", Mark.INTENT), ("verify:code", Mark.FAILED), ("", Mark.RESUMED)):
+        where = position(PLAN, marks(("restore:code", Mark.INTENT), unkept, ("", Mark.TURN)))
+        assert [step.id for step in way_back(PLAN, where)][:2] == ["stop:web", "left"]
+
+
+def test_whoever_carries_it_on_keeps_what_is_there_before_anything_is_restored() -> None:
+    stopped = [("stop:web", Mark.INTENT), ("stop:web", Mark.DONE), ("delta", Mark.DONE), ("restore:code", Mark.INTENT)]
+    assert way_forward(PLAN, position(PLAN, marks(*stopped))) == list(PLAN.steps)
+
+    def left_is_due(*more: tuple[str, Mark]) -> bool:
+        where = position(PLAN, marks(*stopped, *more))
+        forward, back = way_forward(PLAN, where), way_back(PLAN, where)
+        assert (LEFT in forward) == (LEFT in back)
+        if LEFT in forward:
+            assert forward.index(LEFT) == forward.index(PLAN.steps[3]) + 1
+        return LEFT in forward and LEFT.id not in still_done(PLAN, where)
+
+    resumed, kept = ("", Mark.RESUMED), ("left", Mark.DONE)
+    assert left_is_due(resumed)
+    assert not left_is_due(resumed, kept)
+    # The next one cannot know what was written since, nor whether a restore had begun to overwrite it.
+    assert left_is_due(resumed, kept, resumed)
+    assert left_is_due(resumed, kept, ("restore:code", Mark.INTENT), resumed)
+    # Left out by somebody: for the run that follows, not for ever.
+    skipped = ("left", Mark.SKIPPED)
+    assert not left_is_due(skipped, resumed)
+    assert not left_is_due(resumed, skipped)
+    assert left_is_due(skipped, resumed, ("restore:code", Mark.INTENT), resumed)
+    # Everything is restored and read back: what the services write now is the application's.
+    restored = [(step.id, Mark.DONE) for step in PLAN.steps if step.id.startswith(("restore", "verify"))]
+    assert not left_is_due(*restored, resumed)
+
+
+def test_while_data_is_still_to_be_restored_nothing_restored_is_taken_for_granted() -> None:
+    entries = [("restore:code", Mark.INTENT), ("restore:code", Mark.DONE), ("verify:code", Mark.DONE)]
+    assert still_done(PLAN, position(PLAN, marks(*entries))) == frozenset()
+    begun_again = position(PLAN, marks(*entries, ("restore:code", Mark.INTENT)))
+    assert "restore:code" not in begun_again.done
 
 
 def test_done_marks_from_before_the_turn_do_not_count_after_it() -> None:
@@ -132,7 +179,7 @@ def test_done_marks_from_before_the_turn_do_not_count_after_it() -> None:
     )
     assert where.turned
     assert where.done == {"start:web"}
-    assert not where.ran
+    assert not where.unkept
 
 
 def test_a_skipped_stop_stays_skipped_though_data_is_still_to_be_restored() -> None:

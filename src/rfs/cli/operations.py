@@ -23,12 +23,13 @@ def recover(session: Session, rebuild: bool) -> Answer:
 
     with session.application(changes=not session.dry_run) as app:
         if session.dry_run:
+            session.take_reason()
             return _would_recover(app.catalog.open_operation(), rebuild=rebuild)
         if rebuild:
             count = upkeep.rebuild(app)
             text = f"{counted(count, 'record')} found in the packs; index and catalog are whole again."
             return Answer({"records": count}, text, str(count))
-        settled = app.recover()
+        settled = app.recover(reason=session.take_reason())
     text = "\n".join(done_text(operation) for operation in settled) or "Nothing was interrupted."
     warnings = tuple(warning for operation in settled for warning in fresh_warnings(operation))
     return Answer([operation_json(operation) for operation in settled], text, warnings=warnings)
@@ -52,18 +53,22 @@ def _would_recover(operation: object, *, rebuild: bool) -> Answer:
 @click.option("--skip", metavar="STEP", help="Leave out this step, e.g. start:web.")
 @click.pass_obj
 def resume(session: Session, selector: str | None, skip: str | None) -> Answer:
-    """Go on with a held operation from the step that failed, in the direction that it had."""
+    """Go on with a held operation from the step that failed, in the direction that it had.
+
+    --reason is kept in its journal.
+    """
     with session.application(changes=not session.dry_run) as app:
         if session.dry_run:
             operation = app.catalog.open_operation()
             if operation is None:
                 raise NotFoundError("operation.none_open")
             done = {entry.step for entry in app.catalog.journal(operation.operation_id) if entry.mark == "done"}
+            session.take_reason()
             text = f"It would go on with {operation.kind} {operation.operation_id}, {status_word(operation.status)}."
             return Answer({"dry_run": True, "done": sorted(done), "open_operation": operation_json(operation)}, text)
         if skip is not None:
             session.confirm(f"Leave out the step {skip}? What it would have done is then up to you.")
-        operation = app.resume(selector, skip=skip)
+        operation = app.resume(selector, skip=skip, reason=session.take_reason())
     warnings = tuple(fresh_warnings(operation))
     return Answer(operation_json(operation), done_text(operation), operation.operation_id, warnings=warnings)
 
@@ -72,15 +77,16 @@ def resume(session: Session, selector: str | None, skip: str | None) -> Answer:
 @click.argument("selector", metavar="[OPERATION]", required=False)
 @click.pass_obj
 def abort(session: Session, selector: str | None) -> Answer:
-    """Turn an open operation back now, to the state before it."""
+    """Turn an open operation back now, to the state before it. --reason is kept in its journal."""
     with session.application(changes=not session.dry_run) as app:
         if session.dry_run:
             found = app.catalog.open_operation()
             if found is None:
                 raise NotFoundError("operation.none_open")
+            session.take_reason()
             text = f"It would turn {found.kind} {found.operation_id} back to {found.state_before}."
             return Answer({"dry_run": True, "open_operation": operation_json(found)}, text)
-        operation = app.abort(selector)
+        operation = app.abort(selector, reason=session.take_reason())
     text = f"{operation.kind.capitalize()} {operation.operation_id} was turned back: {status_word(operation.status)}."
     warnings = tuple(fresh_warnings(operation))
     return Answer(operation_json(operation), text, operation.operation_id, warnings=warnings)

@@ -256,6 +256,7 @@ def operation_text(operation: Operation, *, everything: bool) -> str:
         ("status", status_word(operation.status)),
         ("to checkpoint", operation.plan.target),
         ("state before", operation.state_before),
+        ("kept on the way", ", ".join(operation.lefts)),
         ("undoes", operation.undoes or ""),
         ("reason", printable(operation.reason)),
         ("by", operation.actor + (f", inside {operation.inside}" if operation.inside else "")),

@@ -25,6 +25,7 @@ from rfs.production.rollback.errors import (
     NotFoundError,
     RevertedError,
     RollbackError,
+    TimedOutError,
 )
 from rfs.production.rollback.model import (
     Capture,
@@ -38,7 +39,7 @@ from rfs.production.rollback.model import (
     storable,
     utc_now,
 )
-from rfs.production.rollback.operation import Mark, Operation, position, still_done, way_back
+from rfs.production.rollback.operation import Mark, Operation, position, still_done, way_back, way_forward
 from rfs.production.rollback.plan import Action, Step
 from rfs.production.rollback.pulse import Beat
 from rfs.production.rollback.store import Store
@@ -76,6 +77,9 @@ class Engine:
         self.beat = beat
         self.blobs = _Blobs(store, beat)
         self.before_stop: Callable[[Operation, str], None] | None = None
+        self._begun: str | None = None
+        self._watched = False
+        self._found: dict[str, Capture] | None = None
         self._steps: dict[Action, Callable[[Operation, Step], Operation]] = {
             Action.STAGE: self._stage,
             Action.STOP: self._stop,
@@ -85,6 +89,7 @@ class Engine:
             Action.VERIFY: self._verify,
             Action.START: self._start,
             Action.HEALTH: self._health,
+            Action.LEFT: self._keep_what_is_left,
         }
 
     # — checkpoint, as a straight line —
@@ -195,9 +200,13 @@ class Engine:
     def begin(self, operation: Operation) -> None:
         """Write the operation down; from now on a crash is recovered by `run`."""
         self.catalog.put_operation(operation)
+        self._begun = operation.operation_id
 
-    def run(self, operation: Operation) -> Operation:
+    def run(self, operation: Operation, note: str = "") -> Operation:
         """Carry the operation on from wherever its journal says it stands, to its end.
+
+        Args:
+            note: for the journal, when it is not the run that follows `begin`: who carries it on, and why.
 
         Returns:
             The completed operation.
@@ -208,7 +217,7 @@ class Engine:
             RollbackError: it failed before anything live was touched.
         """
         plan = operation.plan
-        self.blobs.still = False
+        self._take_over(operation, note)
         where = position(plan, self.catalog.journal(operation.operation_id))
         if where.turned:
             return self._go_back(operation, RollbackError("operation.turned", why=operation.error or "it was aborted"))
@@ -216,15 +225,35 @@ class Engine:
             self._allow_forward(operation)
         done = still_done(plan, where)
         try:
-            for step in plan.steps:
+            for step in way_forward(plan, where):
                 if step.id not in done:
                     operation = self._take(operation, step)
         except Exception as failure:  # every failure, also a bug, must bring the application back first
-            return self.turn(self._reload(operation), failure)
+            return self._turn(self._reload(operation), failure)
         return self._finish(operation, OperationStatus.COMPLETED)
 
-    def turn(self, operation: Operation, why: Exception) -> Operation:
-        """Commit the turn and walk back. Never returns normally: see `run` for what it raises."""
+    def abort(self, operation: Operation, why: Exception, note: str = "") -> Operation:
+        """Commit the turn and walk back. Never returns normally: see `run` for what it raises.
+
+        Args:
+            why: what is told as the reason, and raised when nothing had to be brought back.
+            note: as for `run`.
+        """
+        self._take_over(operation, note)
+        return self._turn(operation, why)
+
+    def _take_over(self, operation: Operation, note: str) -> None:
+        """Tell the run that began the operation, under whose eyes everything happened, from a later one.
+
+        Services may have been started since by a reboot, by their manager or by a person.
+        """
+        self._watched = self._begun == operation.operation_id
+        self._begun = self._found = None
+        self.blobs.still = False
+        if not self._watched:
+            self.catalog.mark(entry(operation, "", Mark.RESUMED, storable(note)))
+
+    def _turn(self, operation: Operation, why: Exception) -> Operation:
         self.blobs.still = False
         where = position(operation.plan, self.catalog.journal(operation.operation_id))
         operation = msgspec.structs.replace(operation, error=storable(str(why)), status=OperationStatus.RUNNING)
@@ -335,36 +364,66 @@ class Engine:
 
     def _stop(self, operation: Operation, step: Step) -> Operation:
         part = self._part(step)
+        if self._found is None:
+            operation = self._look_at_services(operation)
         if self.before_stop is not None:
             self.before_stop(operation, part.component.name)
         part.driver.stop(part.component, self.beat)
         return operation
 
+    def _look_at_services(self, operation: Operation) -> Operation:
+        """Capture what the services are before they are stopped: afterwards none runs, whatever ran."""
+        try:
+            with self.store.batch():
+                self._found = self._capture(self._services(operation), CheckpointType.SAFETY)
+        except (InterruptedByUserError, TimedOutError):
+            raise
+        except RollbackError as error:
+            # Whether they can be stopped, and which way to go when not, is for the stop to tell.
+            self._found = {}
+            text = f"What the services were when they were stopped could not be recorded: {error}"
+            return msgspec.structs.replace(operation, warnings=(*operation.warnings, text))
+        return operation
+
+    def _services(self, operation: Operation) -> list[str]:
+        safety = self.catalog.checkpoint(operation.safety)
+        return [name for name in safety.captures if self.parts[name].driver.runs]
+
     def _delta(self, operation: Operation, step: Step) -> Operation:
-        """Capture the state before: the writers have stopped. On the way back: what the attempt left."""
-        if self._turned(operation):
-            return self._keep_what_is_left(operation)
-        checkpoint = self._capture_stopped(operation, f"the state before {operation.operation_id}")
+        """Capture the state before: the writers have stopped."""
+        # What a later run finds of the services may be what the first one left of them.
+        found = (self._found if self._watched else None) or {}
+        safety = self.catalog.checkpoint(operation.safety)
+        message = f"the state before {operation.operation_id}"
+        # The services are stopped: the health of this state is what the online capture saw.
+        checkpoint = self._capture_stopped(operation, message, found, lambda: safety.health)
         late = self._late(operation, checkpoint)
         return msgspec.structs.replace(
             operation, before=checkpoint.checkpoint_id, late=tuple(late[:LATE_LISTED]), late_count=len(late)
         )
 
-    def _capture_stopped(self, operation: Operation, message: str) -> DeploymentCheckpoint:
-        safety = self.catalog.checkpoint(operation.safety)
-        running = {n: c for n, c in safety.captures.items() if self.parts[n].driver.runs}
+    def _capture_stopped(
+        self,
+        operation: Operation,
+        message: str,
+        found: Mapping[str, Capture],
+        health: Callable[[], HealthReport | None],
+    ) -> DeploymentCheckpoint:
+        """Take a checkpoint while the services are stopped: of those, what was `found`, or else the state before."""
+        before = self.catalog.checkpoint(operation.state_before)
+        services = {name: found.get(name, before.captures[name]) for name in self._services(operation)}
         checkpoint = self.checkpoint(
-            [n for n in operation.plan.components if n not in running],
+            [n for n in operation.plan.components if n not in services],
             CheckpointType.SAFETY,
-            taken=running,
-            # The services are stopped: the health of this state is what the online capture saw.
-            health=lambda: safety.health,
-            deployment_id=safety.deployment_id,
-            metadata=safety.metadata,
+            taken=services,
+            health=health,
+            deployment_id=before.deployment_id,
+            metadata=before.metadata,
             operation_id=operation.operation_id,
             message=message,
         )
-        self.blobs.still = True
+        skipped = position(operation.plan, self.catalog.journal(operation.operation_id)).skipped
+        self.blobs.still = not any(step.action is Action.STOP and step.id in skipped for step in operation.plan.steps)
         return checkpoint
 
     def _late(self, operation: Operation, before: DeploymentCheckpoint) -> list[Change]:
@@ -375,14 +434,19 @@ class Engine:
             late += part.driver.changes(part.component, self.blobs, safety.captures[name], capture)
         return late
 
-    def _keep_what_is_left(self, operation: Operation) -> Operation:
+    def _keep_what_is_left(self, operation: Operation, step: Step) -> Operation:
+        """Capture what is there before it is restored over: something may have written to it."""
+        message = f"what was left of {operation.operation_id}"
         try:
-            checkpoint = self._capture_stopped(operation, f"what the failed {operation.operation_id} left")
+            checkpoint = self._capture_stopped(operation, message, self._found or {}, lambda: None)
         except RollbackError as error:
-            # Going back matters more than a picture of the state that is being left.
+            if not self._watched:
+                # Nobody knows for how long it was written to: to throw it away is for a person to decide.
+                raise
+            # Going back at once matters more than a picture of the moment that is being left.
             warning = f"What the failed attempt had written could not be kept: {error}"
             return msgspec.structs.replace(operation, warnings=(*operation.warnings, warning))
-        return msgspec.structs.replace(operation, left=checkpoint.checkpoint_id)
+        return msgspec.structs.replace(operation, left=checkpoint.checkpoint_id, left_earlier=operation.lefts)
 
     def _restore(self, operation: Operation, step: Step) -> Operation:
         part = self._part(step)
@@ -408,6 +472,7 @@ class Engine:
     def _start(self, operation: Operation, step: Step) -> Operation:
         part = self._part(step)
         self.blobs.still = False
+        self._found = None
         part.driver.start(part.component, self.blobs, self._wanted(operation, part.component.name))
         return msgspec.structs.replace(operation, started_at=utc_now())
 

@@ -260,6 +260,7 @@ class RollbackRecord(msgspec.Struct, frozen=True, kw_only=True):
         backup_id: the SAFETY checkpoint that holds the state before it.
         outage: seconds between the stop of the services and their start; None when there was none.
         late: what was written between the plan and the stop of the services.
+        left: the SAFETY checkpoints of what was there each time it was turned back or carried on later.
         inside: the components, with ", " between, one of whose services asked for it; None when asked from outside.
     """
 
@@ -280,6 +281,7 @@ class RollbackRecord(msgspec.Struct, frozen=True, kw_only=True):
     outage: float | None = None
     health: HealthReport | None = None
     late: tuple[Change, ...] = ()
+    left: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     format: int = FORMAT
 

@@ -2,7 +2,8 @@
 
 The journal is the truth about an interrupted operation. Each step writes *intent*
 before it runs and *done* after it; a failure writes *turn*, and done-marks from before
-the turn do not count after it. `position` reads those marks; the engine acts on them.
+the turn do not count after it; whoever carries it on later writes *resumed*. `position`
+reads those marks; the engine acts on them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from rfs.production.rollback.plan import Action, Plan, Step
 
 OPEN = frozenset({OperationStatus.RUNNING, OperationStatus.HELD})
 
+LEFT = Step("left", Action.LEFT)
+"""Keeps what is live in a checkpoint before it is restored over; see `Position.unkept`."""
+
 
 class Mark(enum.StrEnum):
     """What a journal entry says about a step, or about the whole operation."""
@@ -34,10 +38,11 @@ class Mark(enum.StrEnum):
     FAILED = "failed"
     SKIPPED = "skipped"
     TURN = "turn"
+    RESUMED = "resumed"
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One line of the journal. `step` is "" for a turn."""
+    """One line of the journal. `step` is "" for *turn* and *resumed*."""
 
     operation: str
     step: str
@@ -53,7 +58,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         kind: "rollback" or "undo".
         safety: the checkpoint taken online before anything began.
         before: the checkpoint of the state when the writers had stopped; None until then.
-        left: what a failed attempt had written when it was turned back; None when nothing had run.
+        left: the checkpoint of what was there when it was last turned back or carried on, if anything
+            may have been written on half-restored or restored data; `left_earlier` are those before it.
         undoes: the operation that this one takes back.
         inside: the components whose services asked for it, and were stopped by it; None when asked from outside.
         stopped_at, started_at: the ends of the outage, UTC.
@@ -71,6 +77,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     strategy: RollbackStrategy = RollbackStrategy.IMMEDIATE
     before: str | None = None
     left: str | None = None
+    left_earlier: tuple[str, ...] = ()
     undoes: str | None = None
     inside: str | None = None
     finished_at: datetime | None = None
@@ -89,6 +96,11 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     def state_before(self) -> str:
         """The checkpoint that the way back, or an undo, goes to."""
         return self.before or self.safety
+
+    @property
+    def lefts(self) -> tuple[str, ...]:
+        """The checkpoints of what was there each time it was turned back or carried on, oldest first."""
+        return self.left_earlier if self.left is None else (*self.left_earlier, self.left)
 
     @property
     def outage(self) -> float | None:
@@ -118,6 +130,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
             outage=self.outage,
             health=self.health,
             late=self.late,
+            left=self.lefts,
             warnings=self.warnings,
         )
 
@@ -131,7 +144,8 @@ class Position(msgspec.Struct, frozen=True):
         skipped: those of them that somebody decided to leave out.
         outage: a service may have been stopped: it must be finished or turned back, not forgotten.
         touched: a restore may have begun, so live data may be a mixture.
-        ran: services may have run on the restored state before the turn, and may have written.
+        unkept: what is live may hold something of which there is no copy: services were started on it,
+            a read-back found that something wrote to it, or nobody watched it until it was carried on.
     """
 
     turned: bool
@@ -139,66 +153,98 @@ class Position(msgspec.Struct, frozen=True):
     skipped: frozenset[str]
     outage: bool
     touched: bool
-    ran: bool
+    unkept: bool
 
 
 def position(plan: Plan, entries: Sequence[Entry]) -> Position:
     """Return where the marks say the operation stands."""
-    actions = {step.id: step.action for step in plan.steps}
-    turned = False
+    actions = _actions(plan)
+    turned = outage = touched = unkept = False
     done: set[str] = set()
     skipped: set[str] = set()
-    outage = touched = ran = False
     for entry in entries:
+        action = actions.get(entry.step)
         if entry.mark is Mark.TURN:
             turned = True
             done.clear()
             skipped.clear()
+        elif entry.mark is Mark.RESUMED:
+            unkept = True
+            done -= {LEFT.id} - skipped
         elif entry.mark in (Mark.DONE, Mark.SKIPPED):
             done.add(entry.step)
             if entry.mark is Mark.SKIPPED:
                 skipped.add(entry.step)
-        elif entry.mark is Mark.INTENT:
-            action = actions[entry.step]
+            elif action in (Action.DELTA, Action.LEFT):
+                unkept = False
+        elif entry.mark is Mark.FAILED:
+            unkept = unkept or action is Action.VERIFY
+        else:
+            done.discard(entry.step)
             outage = outage or action is not Action.STAGE
-            touched = touched or action is Action.RESTORE
-            ran = ran or (action is Action.START and not turned)
-    return Position(turned, frozenset(done), frozenset(skipped), outage, touched, ran)
+            unkept = unkept or action is Action.START
+            if action is Action.RESTORE:
+                touched = True
+                # It was for what was there before this restore; somebody may leave it out once, not for ever.
+                done.discard(LEFT.id)
+                skipped.discard(LEFT.id)
+    return Position(turned, frozenset(done), frozenset(skipped), outage, touched, unkept)
+
+
+def _actions(plan: Plan) -> dict[str, Action]:
+    return {step.id: step.action for step in (*plan.steps, LEFT)}
+
+
+def _restored(plan: Plan, where: Position) -> bool:
+    """Tell whether every component was restored and read back in the present direction."""
+    return all(step.id in where.done for step in plan.steps if _data(step))
 
 
 def still_done(plan: Plan, where: Position) -> frozenset[str]:
     """Return the steps that a new process need not repeat.
 
-    The crash may have been a reboot, and process managers start their services at boot: while
-    data is still to be restored, services are stopped again. When no data was touched yet, what
-    they may have written since is captured again as well. What somebody skipped stays skipped:
-    a stop that cannot succeed would hold the operation for ever.
+    The crash may have been a reboot, process managers start their services at boot, and whoever
+    waits for a recovery may start them by hand: while data is still to be restored, services are
+    stopped again, and what was restored already is compared again. When no data was touched yet,
+    the state before is captured again. What somebody skipped stays skipped: a stop that cannot
+    succeed would hold the operation for ever.
     """
-    actions = {step.id: step.action for step in plan.steps}
-    to_restore = {id_ for id_, action in actions.items() if action in (Action.RESTORE, Action.VERIFY)}
-    if to_restore <= where.done:
+    if _restored(plan, where):
         return where.done
-    again = {Action.STOP} if where.touched else {Action.STOP, Action.DELTA, Action.LATE}
-    return frozenset(id_ for id_ in where.done if id_ in where.skipped or actions[id_] not in again)
+    actions = _actions(plan)
+    again = {Action.STOP, *((Action.RESTORE, Action.VERIFY) if where.touched else (Action.DELTA, Action.LATE))}
+    return frozenset(id_ for id_ in where.done if id_ in where.skipped or actions.get(id_) not in again)
+
+
+def way_forward(plan: Plan, where: Position) -> list[Step]:
+    """Return the steps that lead to the target, in order, the finished ones included."""
+    return _left_kept(plan, where, plan.steps) if where.outage else list(plan.steps)
 
 
 def way_back(plan: Plan, where: Position) -> list[Step]:
     """Return the steps that lead from `where` to the state before, in order.
 
     Nothing stopped: nothing to do. Services stopped but no data touched: start them again.
-    Otherwise the same steps as forward, towards the other state; what services wrote meanwhile
-    is captured first, so that it is not lost silently. Components are restored in the opposite
-    order: a folder that was not there before goes when what lies in it is gone.
+    Otherwise the same steps as forward, towards the other state; what may have been written
+    meanwhile is captured first, so that it is not lost silently. Components are restored in the
+    opposite order: a folder that was not there before goes when what lies in it is gone.
     """
     if not where.outage:
         return []
     if not where.touched:
         return [step for step in plan.steps if step.action is Action.START]
-    left_out = {Action.STAGE} if where.ran else {Action.STAGE, Action.DELTA}
-    steps = [step for step in plan.steps if step.action not in left_out]
+    steps = [step for step in plan.steps if step.action not in (Action.STAGE, Action.DELTA)]
     turn = {name: -number for number, name in enumerate(dict.fromkeys(step.component for step in steps if _data(step)))}
     data = iter(sorted(filter(_data, steps), key=lambda step: turn[step.component]))
-    return [next(data) if _data(step) else step for step in steps]
+    return _left_kept(plan, where, [next(data) if _data(step) else step for step in steps])
+
+
+def _left_kept(plan: Plan, where: Position, steps: Sequence[Step]) -> list[Step]:
+    """Return `steps` with LEFT after the stops, where data that may be nobody's copy is to be restored over."""
+    if not where.unkept or _restored(plan, where):
+        return list(steps)
+    first = next(n for n, step in enumerate(steps) if step.action not in (Action.STAGE, Action.STOP))
+    return [*steps[:first], LEFT, *steps[first:]]
 
 
 def _data(step: Step) -> bool:

@@ -42,6 +42,8 @@ class Action(enum.StrEnum):
     VERIFY = "verify"
     START = "start"
     HEALTH = "health"
+    # In no plan: the engine puts it in after the stops where what is live may be nobody's copy yet.
+    LEFT = "left"
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

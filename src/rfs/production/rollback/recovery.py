@@ -15,7 +15,7 @@ from rfs.production.rollback.engine import Engine, Part
 from rfs.production.rollback.errors import ConflictError, HeldError, NotFoundError, RollbackError, UsageError
 from rfs.production.rollback.lock import exclusive
 from rfs.production.rollback.model import HealthReport, OperationStatus, storable
-from rfs.production.rollback.operation import OPEN, Mark, Operation, position
+from rfs.production.rollback.operation import LEFT, OPEN, Mark, Operation, position
 from rfs.production.rollback.plan import Plan
 from rfs.production.rollback.pulse import Beat, Reporter
 from rfs.production.rollback.settings import Settings, find, load
@@ -108,8 +108,11 @@ class Recoverable:
 
     # — after a crash, and when held —
 
-    def recover(self) -> list[Operation]:
+    def recover(self, *, reason: str = "") -> list[Operation]:
         """Finish or revert whatever a crash interrupted. Does nothing when nothing was.
+
+        Args:
+            reason: for the journal, as with `resume` and `abort`.
 
         Raises:
             HeldError: an operation is held, or became so.
@@ -120,11 +123,11 @@ class Recoverable:
             with self.locked("recover"):
                 self._tidy()
                 interrupted = self._interrupted()
-                return [self._carry_on(interrupted)] if interrupted is not None else []
+                return [self._carry_on(interrupted, _who("recover", reason))] if interrupted is not None else []
         except InsideError as inside:
-            return self._carry(inside, "recover")
+            return self._carry(inside, "recover", reason=reason)
 
-    def resume(self, selector: str | None = None, *, skip: str | None = None) -> Operation:
+    def resume(self, selector: str | None = None, *, skip: str | None = None, reason: str = "") -> Operation:
         """Go on with a held operation from the step that failed, in the direction it had.
 
         Args:
@@ -142,17 +145,17 @@ class Recoverable:
                 self.require_outside()
                 if skip is not None:
                     self._skip(held, skip)
-                return self._run_again(held)
+                return self._run_again(held, _who("resume", reason))
         except InsideError as inside:
-            return self._carry(inside, "resume", selector=selector, skip=skip)[0]
+            return self._carry(inside, "resume", selector=selector, skip=skip, reason=reason)[0]
 
     def _skip(self, held: Operation, skip: str) -> None:
-        steps = [step.id for step in held.plan.steps]
+        steps = [step.id for step in (*held.plan.steps, LEFT)]
         if skip not in steps:
             raise NotFoundError("operation.step", operation=held.operation_id, step=skip, known=", ".join(steps))
         self.catalog.mark(entry(held, skip, Mark.SKIPPED, f"by {actor()}"))
 
-    def abort(self, selector: str | None = None) -> Operation:
+    def abort(self, selector: str | None = None, *, reason: str = "") -> Operation:
         """Turn an open operation back now.
 
         Raises:
@@ -167,12 +170,14 @@ class Recoverable:
                 if position(operation.plan, self.catalog.journal(operation.operation_id)).outage:
                     self._require_parts(operation)
                     self.require_outside()
+                aborted = RollbackError("operation.aborted", actor=f"{actor()} ({reason})" if reason else actor())
                 try:
-                    return self.engine.turn(operation, RollbackError("operation.aborted", actor=actor()))
+                    with self._telling_what_is_kept(operation):
+                        return self.engine.abort(operation, aborted, _who("abort", reason))
                 except RollbackError as error:
                     return self._settled(operation, error)
         except InsideError as inside:
-            return self._carry(inside, "abort", selector=selector)[0]
+            return self._carry(inside, "abort", selector=selector, reason=reason)[0]
 
     def _open_operation(self, selector: str | None) -> Operation:
         if selector is None:
@@ -185,12 +190,25 @@ class Recoverable:
             raise ConflictError("operation.not_open", operation=operation.operation_id, status=operation.status)
         return operation
 
-    def _run_again(self, operation: Operation) -> Operation:
+    def _run_again(self, operation: Operation, who: str) -> Operation:
         self._require_parts(operation)
         self.require_outside()
         operation = msgspec.structs.replace(operation, status=OperationStatus.RUNNING)
         self.catalog.put_operation(operation)
-        return self.engine.run(operation)
+        with self._telling_what_is_kept(operation):
+            return self.engine.run(operation, who)
+
+    @contextmanager
+    def _telling_what_is_kept(self, operation: Operation) -> Iterator[None]:
+        """Put into the notices which checkpoints were taken, on the way, of what was there."""
+        try:
+            yield
+        finally:
+            lefts = self.catalog.operation(operation.operation_id).lefts
+            self.notices += [
+                f"What was there before the {operation.kind} {operation.operation_id} was carried on is kept: {left}."
+                for left in lefts[len(operation.lefts) :]
+            ]
 
     def _require_parts(self, operation: Operation) -> None:
         """Make sure that every component of an open operation is still in rfs.toml.
@@ -214,14 +232,14 @@ class Recoverable:
             raise error
         return ended
 
-    def _carry_on(self, operation: Operation) -> Operation:
+    def _carry_on(self, operation: Operation, who: str) -> Operation:
         """Before the first stop nothing live was changed, so an interrupted rollback is dropped:
         finishing it hours later would surprise. After it, it is finished."""
         where = position(operation.plan, self.catalog.journal(operation.operation_id))
         if where.outage or where.turned:
-            return self._run_again(operation)
+            return self._run_again(operation, who)
         try:
-            return self.engine.turn(operation, RollbackError("operation.interrupted"))
+            return self.engine.abort(operation, RollbackError("operation.interrupted"), who)
         except RollbackError as error:
             dropped = self._settled(operation, error)
             self.notices.append(f"The interrupted {operation.kind} {operation.operation_id} had changed nothing.")
@@ -299,7 +317,7 @@ class Recoverable:
             interrupted = self._interrupted()
             try:
                 if interrupted is not None:
-                    self._settle(interrupted)
+                    self._settle(interrupted, what)
             except InsideError as inside:
                 held.close()
                 self._carry(inside, "recover")
@@ -315,9 +333,9 @@ class Recoverable:
             raise HeldError("rollback.open", operation=found.operation_id, status=found.status)
         return found
 
-    def _settle(self, interrupted: Operation) -> None:
+    def _settle(self, interrupted: Operation, what: str) -> None:
         try:
-            settled = self._carry_on(interrupted)
+            settled = self._carry_on(interrupted, _who(what, ""))
         except RollbackError as error:
             self._settled(interrupted, error)
             self.notices.append(f"An interrupted {interrupted.kind} was settled first: {error}")
@@ -336,6 +354,11 @@ class Recoverable:
     @property
     def lock_path(self) -> str:
         return os.path.join(self.settings.store.path, "lock")
+
+
+def _who(what: str, reason: str) -> str:
+    """Return the journal's note on who carries an operation on, by which command, and why."""
+    return f"{what} by {actor()}" + (f": {reason}" if reason else "")
 
 
 def actor() -> str:

@@ -59,11 +59,11 @@ def holds(app: Application) -> dict[str, str]:
     for operation in _still_undoable(operations):
         for each in {operation.safety, operation.state_before}:
             reasons[each] = f"needed to undo {operation.operation_id}"
-        if operation.left is not None:
-            reasons[operation.left] = f"what {operation.operation_id} left behind"
+        for each in operation.lefts:
+            reasons[each] = f"what {operation.operation_id} left behind"
     for operation in operations:
         if operation.status in (OperationStatus.RUNNING, OperationStatus.HELD):
-            for needed in (operation.plan.target, operation.safety, operation.before, operation.left):
+            for needed in (operation.plan.target, operation.safety, operation.before, *operation.lefts):
                 if needed is not None:
                     reasons[needed] = f"needed by the open operation {operation.operation_id}"
     return reasons
