@@ -14,9 +14,9 @@ from inside_web import HEALTH, HELD, SERVER, Server
 from stack import CONFIG, SUPERVISORD, Stack, snapshot
 
 from rfs.cli.views import operation_text
+from rfs.production.rollback.capturing import Part
 from rfs.production.rollback.drivers.service import ServiceDriver
 from rfs.production.rollback.drivers.service.supervisor_rpc import Rpc
-from rfs.production.rollback.engine import Part
 from rfs.production.rollback.errors import ConflictError, RollbackError
 from rfs.production.rollback.http_request import parse_url
 from rfs.production.rollback.lock import holder

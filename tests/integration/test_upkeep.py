@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from small import Small
 
-from rfs.production.rollback import engine, upkeep
+from rfs.production.rollback import capturing, upkeep
 from rfs.production.rollback.errors import ConflictError, IntegrityError, NotFoundError, RollbackError
 from rfs.production.rollback.model import CheckpointType, OperationStatus, utc_now
 
@@ -201,7 +201,7 @@ def test_what_was_just_taken_stays_though_the_clock_was_ahead_before(
     small = Small(tmp_path, more=LAST_TWO)
     with small.open() as app:
         with monkeypatch.context() as ahead:
-            ahead.setattr(engine, "utc_now", lambda: utc_now() + timedelta(days=400))
+            ahead.setattr(capturing, "utc_now", lambda: utc_now() + timedelta(days=400))
             for _ in range(3):
                 app.checkpoint()
         now = app.checkpoint().checkpoint_id

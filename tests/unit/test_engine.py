@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from rfs.production.rollback.capturing import Part
 from rfs.production.rollback.catalog import Catalog, entry
 from rfs.production.rollback.driver import BlobSource, Pulse
-from rfs.production.rollback.engine import Engine, Part
+from rfs.production.rollback.engine import Engine
 from rfs.production.rollback.errors import (
     HeldError,
     IntegrityError,

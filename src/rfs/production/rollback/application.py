@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from rfs.production.rollback import selectors
+from rfs.production.rollback.capturing import Part
 from rfs.production.rollback.driver import overrides
-from rfs.production.rollback.engine import Part
 from rfs.production.rollback.errors import ConflictError, NotFoundError, RollbackError, UsageError
 from rfs.production.rollback.lock import holder
 from rfs.production.rollback.model import (

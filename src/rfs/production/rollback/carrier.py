@@ -31,7 +31,7 @@ _REQUEST_SECONDS = 60.0
 _CALLS: dict[str, Callable[[Application, Request], list[Operation]]] = {
     "rollback": lambda app, request: [app.rollback(**request.arguments, expected=request.expected)],
     "undo": lambda app, request: app.undo(**request.arguments),
-    "recover": lambda app, _: app.recover(),
+    "recover": lambda app, request: app.recover(**request.arguments),
     "resume": lambda app, request: [app.resume(**request.arguments)],
     "abort": lambda app, request: [app.abort(**request.arguments)],
 }

@@ -10,8 +10,9 @@ from typing import Any, Self
 import msgspec
 
 from rfs.production.rollback import selectors
+from rfs.production.rollback.capturing import Part
 from rfs.production.rollback.catalog import Catalog, entry
-from rfs.production.rollback.engine import Engine, Part
+from rfs.production.rollback.engine import Engine
 from rfs.production.rollback.errors import ConflictError, HeldError, NotFoundError, RollbackError, UsageError
 from rfs.production.rollback.lock import exclusive
 from rfs.production.rollback.model import HealthReport, OperationStatus, storable

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from rfs.production.rollback.capturing import Part
 from rfs.production.rollback.driver import Driver
-from rfs.production.rollback.engine import Part
 from rfs.production.rollback.errors import NotFoundError, UsageError
 from rfs.production.rollback.model import Component
 from rfs.production.rollback.plan import order

@@ -1,0 +1,160 @@
+"""Takes checkpoints: what a rollback goes to, and what it keeps before it takes anything away."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import msgspec
+
+from rfs.production.rollback.catalog import Catalog
+from rfs.production.rollback.driver import Driver, overrides
+from rfs.production.rollback.errors import IntegrityError
+from rfs.production.rollback.model import (
+    Capture,
+    CheckpointType,
+    Component,
+    DeploymentCheckpoint,
+    HealthReport,
+    new_id,
+    utc_now,
+)
+from rfs.production.rollback.pulse import Beat
+from rfs.production.rollback.store import Store
+
+WHOLE_LISTED = 5
+
+
+class Part(msgspec.Struct, frozen=True):
+    """A component and the driver that looks after it."""
+
+    component: Component
+    driver: Driver
+
+
+class Capturer:
+    """Args: parts: by component name, in the order of capture and restore."""
+
+    def __init__(self, store: Store, catalog: Catalog, parts: Mapping[str, Part], beat: Beat) -> None:
+        self.store = store
+        self.catalog = catalog
+        self.parts = parts
+        self.beat = beat
+        self.blobs = Blobs(store, beat)
+
+    def checkpoint(
+        self,
+        components: Sequence[str],
+        kind: CheckpointType,
+        *,
+        taken: Mapping[str, Capture] | None = None,
+        health: Callable[[], HealthReport | None],
+        **record: Any,
+    ) -> DeploymentCheckpoint:
+        """Capture `components` and commit a checkpoint: it exists wholly, or not at all.
+
+        Args:
+            components: names, in order.
+            kind: why it is taken.
+            taken: captures to carry over as they are.
+            health: called after the captures; its result is recorded.
+            record: further fields of the checkpoint.
+
+        Raises:
+            RollbackError: it could not be captured or stored; nothing exists of it.
+        """
+        began = time.monotonic()
+        with self.store.batch():
+            self._quiesce(components)
+            try:
+                captures = {**(taken or {}), **self.capture(components, kind)}
+            finally:
+                self.let_writers_go()
+            checkpoint = DeploymentCheckpoint(
+                checkpoint_id=new_id(),
+                created_at=utc_now(),
+                type=kind,
+                captures=captures,
+                health=health(),
+                seconds=round(time.monotonic() - began, 3),
+                **record,
+            )
+            self.store.put_record("checkpoint", msgspec.json.encode(checkpoint))
+        self.catalog.put_checkpoint(checkpoint)
+        return checkpoint
+
+    def capture(self, components: Sequence[str], kind: CheckpointType) -> dict[str, Capture]:
+        previous = self.catalog.latest_captures(components)
+        captures: dict[str, Capture] = {}
+        for name in components:
+            part = self.parts[name]
+            with self.beat.doing(f"capturing {name}"):
+                stored = self.store.stored
+                known = previous.get(name)
+                if known is not None and known.kind != part.driver.kind:
+                    known = None
+                # What is missing or broken is often why there is a rollback: its safety checkpoint records that too.
+                take = part.driver.salvage if kind is CheckpointType.SAFETY else part.driver.capture
+                capture = take(part.component, self.blobs, known)
+                captures[name] = msgspec.structs.replace(capture, stored=self.store.stored - stored)
+        return captures
+
+    def _quiesce(self, components: Sequence[str]) -> None:
+        held = [name for name in components if overrides(self.parts[name].driver, "quiesce")]
+        if held:
+            self.catalog.note("quiesced", ",".join(held))
+        for name in held:
+            self.parts[name].driver.quiesce(self.parts[name].component)
+
+    def let_writers_go(self) -> None:
+        """Resume what a checkpoint quiesced, also one that was killed meanwhile."""
+        noted = self.catalog.noted("quiesced")
+        if noted is None:
+            return
+        for name in reversed(noted.split(",")):
+            if name in self.parts:
+                self.parts[name].driver.resume(self.parts[name].component)
+        self.catalog.note("quiesced", None)
+
+    def require_blobs(self, captures: Iterable[Capture]) -> None:
+        """Make sure that every blob these captures need is in the store.
+
+        Raises:
+            IntegrityError: some are not; the text lists the damage and the checkpoints that are whole.
+        """
+        missing = self.missing(captures)
+        if missing:
+            whole = (c.checkpoint_id for c in self.catalog.checkpoints() if not self.missing(c.captures.values()))
+            raise IntegrityError(
+                "store.incomplete",
+                count=len(missing),
+                whole=", ".join(islice(whole, WHOLE_LISTED)) or "none",
+                first=missing[0].hex()[:12],
+            )
+
+    def missing(self, captures: Iterable[Capture]) -> list[bytes]:
+        """Return the blobs that these captures need and the store has not, or only damaged."""
+        lost: list[bytes] = []
+        needed: set[bytes] = set()
+        for part in dict.fromkeys(part for capture in captures for part in capture.parts):
+            try:
+                needed |= self.store.reachable([part])
+            except IntegrityError:
+                lost.append(part)
+        return lost + [blob for blob in needed if not self.store.has(blob)]
+
+
+class Blobs:
+    """The store and the pulse as the one thing that a driver is given: its BlobSink and BlobSource."""
+
+    def __init__(self, store: Store, beat: Beat) -> None:
+        self.still = False
+        # Bound once, not wrapped: they are called for every file.
+        self.tick, self.remaining = beat.tick, beat.remaining
+        self.put, self.get = store.put, store.get
+        self.put_part, self.get_part = store.put_part, store.get_part
+        self.has, self.identify = store.has, store.identify
+        # Beyond the protocol: with these a driver may have a forked helper do its share.
+        self.seal, self.put_sealed = store.seal, store.put_sealed
