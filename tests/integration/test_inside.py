@@ -6,9 +6,12 @@ import json
 import os
 import shutil
 import signal
+import socket
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 from inside_web import HEALTH, HELD, SERVER, Server
 from stack import CONFIG, SUPERVISORD, Stack, snapshot
@@ -21,6 +24,7 @@ from rfs.production.rollback.errors import ConflictError, RollbackError
 from rfs.production.rollback.http_request import parse_url
 from rfs.production.rollback.lock import holder
 from rfs.production.rollback.model import OperationStatus
+from rfs.production.rollback.outside import Channel, Request
 from rfs.testing import MemoryDriver, component
 
 # A second service, which is stopped before the other one. It can be made to take its time.
@@ -311,6 +315,21 @@ def sockets(pid: int) -> set[str]:
     folder = f"/proc/{pid}/fd"
     links = {os.readlink(f"{folder}/{name}") for name in os.listdir(folder)}
     return {link for link in links if link.startswith("socket:")}
+
+
+def test_a_request_arrives_as_it_was(web: Web) -> None:
+    with web.open() as app:
+        settings = msgspec.structs.replace(app.settings, home="/srv/\udce9")
+        arguments = {"selector": "@latest", "only": ["tree"], "reason": "caf\udce9"}
+        sent = Request(
+            settings=settings, method="rollback", arguments=arguments, expected=app.plan("@latest"), inside=(), caller=1
+        )
+    a, b = map(Channel, socket.socketpair())
+    with closing(a), closing(b):
+        a.say("request", request=msgspec.to_builtins(sent))
+        told = b.hear(20)
+    assert told is not None
+    assert msgspec.convert(told["request"], Request) == sent
 
 
 def test_what_cannot_leave_is_refused_before_anything_is_touched(web: Web) -> None:

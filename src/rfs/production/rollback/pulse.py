@@ -7,7 +7,6 @@ works for long finds out that its time is over: both clocks act there, not only 
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,7 +30,7 @@ class Beat:
         self._clock = clock
         self._deadline = math.inf
         self._budget: tuple[str, str, float] = ("", "", math.inf)
-        self._interrupted = threading.Event()
+        self._interrupted = False  # no Event: one signal handler may interrupt another that is just setting it
         self._deaf = False
         self._what = ""
         self._items = self._size = 0
@@ -43,7 +42,7 @@ class Beat:
 
     def interrupt(self) -> None:
         """Ask the operation to stop; it turns back at its next tick. Safe from a signal handler."""
-        self._interrupted.set()
+        self._interrupted = True
 
     @contextmanager
     def doing(self, what: str) -> Iterator[None]:
@@ -70,11 +69,11 @@ class Beat:
 
     @property
     def interrupted(self) -> bool:
-        return self._interrupted.is_set()
+        return self._interrupted
 
     def tick(self, items: int = 0, size: int = 0) -> None:
         """See driver.Pulse."""
-        if self._interrupted.is_set() and not self._deaf:
+        if self._interrupted and not self._deaf:
             raise InterruptedByUserError("interrupted")
         if self._clock() > self._deadline:
             what, key, seconds = self._budget
