@@ -18,12 +18,14 @@ from stack import CONFIG, SUPERVISORD, Stack, snapshot
 
 from rfs.cli.views import operation_text
 from rfs.production.rollback.capturing import Part
+from rfs.production.rollback.catalog import entry
 from rfs.production.rollback.drivers.service import ServiceDriver
 from rfs.production.rollback.drivers.service.supervisor_rpc import Rpc
 from rfs.production.rollback.errors import ConflictError, RollbackError
 from rfs.production.rollback.http_request import parse_url
 from rfs.production.rollback.lock import holder
 from rfs.production.rollback.model import OperationStatus
+from rfs.production.rollback.operation import Mark
 from rfs.production.rollback.outside import Channel, Request
 from rfs.testing import MemoryDriver, component
 
@@ -254,6 +256,23 @@ def test_a_carrier_killed_in_the_outage_is_settled_from_inside(web: Web) -> None
     assert web.stable() == web.v1
     web.serves("v1")
     assert web.ask("/recover") == []
+
+
+def test_what_needs_no_stop_to_be_settled_is_settled_and_the_call_goes_on(web: Web) -> None:
+    pid = web.serves("v2")
+    web.touch("hold-stop")
+    rolled_back = web.ask_meanwhile("/rollback")
+    web.exists("stopping")
+    os.kill(web.carrier, signal.SIGKILL)
+    rolled_back()
+    web.remove("hold-stop")
+    with web.open() as app:
+        interrupted = app.catalog.open_operation()
+        assert interrupted is not None
+        app.catalog.mark(entry(interrupted, "", Mark.TURN))
+    assert web.ask("/checkpoint") == web.checkpoints()[0]
+    assert web.ended().status is OperationStatus.REVERTED
+    assert web.ask("/version") == ["v2", pid]
 
 
 def test_a_carrier_killed_after_the_start_is_finished_from_inside(web: Web) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, Self
 
 import msgspec
@@ -316,15 +317,15 @@ class Recoverable:
             held.enter_context(self.locked(what))
             self._tidy()
             interrupted = self._interrupted()
-            try:
-                if interrupted is not None:
-                    self._settle(interrupted, what)
-            except InsideError as inside:
-                held.close()
-                self._carry(inside, "recover")
-                held.enter_context(self.locked(what))
-                self._tidy()
-                self._interrupted()
+            if interrupted is not None:
+                try:
+                    self._settle(interrupted, partial(self._carry_on, interrupted, _who(what, "")))
+                except InsideError as inside:
+                    held.close()
+                    self._settle(interrupted, partial(self._carry, inside, "recover", reason=what))
+                    held.enter_context(self.locked(what))
+                    self._tidy()
+                    self._interrupted()
             yield
 
     def _interrupted(self) -> Operation | None:
@@ -334,15 +335,16 @@ class Recoverable:
             raise HeldError("rollback.open", operation=found.operation_id, status=found.status)
         return found
 
-    def _settle(self, interrupted: Operation, what: str) -> None:
+    def _settle(self, interrupted: Operation, carry_on: Callable[[], object]) -> None:
         try:
-            settled = self._carry_on(interrupted, _who(what, ""))
+            carry_on()
         except RollbackError as error:
             self._settled(interrupted, error)
             self.notices.append(f"An interrupted {interrupted.kind} was settled first: {error}")
         else:
+            ended = self.catalog.operation(interrupted.operation_id)
             self.notices.append(
-                f"An interrupted {interrupted.kind} ({interrupted.operation_id}) was settled first: {settled.status}."
+                f"An interrupted {ended.kind} ({ended.operation_id}) was settled first: {ended.status}."
             )
 
     def _tidy(self) -> None:
