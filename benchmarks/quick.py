@@ -7,6 +7,7 @@ missing is named and left out. Absolute times mean little; ratios within one run
 from __future__ import annotations
 
 import argparse
+import compileall
 import itertools
 import os
 import shutil
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import rfs
 from benchmarks import corpus, machine, report
 from benchmarks.measure import Cost
 from benchmarks.tools import PEERS, Rfs, Tool
@@ -35,6 +37,9 @@ def main() -> int:
         sys.exit("rsync is needed: it compares the trees after each rollback. On Debian: apt install rsync")
     for name in missing:
         print(f"{name} is not installed and is left out; the ratios to it are missing. On Debian: apt install {name}")
+    # Installed by pip, rfs would be compiled; linked from a checkout it may not be.
+    compileall.compile_dir(str(Path(rfs.__file__).parent), quiet=2)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     place = Path(tempfile.mkdtemp(prefix="rfs-bench-", dir=options.place))
     began = time.monotonic()
     try:
@@ -89,9 +94,9 @@ class Bench:
         _apart(lambda: corpus.make(tree, SEED, files), lambda: corpus.make(same, SEED, files))
         results.size = sum(os.lstat(tree / name).st_size for name in corpus.names(files)[1])
         results.changes = corpus.changes(files)
-        rfs = Rfs(tree, self._place / Rfs.name)
+        own = Rfs(tree, self._place / Rfs.name)
         peers = [kind(tree, self._place / kind.name) for kind in self.peers]
-        tools: dict[str, Tool] = {tool.name: tool for tool in (rfs, *peers)}
+        tools: dict[str, Tool] = {tool.name: tool for tool in (own, *peers)}
         # Who takes little time is measured several times, between the others.
         order = _alternating(list(tools))
         for name in (*tools, "rfs"):
@@ -110,7 +115,7 @@ class Bench:
             self._measure("back", name, tools[name].back)
             results.left[name] = self._compare()
         results.scan = statistics.median(_scan(tree) for _ in range(3))
-        self._with_a_service(rfs)
+        self._with_a_service(own)
 
     def _change(self) -> None:
         _apart(lambda: corpus.change(self._tree, SEED + 1, self._files))
@@ -128,12 +133,12 @@ class Bench:
             subprocess.run([*compare, "-c"], capture_output=True, check=True)
         return found.count(b"\n")
 
-    def _with_a_service(self, rfs: Rfs) -> None:
-        rfs.serve()
+    def _with_a_service(self, own: Rfs) -> None:
+        own.serve()
         for _ in range(3):
             self._change()
-            self._measure("served", "rfs", rfs.back)
-            self.results.outages.append(rfs.outage or 0.0)
+            self._measure("served", "rfs", own.back)
+            self.results.outages.append(own.outage or 0.0)
             self.results.left["rfs, with a service"] = self._compare()
 
 
