@@ -53,6 +53,9 @@ class MemoryStore:
         self.blobs[blob] = bytes(data)
         return blob
 
+    def put_all(self, contents: Sequence[bytes]) -> list[bytes]:
+        return [self.put(data) for data in contents]
+
     def put_part(self, refs: Sequence[bytes], body: bytes) -> bytes:
         part = self.identify(b"".join(refs) + body)
         self.parts[part] = (list(refs), body)

@@ -80,7 +80,7 @@ def test_the_same_content_is_stored_once(store: Store) -> None:
     store.flush()
     after = store.stored
     assert store.put(data) == blob
-    store.put_sealed(*store.seal(data), len(data))
+    store.put_sealed(*store.seal({blob: data}))
     store.flush()
     assert store.stored == after
     assert store.size() == after
@@ -117,6 +117,23 @@ def test_nothing_readable_is_on_the_disk(store: Store, root: str) -> None:
         assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_many_are_put_as_one_by_one(store: Store) -> None:
+    here, sealed = store.put(b"here"), store.put(b"sealed")
+    store.flush()
+    contents = [b"a", b"here", text(5000), b"a", noise(3000), b"sealed", b""]
+    blobs = store.put_all(contents)
+    assert blobs == [store.identify(data) for data in contents]
+    assert (blobs[1], blobs[5]) == (here, sealed)
+    before = store.stored
+    assert store.put_all(contents[::-1]) == blobs[::-1]
+    # Of what is sealed elsewhere, only what is not here yet is taken.
+    mixed = dict(zip(blobs, contents, strict=True)) | {store.identify(b"new"): b"new"}
+    store.put_sealed(*store.seal(mixed))
+    assert store.stored == before + 12 + 16 + 1 + 3
+    store.flush()
+    assert_holds(store, mixed)
+
+
 def test_two_stores_give_the_same_content_different_ids(store: Store, tmp_path: Path, key: str) -> None:
     with Store.create(str(tmp_path / "other"), key) as other:
         assert other.id != store.id
@@ -124,10 +141,11 @@ def test_two_stores_give_the_same_content_different_ids(store: Store, tmp_path: 
 
 
 def test_the_same_content_is_sealed_differently_each_time(store: Store) -> None:
-    first, second = store.seal(b"same"), store.seal(b"same")
-    assert first[0] == second[0]
-    assert first[1][:12] != second[1][:12]
-    assert first[1] != second[1]
+    blob, other = store.identify(b"same"), store.identify(b"other")
+    first, second = store.seal({blob: b"same", other: b"other"}), store.seal({blob: b"same"})
+    sealed = [first.data[: first.lengths[0]], first.data[first.lengths[0] :], second.data]
+    assert len({each[:12] for each in sealed}) == 3
+    assert first.only({blob}).data != second.data
 
 
 def test_no_type_passes_for_another(store: Store) -> None:
@@ -149,9 +167,10 @@ def test_no_type_passes_for_another(store: Store) -> None:
 
 def test_a_part_sealed_as_a_blob_does_not_open(store: Store) -> None:
     """Also a store that lies about types in its own index is found out."""
-    _, sealed = store.seal(struct.pack("<I", 0) + b"body")
+    content = struct.pack("<I", 0) + b"body"
+    sealed = store.seal({store.identify(content): content})
     part = store.put_part([], b"something else")
-    store.put_sealed(store.identify(b"victim"), sealed, 8)
+    store.put_sealed(*sealed._replace(ids=store.identify(b"victim")))
     store.flush()
     with pytest.raises(IntegrityError) as caught:
         store.get(store.identify(b"victim"))
@@ -162,7 +181,7 @@ def test_a_part_sealed_as_a_blob_does_not_open(store: Store) -> None:
 def test_content_that_is_not_what_its_id_says_is_refused(store: Store) -> None:
     """A worker that mixed up two files, or a bit that fell before it was sealed."""
     victim = store.identify(b"victim")
-    store.put_sealed(victim, store._sealer.seal(b"something else", victim), 14)
+    store.put_sealed(*store.seal({victim: b"something else"}))
     store.flush()
     with pytest.raises(IntegrityError, match="what its id says"):
         store.get(victim)
@@ -332,11 +351,11 @@ def test_a_forked_worker_seals_and_the_parent_appends(store: Store) -> None:
     store.check_key()
     mine = store.put(b"parent")
     data = text(1000)
-    answer = in_a_child(lambda: b"".join(store.seal(data)))
-    store.put_sealed(answer[:32], answer[32:], len(data))
+    blob = store.identify(data)
+    answer = in_a_child(lambda: store.seal({store.identify(data): data}).data)
+    store.put_sealed(blob, [len(answer)], [len(data)], answer)
     store.flush()
-    assert answer[:32] == store.identify(data)
-    assert store.get(answer[:32]) == data
+    assert store.get(blob) == data
     assert store.get(mine) == b"parent"
 
 

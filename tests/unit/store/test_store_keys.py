@@ -108,7 +108,12 @@ def test_a_wrong_key(store: Store, root: str, key: str, name: str) -> None:
     Path(key).write_bytes(WRONG[name])
     with Store.open(root, key) as again:
         blob = bytes(32)
-        for use in (again.check_key, lambda: again.put(b"x"), lambda: again.identify(b"x"), lambda: again.seal(b"x")):
+        for use in (
+            again.check_key,
+            lambda: again.put(b"x"),
+            lambda: again.identify(b"x"),
+            lambda: again.seal({bytes(32): b"x"}),
+        ):
             with pytest.raises(UsageError) as caught:
                 use()
             assert caught.value.key == "store.key_wrong"

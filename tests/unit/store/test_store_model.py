@@ -46,8 +46,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(data=contents)
     def put_again(self, data: bytes) -> None:
-        blob, sealed = self.store.seal(data)
-        self.store.put_sealed(blob, sealed, len(data))
+        blob = self.store.identify(data)
+        self.store.put_sealed(*self.store.seal({blob: data}))
         if blob not in self.durable:
             self.growing[blob] = data
 

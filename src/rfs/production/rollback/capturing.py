@@ -153,7 +153,7 @@ class Blobs:
         self.still = False
         # Bound once, not wrapped: they are called for every file.
         self.tick, self.remaining = beat.tick, beat.remaining
-        self.put, self.get = store.put, store.get
+        self.put, self.put_all, self.get = store.put, store.put_all, store.get
         self.put_part, self.get_part = store.put_part, store.get_part
         self.has, self.identify = store.has, store.identify
         # Beyond the protocol: with these a driver may have a forked helper do its share.

@@ -58,6 +58,9 @@ class BlobSink(Pulse, Protocol):
     def put(self, data: bytes) -> bytes:
         """Store a blob unless it is there already; return its id."""
 
+    def put_all(self, contents: Sequence[bytes]) -> list[bytes]:
+        """Store blobs as `put` does; return their ids in the same order. With many small ones it is much faster."""
+
     def put_part(self, refs: Sequence[bytes], body: bytes) -> bytes:
         """Store one part of a manifest.
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -28,20 +29,25 @@ class SealingStore(MemoryStore):
         super().__init__()
         self.sealers: set[int] = set()
 
-    def seal(self, data: bytes) -> tuple[bytes, bytes]:
-        return self.identify(data), os.getpid().to_bytes(4, "little") + data
+    def seal(self, contents: Mapping[bytes, bytes]) -> tuple[bytes, list[int], list[int], bytes]:
+        pid = os.getpid().to_bytes(4, "little")
+        sizes = [len(data) for data in contents.values()]
+        return b"".join(contents), [4 + size for size in sizes], sizes, b"".join(pid + d for d in contents.values())
 
-    def put_sealed(self, blob: bytes, sealed: bytes, size: int) -> None:
-        assert len(sealed) == size + 4
-        self.sealers.add(int.from_bytes(sealed[:4], "little"))
-        assert self.put(sealed[4:]) == blob
+    def put_sealed(self, ids: bytes, lengths: list[int], sizes: list[int], data: bytes) -> None:
+        for at, (length, size) in enumerate(zip(lengths, sizes, strict=True)):
+            assert length == size + 4
+            self.sealers.add(int.from_bytes(data[:4], "little"))
+            assert self.put(data[4:length]) == ids[at * 32 : (at + 1) * 32]
+            data = data[length:]
+        assert not data
 
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Component:
     monkeypatch.setattr(workers, "_MANY", 10)
     monkeypatch.setattr(scan, "_MANY", 10)
-    monkeypatch.setattr(workers, "_BUNCH", 100_000)
+    monkeypatch.setattr(scan, "_BUNCH", 100_000)
     monkeypatch.setattr(workers, "_FLUSH", 50_000)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr(threading, "active_count", lambda: 1)

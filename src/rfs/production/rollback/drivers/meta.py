@@ -144,6 +144,25 @@ def read_flags(target: int | str) -> int:
     return 0 if isinstance(target, str) else _all_flags(target) & KEPT_FLAGS
 
 
+def read_more(fd: int) -> tuple[tuple[tuple[bytes, bytes], ...], int]:
+    """Return attributes and flags of an open file, as `read_xattrs` and `read_flags` do; nearly always there are none.
+
+    Raises:
+        OSError: as the system calls do.
+    """
+    try:
+        if not os.listxattr(fd):
+            return (), _kept_flags(fcntl.ioctl(fd, _GET_FLAGS, _NO_ANSWER))
+    except OSError:
+        pass  # not every file system has them
+    return read_xattrs(fd), read_flags(fd)
+
+
+@functools.lru_cache
+def _kept_flags(answer: bytes) -> int:
+    return int.from_bytes(answer[:4], sys.byteorder) & KEPT_FLAGS
+
+
 def write_flags(target: int | str, flags: int) -> None:
     """Set the inode flags of KEPT_FLAGS to `flags`, leaving the others as they are."""
     if isinstance(target, str):

@@ -8,7 +8,7 @@ compares its list of packs with the folder.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +26,8 @@ _BUSY_MILLISECONDS = 30_000
 # Above this, ids in memory would cost more than the questions.
 _MOST_CACHED = 2_000_000
 _ASKED_BEFORE_CACHING = 1_000
+# So many are read in the time of one question.
+_IDS_LIKE_A_QUESTION = 8
 _LONG_WAL = 1 << 20
 MEMORY = ":memory:"
 _SCHEMA = """
@@ -117,7 +119,7 @@ class Index:
         self._db: apsw.Connection
         self.known: set[bytes] | None = None
         self._names: dict[int, str] = {}
-        self._asked = 0
+        self._asked, self._enough = 0, _ASKED_BEFORE_CACHING
         with _failures(path):
             self._connect()
             version = self._value("PRAGMA user_version")
@@ -196,17 +198,26 @@ class Index:
             return blob in self.known
         self._asked += 1
         try:
-            if self._asked == _ASKED_BEFORE_CACHING and self._value("SELECT count(*) FROM blobs") <= _MOST_CACHED:
-                self.known = {row[0] for row in self._db.execute("SELECT id FROM blobs WHERE bad = 0")}
-                return blob in self.known
+            if self._asked == self._enough:
+                count = self._value("SELECT count(*) FROM blobs")
+                self._enough = max(_ASKED_BEFORE_CACHING, count // _IDS_LIKE_A_QUESTION)
+                if self._asked == self._enough and count <= _MOST_CACHED:
+                    self.known = {row[0] for row in self._db.execute("SELECT id FROM blobs WHERE bad = 0")}
+                    return blob in self.known
             return self._value("SELECT 1 FROM blobs WHERE id = ? AND bad = 0", blob) is not None
         except self._error as error:
             raise _translated(error, self.path) from error
 
+    def absent(self, blobs: Collection[bytes]) -> set[bytes]:
+        """Return those of which there is no copy that is not known to be bad."""
+        if self.known is None:
+            return {blob for blob in blobs if not self.has(blob)}
+        return set(blobs).difference(self.known)
+
     def forget(self) -> None:
         """Drop the ids held in memory; the next questions go to the file."""
         self.known = None
-        self._asked = 0
+        self._asked, self._enough = 0, _ASKED_BEFORE_CACHING
 
     def refresh(self) -> None:
         """Drop the ids held in memory if another process changed the file since."""

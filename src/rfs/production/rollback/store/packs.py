@@ -22,7 +22,7 @@ import msgspec
 from rfs.production.rollback.errors import RollbackError
 from rfs.production.rollback.store.files import PRIVATE_FILE, sync_folder, write_all
 from rfs.production.rollback.store.keys import FORMAT, ID_SIZE
-from rfs.production.rollback.store.seal import BLOB_ID_SIZE, DamagedError, Sealer, Type
+from rfs.production.rollback.store.seal import BLOB_ID_SIZE, DamagedError, Sealed, Sealer, Type
 
 SUFFIX = ".pack"
 FULL_SIZE = 64 << 20
@@ -216,23 +216,21 @@ class PackWriter:
         """Whether it is large enough to be sealed."""
         return self.size >= FULL_SIZE or len(self._types) >= FULL_COUNT
 
-    def append(self, blob: bytes, kind: Type, sealed: bytes, size: int) -> None:
-        """Add a sealed blob; one that is in this pack already is left.
+    def append(self, kind: Type, sealed: Sealed) -> None:
+        """Add sealed blobs, none of which is in this pack already.
 
         Raises:
-            OSError: it could not be written.
+            OSError: they could not be written.
         """
-        if blob in self.blobs:
-            return
-        length = len(sealed)
-        self.blobs[blob] = len(self._types)
-        self._offsets.append(self.size)
-        self._types.append(kind)
-        self._lengths.append(length)
-        self._sizes.append(size)
-        self.size += length
-        self._waiting.append(sealed)
-        self._waiting_size += length
+        blobs = sealed.blobs()
+        self.blobs.update(zip(blobs, range(len(self._types), len(self._types) + len(blobs)), strict=True))
+        self._offsets.extend(islice(accumulate(sealed.lengths, initial=self.size), len(blobs)))
+        self._types += bytes([kind]) * len(blobs)
+        self._lengths.extend(sealed.lengths)
+        self._sizes.extend(sealed.sizes)
+        self.size += len(sealed.data)
+        self._waiting.append(sealed.data)
+        self._waiting_size += len(sealed.data)
         if self._waiting_size >= _BUFFER_SIZE:
             self._drain()
 

@@ -9,8 +9,9 @@ import enum
 import os
 import struct
 import threading
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from rfs.production.rollback.store.keys import FORMAT, NONCE_SIZE, derive
 
@@ -40,6 +41,41 @@ class Type(enum.IntEnum):
 
 # What of the authenticated data is the same for all blobs of a type.
 _CONTEXTS = tuple(struct.pack("<8sIB", b"rfs blob", FORMAT, kind) for kind in Type)
+
+
+class Sealed(NamedTuple):
+    """Sealed blobs of one type, one directly after the other, as they will lie in a pack.
+
+    Attributes:
+        ids: 32 bytes each.
+        lengths: of each as sealed, bytes.
+        sizes: of the content of each, bytes.
+        data: all of them.
+    """
+
+    ids: bytes
+    lengths: list[int]
+    sizes: list[int]
+    data: bytes
+
+    def blobs(self) -> list[bytes]:
+        """Return the ids one by one."""
+        return [self.ids[at : at + BLOB_ID_SIZE] for at in range(0, len(self.ids), BLOB_ID_SIZE)]
+
+    def only(self, wanted: set[bytes]) -> Sealed:
+        """Return those of them whose ids are wanted."""
+        blobs, starts = self.blobs(), accumulate(self.lengths, initial=0)
+        left = [
+            (blob, length, size, self.data[start : start + length])
+            for blob, length, size, start in zip(blobs, self.lengths, self.sizes, starts, strict=False)
+            if blob in wanted
+        ]
+        return Sealed(
+            b"".join([blob for blob, _, _, _ in left]),
+            [length for _, length, _, _ in left],
+            [size for _, _, size, _ in left],
+            b"".join([data for _, _, _, data in left]),
+        )
 
 
 class DamagedError(Exception):
@@ -106,19 +142,32 @@ class Sealer:
             self.unlock()
         return self._blake3(data, key=self._id_keys[kind]).digest()
 
-    def seal(self, data: Data, blob: bytes, kind: Type = Type.BLOB) -> bytes:
-        """Return `data` compressed and encrypted under the id `blob`.
+    def seal(self, contents: Mapping[bytes, Data], kind: Type = Type.BLOB) -> Sealed:
+        """Return contents compressed and encrypted.
+
+        Args:
+            contents: by id.
 
         Raises:
-            ValueError: it is larger than 1 GiB.
+            ValueError: one is larger than 1 GiB.
         """
-        if len(data) > LARGEST_BLOB:
-            message = f"a blob of {len(data)} bytes: cut it into smaller ones"
-            raise ValueError(message)
         if not self._id_keys:
             self.unlock()
-        nonce = os.urandom(NONCE_SIZE)
-        return nonce + self._blobs.encrypt(nonce, self._packed(data), _CONTEXTS[kind] + blob)
+        compress, encrypt = self._codec.compressor.compress, self._blobs.encrypt
+        context = _CONTEXTS[kind]
+        sizes = [len(data) for data in contents.values()]
+        if sizes and max(sizes) > LARGEST_BLOB:
+            message = f"a blob of {max(sizes)} bytes: cut it into smaller ones"
+            raise ValueError(message)
+        nonces = os.urandom(NONCE_SIZE * len(contents))
+        pieces: list[bytes] = []
+        for at, (blob, data) in enumerate(contents.items()):
+            small = compress(data)
+            packed = _ZSTD + small if len(small) < len(data) else _RAW + bytes(data)
+            nonce = nonces[at * NONCE_SIZE : (at + 1) * NONCE_SIZE]
+            pieces += (nonce, encrypt(nonce, packed, context + blob))
+        lengths = [NONCE_SIZE + len(piece) for piece in pieces[1::2]]
+        return Sealed(b"".join(contents), lengths, sizes, b"".join(pieces))
 
     def open(self, sealed: Data, blob: bytes, kind: Type = Type.BLOB) -> bytes:
         """Return what `seal` was given.

@@ -9,7 +9,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import NoReturn, TypeVar
 from weakref import WeakSet
@@ -19,7 +19,7 @@ from rfs.production.rollback.store.files import reading, storage_error, sync_fol
 from rfs.production.rollback.store.index import MEMORY, Compared, Copy, Index, IndexDamagedError
 from rfs.production.rollback.store.nearby import Nearby
 from rfs.production.rollback.store.packs import Contents, Entry, PackFiles, PackWriter, Place, read_contents
-from rfs.production.rollback.store.seal import DamagedError, Data, Sealer, Type, decode_record
+from rfs.production.rollback.store.seal import DamagedError, Data, Sealed, Sealer, Type, decode_record
 
 T = TypeVar("T")
 _FOREIGN = "a forked child may only identify and seal"
@@ -282,47 +282,52 @@ class Shelf:
     def has(self, blob: bytes) -> bool:
         """Tell whether a blob is here, sealed or not, as far as is known undamaged."""
         with self._lock:
-            return self._has(blob)
+            if self._writer is not None and blob in self._writer.blobs:
+                return True
+            # Asked for every file: what is held in memory is looked at without the ceremony of `ask`.
+            index = self._index
+            if index is None or index.known is None or not self._own:
+                return self.ask(lambda index: index.has(blob))
+            return blob in index.known
 
-    def _has(self, blob: bytes) -> bool:
-        if self._writer is not None and blob in self._writer.blobs:
-            return True
-        # Asked for every file: what is held in memory is looked at without the ceremony of `ask`.
-        index = self._index
-        if index is None or index.known is None or not self._own:
-            return self.ask(lambda index: index.has(blob))
-        return blob in index.known
-
-    def add(self, blob: bytes, kind: Type, data: Data) -> None:
-        """Seal and append a blob unless it is here.
+    def add(self, contents: Mapping[bytes, Data], kind: Type) -> None:
+        """Seal and append contents, by id, but for those that are here.
 
         Raises:
             RollbackError: store.no_space or store.unwritable; then `discard` is needed before anything else.
         """
         with self._lock:
-            if self._is_stored(blob):
-                return
-        # Without the lock: other threads may seal, too.
-        self.append(blob, kind, self.sealer.seal(data, blob, kind), len(data))
+            absent = self._absent(contents)
+        if absent:
+            if len(absent) < len(contents):
+                contents = {blob: data for blob, data in contents.items() if blob in absent}
+            # Without the lock: other threads may seal, too.
+            self.append(self.sealer.seal(contents, kind), kind)
 
-    def add_sealed(self, blob: bytes, kind: Type, sealed: bytes, size: int) -> None:
-        """Append sealed bytes, of a content of `size` bytes, unless the blob is here.
+    def add_sealed(self, sealed: Sealed, kind: Type) -> None:
+        """Append sealed bytes, but for blobs that are here.
 
         Raises:
             As `add`.
         """
         with self._lock:
-            if not self._is_stored(blob):
-                self._append(blob, kind, sealed, size)
+            blobs = sealed.blobs()
+            absent = self._absent(blobs)
+            if absent:
+                self._append(sealed if len(absent) == len(blobs) else sealed.only(absent), kind)
 
-    def _is_stored(self, blob: bytes) -> bool:
+    def _absent(self, blobs: Collection[bytes]) -> set[bytes]:
+        """Return which of these are not here."""
         if self._failure is not None or not self._own:
             self._refuse()
         if not self._current:
             # Since the last flush or discard, another process may have had the lock and pruned.
             self.ask(lambda index: index.refresh())
             self._current = True
-        return self._has(blob)
+        absent = self.ask(lambda index: index.absent(blobs))
+        if self._writer is not None:
+            absent.difference_update(self._writer.blobs.keys() & absent)
+        return absent
 
     def add_record(self, encode: Callable[[int], bytes]) -> bytes:
         """Append a record, stamped later than all others; return its id."""
@@ -331,11 +336,11 @@ class Shelf:
             self._stamp = max(time.time_ns(), self._stamp + 1, self.ask(lambda index: index.last_stamp()) + 1)
             data = encode(self._stamp)
             blob = self.sealer.identify(data, Type.RECORD)
-            self.append(blob, Type.RECORD, self.sealer.seal(data, blob, Type.RECORD), len(data), self._stamp)
+            self.append(self.sealer.seal({blob: data}, Type.RECORD), Type.RECORD, self._stamp)
             return blob
 
-    def append(self, blob: bytes, kind: Type, sealed: bytes, size: int, stamp: int = 0) -> None:
-        """Append sealed bytes to the growing pack; a full pack is sealed.
+    def append(self, sealed: Sealed, kind: Type, stamp: int = 0) -> None:
+        """Append sealed bytes to the growing pack, but for what it holds already; a full pack is sealed.
 
         Raises:
             RollbackError: store.no_space or store.unwritable.
@@ -343,21 +348,23 @@ class Shelf:
         with self._lock:
             if self._failure is not None or not self._own:
                 self._refuse()
-            self._append(blob, kind, sealed, size, stamp)
+            if self._writer is not None and (twice := self._writer.blobs.keys() & sealed.blobs()):
+                sealed = sealed.only(set(sealed.blobs()) - twice)
+            self._append(sealed, kind, stamp)
 
-    def _append(self, blob: bytes, kind: Type, sealed: bytes, size: int, stamp: int = 0) -> None:
+    def _append(self, sealed: Sealed, kind: Type, stamp: int = 0) -> None:
         writer = self._writer
         try:
             if writer is None:
                 self._check_usable()
                 writer = self._writer = PackWriter(self.place, self.repository)
                 self.stored += writer.size
-            writer.append(blob, kind, sealed, size)
+            writer.append(kind, sealed)
         except OSError as error:
             raise self._fail(storage_error(error, self.place.root)) from error
         if stamp:
             writer.stamp = max(writer.stamp, stamp)
-        self.stored += len(sealed)
+        self.stored += len(sealed.data)
         if writer.full:
             self._seal()
 
@@ -371,7 +378,7 @@ class Shelf:
                 return False
         elif not self.sealer.authentic(sealed, entry.blob, kind):
             return False
-        self.append(entry.blob, kind, sealed, entry.size, stamp)
+        self.append(Sealed(entry.blob, [len(sealed)], [entry.size], sealed), kind, stamp)
         return True
 
     def remove(self, names: list[str]) -> None:

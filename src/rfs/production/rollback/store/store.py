@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from types import TracebackType
 
@@ -27,7 +27,7 @@ from rfs.production.rollback.store.keys import (
 )
 from rfs.production.rollback.store.packs import Place
 from rfs.production.rollback.store.reports import Damage, Pruned
-from rfs.production.rollback.store.seal import Data, Sealer, Type, decode_part, encode_part, encode_record
+from rfs.production.rollback.store.seal import Data, Sealed, Sealer, Type, decode_part, encode_part, encode_record
 from rfs.production.rollback.store.shelf import Shelf
 
 _OTHERS_MAY_WRITE = 0o022
@@ -155,8 +155,19 @@ class Store:
             ValueError: it is larger than 1 GiB.
         """
         blob = self._sealer.identify(data)
-        self._shelf.add(blob, Type.BLOB, data)
+        self._shelf.add({blob: data}, Type.BLOB)
         return blob
+
+    def put_all(self, contents: Sequence[Data]) -> list[bytes]:
+        """Store blobs as `put` does; return their ids in the same order. With many small ones it is much faster.
+
+        Raises:
+            As `put`.
+        """
+        identify = self._sealer.identify
+        blobs = [identify(data) for data in contents]
+        self._shelf.add(dict(zip(blobs, contents, strict=True)), Type.BLOB)
+        return blobs
 
     def put_part(self, refs: Sequence[bytes], body: bytes) -> bytes:
         """Store a manifest part unless it is here; return its id.
@@ -170,24 +181,24 @@ class Store:
         """
         data = encode_part(refs, body)
         blob = self._sealer.identify(data, Type.PART)
-        self._shelf.add(blob, Type.PART, data)
+        self._shelf.add({blob: data}, Type.PART)
         return blob
 
-    def seal(self, data: Data) -> tuple[bytes, bytes]:
-        """Return (id, sealed bytes) of a blob without storing anything; also in a forked child."""
-        blob = self._sealer.identify(data)
-        return blob, self._sealer.seal(data, blob)
-
-    def put_sealed(self, blob: bytes, sealed: bytes, size: int) -> None:
-        """Store what `seal` returned, unless the blob is here.
+    def seal(self, contents: Mapping[bytes, Data]) -> Sealed:
+        """Return blobs as `put_sealed` takes them, without storing anything; also in a forked child.
 
         Args:
-            size: of the content, bytes.
+            contents: by the id that `identify` gives.
+        """
+        return self._sealer.seal(contents)
+
+    def put_sealed(self, ids: bytes, lengths: list[int], sizes: list[int], data: bytes) -> None:
+        """Store what `seal` returned, but for blobs that are here.
 
         Raises:
             As `put`.
         """
-        self._shelf.add_sealed(blob, Type.BLOB, sealed, size)
+        self._shelf.add_sealed(Sealed(ids, lengths, sizes, data), Type.BLOB)
 
     def get(self, blob: bytes) -> bytes:
         """Return a blob, verified against its id.

@@ -6,9 +6,10 @@ import errno
 import os
 import stat
 from array import array
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import msgspec
+from blake3 import blake3
 
 from rfs.production.rollback.driver import BlobSink
 from rfs.production.rollback.drivers.files import content
@@ -33,13 +34,16 @@ from rfs.production.rollback.drivers.files.tree import (
     row_of,
     signed,
 )
-from rfs.production.rollback.drivers.meta import node, read_flags, read_xattrs, reason, shown
+from rfs.production.rollback.drivers.meta import node, read_flags, read_more, read_xattrs, reason, shown
 from rfs.production.rollback.errors import RollbackError
 
 OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # Not to touch the access time is the owner's and root's right only.
 _NO_ATIME = getattr(os, "O_NOATIME", 0)
+# What is larger is worth being read with care. So many bytes of contents are held before they are stored.
+_SMALL = 1 << 20
+_TOGETHER = 4 << 20
 _TRIES = 4
 _SECOND = 1_000_000_000
 _TICKS = 20_000_000  # some file systems have coarser clocks than the kernel's, which ticks every 1 to 10 ms
@@ -88,6 +92,9 @@ class Reader:
     ) -> None:
         self._component, self._rules, self._sink = component, rules, sink
         self._started, self._rehash = started, rehash
+        self._open_small = _OPEN_FILE | _NO_ATIME
+        self._unstored = _Unstored(sink)
+        self._unfinished: list[tuple[Block, list[bytes]]] = []
         self.warnings: list[str] = []
         self.count = 0
 
@@ -100,7 +107,7 @@ class Reader:
         return Reader(self._component, self._rules, sink, started=self._started, rehash=self._rehash)
 
     def block(self, fd: int, folder: Folder, before: Before) -> Block:
-        """Return the block of a folder, without its digest.
+        """Return the block of a folder, without its digest, and until `finish` without its blobs.
 
         Args:
             fd: the open folder.
@@ -109,75 +116,94 @@ class Reader:
         Raises:
             RollbackError: path.unreadable or path.changing.
         """
-        block = self._patched(fd, folder, before) if before.held and not self._rehash else None
-        if block is None:
-            block = self._rebuilt(fd, folder, before)
+        found = _Columns(folder)
+        self._read_all(fd, folder, self._taken_over(folder, before, found), before, found)
+        if found.gone:
+            self._unstored.store()  # positions are about to change
+        block, blobs = found.block(folder.names)
+        self._unfinished.append((block, blobs))
         block.counted = folder.counted
         block.kept = self._kept(folder, block)
         block.loose = folder.loose or bool(block.kept)
         block.sheltering = folder.left_out or bool(block.kept)
         return block
 
-    def _patched(self, fd: int, folder: Folder, before: Before) -> Block | None:
-        """Return the block of a folder whose names are those of before; None when they are not."""
+    def _taken_over(self, folder: Folder, before: Before, found: _Columns) -> Sequence[int]:
+        """Take from before what did not change; return the positions of the other entries."""
+        if self._rehash or not before:
+            return range(len(folder.names))
         old = before.block
-        if len(old) != len(folder.names) or old.names != os.fsencode("\0".join(folder.names)):
-            return None
-        rows = folder.rows
-        changed = [
-            at for at in range(0, len(rows), ROW_BYTES) if rows[at : at + ROW_BYTES] != old.rows[at : at + ROW_BYTES]
-        ]
-        new_rows, digests, blobs = bytearray(rows), bytearray(old.digests), bytearray(old.blobs)
-        block = msgspec.structs.replace(old, extras=dict(old.extras), chunks=dict(old.chunks), part=-1)
-        for start in changed:
-            at = start // ROW_BYTES
-            seen = self._read(
-                fd, folder.path, folder.names[at], tuple(array("Q", rows[start : start + ROW_BYTES])), before
-            )
-            if seen is None:
-                return None
-            new_rows[start : start + ROW_BYTES] = pack_rows(seen.numbers)
-            digests[at * DIGEST : (at + 1) * DIGEST] = seen.digest
-            blobs[at * DIGEST : (at + 1) * DIGEST] = seen.blob
-            block.extras.pop(at, None)
-            block.chunks.pop(at, None)
-            if seen.extra is not PLAIN:
-                block.extras[at] = seen.extra
-            if seen.chunks is not None:
-                block.chunks[at] = seen.chunks
-        block.rows, block.digests, block.blobs = bytes(new_rows), bytes(digests), bytes(blobs)
-        return block
-
-    def _rebuilt(self, fd: int, folder: Folder, before: Before) -> Block:
-        names: list[str] = []
-        rows, digests, blobs = [], [], []
-        block = empty_block()
-        for at, name in enumerate(folder.names):
-            here = folder.rows[at * ROW_BYTES : (at + 1) * ROW_BYTES]
-            place = -1 if self._rehash else before.same(name, here)
-            if place >= 0 and (before.held or self.is_held(before.row(place))):
-                extra, chunks = before.more(place)
-                digests.append(before.digests[place * DIGEST : (place + 1) * DIGEST])
-                blobs.append(before.blobs[place * DIGEST : (place + 1) * DIGEST])
+        same_names = old.names == os.fsencode("\0".join(folder.names))
+        places = range(len(old)) if same_names else map(before.place, folder.names)
+        others = []
+        for at, place in enumerate(places):
+            start = place * ROW_BYTES
+            if (
+                place < 0
+                or old.rows[start : start + ROW_BYTES] != found.rows[at]
+                or (not before.held and not self.is_held(before.row(place)))
+            ):
+                others.append(at)
             else:
-                seen = self._read(fd, folder.path, name, tuple(array("Q", here)), before)
-                if seen is None:
-                    continue
-                extra, chunks = seen.extra, seen.chunks
-                here = pack_rows(seen.numbers)
-                digests.append(seen.digest)
-                blobs.append(seen.blob)
+                found.digests[at] = old.digests[place * DIGEST : (place + 1) * DIGEST]
+                found.blobs[at] = old.blobs[place * DIGEST : (place + 1) * DIGEST]
+                if place in old.extras:
+                    found.extras[at] = old.extras[place]
+                if place in old.chunks:
+                    found.chunks[at] = old.chunks[place]
+        return others
+
+    def _read_all(self, fd: int, folder: Folder, places: Sequence[int], before: Before, found: _Columns) -> None:
+        """Look closely at some entries of a folder."""
+        flat, names = array("Q", folder.rows).tolist(), folder.names
+        settled = self._started - 2 * _SECOND
+        for at in places:
+            row = tuple(flat[at * ROW : (at + 1) * ROW])
+            _, changed, modified, size, mode, *_ = row
+            # Few are in any way unusual, and many are to be read.
+            small = None
+            if mode & 0o170000 == _FILE and size <= _SMALL and changed < settled and modified < settled:
+                small = self._read_small(fd, names[at], row, size)
+            if small is None:
+                found.take(at, self._read(fd, folder.path, names[at], row, before))
+                continue
+            data, extra = small
+            digest = found.digests[at] = blake3(data).digest()
             if extra is not PLAIN:
-                block.extras[len(names)] = extra
-            if chunks is not None:
-                block.chunks[len(names)] = chunks
-            names.append(name)
-            rows.append(here)
-        block.names = os.fsencode("\0".join(names))
-        block.rows = b"".join(rows)
-        block.digests = b"".join(digests)
-        block.blobs = b"".join(blobs)
-        return block
+                found.extras[at] = extra
+            if self._sink is None:
+                found.blobs[at], chunks = before.stored(names[at], digest)
+                if chunks is not None:
+                    found.chunks[at] = chunks
+            elif size:
+                self._unstored.add(found.blobs, at, data)
+        self.count += len(places)
+
+    def _read_small(self, dir_fd: int, name: str, row: tuple[int, ...], size: int) -> tuple[bytes, Extra] | None:
+        """Read a small file in as few calls as can be; None when anything about it is unusual, or not as it was listed.
+
+        That it is as it was listed after it was read says that it was so while it was read.
+        """
+        try:
+            fd = os.open(name, self._open_small, dir_fd=dir_fd)
+            try:
+                data = os.read(fd, size + 1)
+                xattrs, flags = read_more(fd)
+                status = os.fstat(fd)
+            finally:
+                os.close(fd)
+        except OSError:
+            return None
+        if row_of(status) != row or len(data) != size or status.st_blocks * 512 < size:
+            return None
+        return data, Extra(b"", xattrs, flags, 0) if xattrs or flags else PLAIN
+
+    def finish(self) -> None:
+        """Store what was read and not stored yet. Until then, blocks lack the ids of what they hold."""
+        self._unstored.store()
+        for block, blobs in self._unfinished:
+            block.blobs = b"".join(blobs)
+        self._unfinished.clear()
 
     def _kept(self, folder: Folder, block: Block) -> list[int]:
         if not folder.counted:
@@ -197,7 +223,6 @@ class Reader:
 
     def _read(self, fd: int, path: str, name: str, numbers: tuple[int, ...], before: Before) -> Row | None:
         """Look closely at an entry; None when it is gone."""
-        self.count += 1
         for _ in range(_TRIES):
             try:
                 if numbers[MODE] & 0o170000 == _FILE:
@@ -240,6 +265,7 @@ class Reader:
             fd = os.open(name, _OPEN_FILE | _NO_ATIME, dir_fd=dir_fd)
         except PermissionError:
             fd = os.open(name, _OPEN_FILE, dir_fd=dir_fd)
+            self._open_small = _OPEN_FILE  # the next ones are likely to be somebody else's, too
         try:
             status = os.fstat(fd)
             if status.st_mode & 0o170000 != _FILE:
@@ -298,38 +324,26 @@ class Before:
 
     Attributes:
         block: the block, empty when there was none.
-        digests, blobs: its columns.
     """
 
     def __init__(self, block: Block | None, *, held: bool) -> None:
         self.block = empty_block() if block is None else block
         self._places: dict[str, int] | None = None
         self.held = held
-        self.digests, self.blobs = self.block.digests, self.block.blobs
 
     def __len__(self) -> int:
         return len(self.block)
 
-    def _place(self, name: str) -> int | None:
+    def place(self, name: str) -> int:
+        """Return where an entry is, or -1."""
         if self._places is None:
             self._places = {name: at for at, name in enumerate(self.block.listed())}
-        return self._places.get(name)
-
-    def same(self, name: str, row: bytes) -> int:
-        """Return where an entry is, if its numbers are still these, or -1."""
-        at = self._place(name)
-        if at is None or self.block.rows[at * ROW_BYTES : (at + 1) * ROW_BYTES] != row:
-            return -1
-        return at
-
-    def more(self, at: int) -> tuple[Extra, list[Chunk] | None]:
-        """Return what few entries have."""
-        return self.block.extras.get(at, PLAIN), self.block.chunks.get(at)
+        return self._places.get(name, -1)
 
     def stored(self, name: str, digest: bytes) -> tuple[bytes, list[Chunk] | None]:
         """Return where the store has the content of an entry, if that is still this one."""
-        at = self._place(name)
-        if at is None or self.block.digests[at * DIGEST : (at + 1) * DIGEST] != digest:
+        at = self.place(name)
+        if at < 0 or self.block.digests[at * DIGEST : (at + 1) * DIGEST] != digest:
             return NONE, None
         return self.block.blobs[at * DIGEST : (at + 1) * DIGEST], self.block.chunks.get(at)
 
@@ -343,6 +357,68 @@ class Before:
             block.extras.get(at, PLAIN),
             block.chunks.get(at),
         )
+
+
+class _Columns:
+    """A folder's entries by position, while it is looked at. `gone` are those that are no longer there."""
+
+    def __init__(self, folder: Folder) -> None:
+        rows, count = folder.rows, len(folder.names)
+        self.rows = [rows[at : at + ROW_BYTES] for at in range(0, len(rows), ROW_BYTES)]
+        self.digests = [NONE] * count
+        self.blobs = [NONE] * count
+        self.extras: dict[int, Extra] = {}
+        self.chunks: dict[int, list[Chunk]] = {}
+        self.gone: set[int] = set()
+
+    def take(self, at: int, row: Row | None) -> None:
+        """Note what one entry is; None when it is gone."""
+        if row is None:
+            self.gone.add(at)
+            return
+        self.rows[at], self.digests[at], self.blobs[at] = pack_rows(row.numbers), row.digest, row.blob
+        if row.extra is not PLAIN:
+            self.extras[at] = row.extra
+        if row.chunks is not None:
+            self.chunks[at] = row.chunks
+
+    def block(self, names: list[str]) -> tuple[Block, list[bytes]]:
+        """Return what is there as a block that lacks `blobs`, and these, some of which may not be known yet."""
+        rows, digests, blobs, extras, chunks = self.rows, self.digests, self.blobs, self.extras, self.chunks
+        if self.gone:
+            there = [at for at in range(len(names)) if at not in self.gone]
+            names, rows = [names[at] for at in there], [rows[at] for at in there]
+            digests, blobs = [digests[at] for at in there], [blobs[at] for at in there]
+            extras = {new: extras[at] for new, at in enumerate(there) if at in extras}
+            chunks = {new: chunks[at] for new, at in enumerate(there) if at in chunks}
+        block = Block(os.fsencode("\0".join(names)), b"".join(rows), b"".join(digests), b"", extras, chunks, [])
+        return block, blobs
+
+
+class _Unstored:
+    """Contents that are read and not yet stored. Storing many at once is faster."""
+
+    def __init__(self, sink: BlobSink | None) -> None:
+        self._sink = sink
+        self._wanted: list[tuple[list[bytes], int]] = []
+        self._contents: list[bytes] = []
+        self._size = 0
+
+    def add(self, blobs: list[bytes], at: int, data: bytes) -> None:
+        """Take a content, whose id will be wanted at a position of a list."""
+        self._wanted.append((blobs, at))
+        self._contents.append(data)
+        self._size += len(data)
+        if self._size >= _TOGETHER:
+            self.store()
+
+    def store(self) -> None:
+        """Store what was taken."""
+        if self._sink is not None and self._contents:
+            for (blobs, at), blob in zip(self._wanted, self._sink.put_all(self._contents), strict=True):
+                blobs[at] = blob
+            self._sink.tick()
+            self._wanted, self._contents, self._size = [], [], 0
 
 
 def _doubted(numbers: tuple[int, ...]) -> tuple[int, ...]:

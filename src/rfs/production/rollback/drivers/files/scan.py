@@ -10,6 +10,9 @@ import contextlib
 import os
 import stat
 import time
+from array import array
+from collections.abc import Iterator
+from typing import Any
 
 from rfs.production.rollback.driver import BlobSink
 from rfs.production.rollback.drivers.files import workers
@@ -23,6 +26,7 @@ from rfs.production.rollback.drivers.files.tree import (
     NONE,
     PLAIN,
     ROW,
+    SIZE,
     Block,
     Extra,
     Tree,
@@ -37,6 +41,9 @@ from rfs.production.rollback.drivers.files.workers import Found
 from rfs.production.rollback.drivers.meta import read_flags, read_xattrs, shown
 from rfs.production.rollback.errors import RollbackError
 
+# Folders are read in bunches of so much work, where an entry counts as much as its bytes and _ENTRY more.
+_BUNCH = 1 << 20
+_ENTRY = 8 << 10
 # A tree of fewer entries is looked at alone. A share is a subtree of at most so many; there are
 # enough of them for both processes to end at about the same time.
 _MANY = 20_000
@@ -83,12 +90,13 @@ class Scan:
             RollbackError: path.unreadable, path.changing, or what the sink's pulse raises.
         """
         if self._rehash or not self._known.blocks:
-            blocks = self._listed_then_read(root)
+            blocks = self._read_as_listed(root)
         elif shares := self._shares():
             blocks = self._shared(root, shares)
         else:
             walker = self._walker(self._reader)
             walker.walk(os.dup(root), "", counted=True)
+            self._reader.finish()
             blocks, self._devices = walker.blocks, walker.devices
         top = self._top(root, blocks[""])
         groups = self._groups(blocks)
@@ -108,17 +116,16 @@ class Scan:
 
     # — everything is to be read —
 
-    def _listed_then_read(self, root: int) -> dict[str, Block]:
+    def _read_as_listed(self, root: int) -> dict[str, Block]:
         walker = self._walker(self._reader, put_off=True)
-        walker.walk(os.dup(root), "", counted=True)
-        self._devices = walker.devices
-        bunches = list(workers.bunches(walker.listed))
 
-        def work(number: int, opener: Folders, reader: Reader) -> Found:
-            return Found([(os.fsencode(f.path), self._read(f, opener, reader)) for f in bunches[number]])
+        def work(folders: list[tuple[Any, ...]], opener: Folders, reader: Reader) -> Found:
+            listed = [Folder(*folder) for folder in folders]
+            return Found([(os.fsencode(folder.path), self._read(folder, opener, reader)) for folder in listed])
 
-        many = sum(len(folder.names) for folder in walker.listed)
-        return _joined(self._found(root, len(bunches), work, entries=many), {})
+        blocks = self._found(root, _bunches(walker, root), work)
+        self._devices.update(walker.devices)
+        return _joined(blocks, {})
 
     def _read(self, folder: Folder, opener: Folders, reader: Reader) -> Block:
         fd = -1
@@ -165,12 +172,11 @@ class Scan:
     def _shared(self, root: int, shares: list[str]) -> dict[str, Block]:
         known = self._known.blocks
 
-        def work(number: int, opener: Folders, reader: Reader) -> Found:
-            # The last job is what lies above all shares. It is offered first.
-            if number == len(shares):
+        def work(path: str | None, opener: Folders, reader: Reader) -> Found:
+            if path is None:  # what lies above all shares
                 walker, path, fd = self._walker(reader, elsewhere=frozenset(shares)), "", os.dup(root)
             else:
-                walker, path = self._walker(reader), shares[number]
+                walker = self._walker(reader)
                 try:
                     fd = os.dup(opener.open(path))
                 except RollbackError:
@@ -181,11 +187,12 @@ class Scan:
             return Found(changed, devices)
 
         top_device = os.fstat(root).st_dev
-        return _joined(self._found(root, len(shares) + 1, work, entries=_MANY), known)
+        jobs = [workers.Job(_MANY, path) for path in (None, *shares)]
+        return _joined(self._found(root, iter(jobs), work), known)
 
-    def _found(self, root: int, jobs: int, work: workers.Work, *, entries: int) -> dict[str, Block]:
+    def _found(self, root: int, jobs: Iterator[workers.Job], work: workers.Work) -> dict[str, Block]:
         found: dict[str, Block] = {}
-        with contextlib.closing(workers.shared_out(root, jobs, work, self._reader, entries=entries)) as results:
+        with contextlib.closing(workers.shared_out(root, jobs, work, self._reader)) as results:
             for result in results:
                 for path, block in result.blocks:
                     found[os.fsdecode(path)] = block
@@ -224,6 +231,27 @@ class Scan:
                 f"which a restored file will no longer share: {examples}"
             )
         return sorted(sorted(found) for found in paths.values() if len(found) > 1)
+
+
+def _bunches(walker: Walker, root: int) -> Iterator[workers.Job]:
+    """List folders, and yield them in bunches of about equal work."""
+    filled = entries = 0
+    for _ in walker.steps(os.dup(root), "", counted=True):
+        for folder in walker.listed[len(walker.listed) - 1 :]:
+            entries += len(folder.names)
+            filled += _weight(folder)
+        if filled >= _BUNCH:
+            yield workers.Job(entries, list(map(tuple, walker.listed)))
+            walker.listed.clear()
+            filled = entries = 0
+    if walker.listed:
+        yield workers.Job(entries, list(map(tuple, walker.listed)))
+
+
+def _weight(folder: Folder) -> int:
+    numbers = array("Q", folder.rows)
+    modes, sizes = numbers[MODE::ROW], numbers[SIZE::ROW]
+    return _ENTRY * len(modes) + sum([s for s, m in zip(sizes, modes, strict=True) if m & 0o170000 == stat.S_IFREG])
 
 
 def _joined(found: dict[str, Block], known: dict[str, Block]) -> dict[str, Block]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -95,7 +96,12 @@ class Walker:
         self.devices: dict[str, int] = {}
 
     def walk(self, root: int, path: str, *, counted: bool) -> None:
-        """Walk through a folder.
+        """Walk through a folder; see `steps`."""
+        for _ in self.steps(root, path, counted=counted):
+            pass
+
+    def steps(self, root: int, path: str, *, counted: bool) -> Iterator[None]:
+        """Walk through a folder, with a pause after each one in it.
 
         Args:
             root: it, open; it is closed here.
@@ -107,6 +113,7 @@ class Walker:
         """
         stack = [self._enter(root, path, counted=counted)]
         try:
+            yield
             while stack:
                 frame = stack[-1]
                 if frame.waiting:
@@ -114,6 +121,7 @@ class Walker:
                     child = self._descend(frame, name)
                     if child is not None:
                         stack.append(child)
+                        yield
                         far = stack[-_HELD] if len(stack) >= _HELD else None
                         if far is not None and far.fd >= 0:
                             os.close(far.fd)

@@ -1,7 +1,7 @@
-"""Many folders are looked at, read, hashed and sealed by two processes, each taking the next job when it is free.
+"""Many folders are looked at, read, hashed and sealed by two processes: a helper, and the parent meanwhile.
 
 The helper is forked before there is any thread, keeps no descriptor but its pipes and the
-root's, stores nothing itself and ends with its parent. Should it die, the parent reads
+root's, stores nothing itself and ends with its parent. Should it die, the parent does
 what it left out. Few folders are read without it, which keeps fault counts repeatable.
 """
 
@@ -10,46 +10,46 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import gc
+import marshal
 import os
 import select
 import signal
-import stat
-import struct
 import sys
 import threading
-from array import array
-from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Protocol, cast
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple, Protocol, cast
 
 import msgspec
 
 from rfs.production.rollback.driver import BlobSink
 from rfs.production.rollback.drivers.files.places import Folders
-from rfs.production.rollback.drivers.files.reader import Folder, Reader
-from rfs.production.rollback.drivers.files.tree import MODE, ROW, SIZE, Block
+from rfs.production.rollback.drivers.files.reader import Reader
+from rfs.production.rollback.drivers.files.tree import Block
 from rfs.production.rollback.errors import RollbackError
 
 _MANY = 4096  # entries; below, a fork costs more than it saves
-_BUNCH = 1 << 20  # an entry counts as much as its bytes and _ENTRY more
-_ENTRY = 8 << 10
-_MOST_BUNCHES = 8000
+_AHEAD = 3  # jobs that the helper has at once: the parent looks after it only between its own
 _FLUSH = 4 << 20
 _PIPE = 1 << 20
-_JOB = struct.Struct("<I")
-_HEAD = struct.Struct("<Q")
+_HEAD = 8
 
 
 class Sealing(Protocol):
-    """What a store can do besides being a sink: seal in a forked child, and take what a child sealed."""
+    """What a store can do besides being a sink: seal in a forked child, and take what a child sealed.
 
-    def seal(self, data: bytes) -> tuple[bytes, bytes]:
-        """Return (id, sealed bytes) of a blob without storing anything."""
+    Sealed blobs are their ids, their lengths, the sizes of their contents, and all their bytes.
+    """
 
-    def put_sealed(self, blob: bytes, sealed: bytes, size: int) -> None:
+    def seal(self, contents: Mapping[bytes, bytes]) -> tuple[bytes, list[int], list[int], bytes]:
+        """Return contents, given by id, as `put_sealed` takes them, without storing anything."""
+
+    def put_sealed(self, ids: bytes, lengths: list[int], sizes: list[int], data: bytes) -> None:
         """Store what `seal` returned."""
 
     def identify(self, data: bytes) -> bytes:
-        """Return the id that `seal` would give."""
+        """Return the id that `put` would give."""
 
 
 class Found(msgspec.Struct, array_like=True):
@@ -59,18 +59,30 @@ class Found(msgspec.Struct, array_like=True):
     devices: dict[bytes, int] = {}
 
 
+class Job(NamedTuple):
+    """Something to do.
+
+    Attributes:
+        entries: about how much it is.
+        what: of marshal's types only, as the helper gets it through a pipe.
+    """
+
+    entries: int
+    what: Any
+
+
+Work = Callable[[Any, Folders, Reader], Found]
+
+
 class _Message(msgspec.Struct, array_like=True):
     """What the helper says: blobs first, and at the end of a job what it found, which needs them."""
 
     job: int
-    blobs: list[tuple[bytes, bytes, int]]
+    sealed: list[tuple[bytes, list[int], list[int], bytes]]
     found: Found | None = None
     warnings: list[str] = []
     count: int = 0
     error: tuple[str, dict[str, str]] | None = None
-
-
-Work = Callable[[int, Folders, Reader], Found]
 
 
 def possible(sink: BlobSink | None) -> bool:
@@ -83,105 +95,121 @@ def possible(sink: BlobSink | None) -> bool:
     )
 
 
-def shared_out(root: int, jobs: int, work: Work, reader: Reader, *, entries: int) -> Generator[Found]:
+def shared_out(root: int, jobs: Iterator[Job], work: Work, reader: Reader) -> Generator[Found]:
     """Do jobs in two processes, and yield what they found, in any order.
 
     Args:
         root: the open root, under which folders are opened.
-        jobs: how many there are. The last one is begun first.
-        work: does one, by its number.
-        entries: how many entries they are about; few are done alone.
+        jobs: asked for the next one when somebody is free. Few entries are done alone.
+        work: does one.
 
     Raises:
-        RollbackError: as `work` does.
+        RollbackError: as `work` and `jobs` do.
     """
-    if jobs > 1 and entries >= _MANY and possible(reader.sink):
-        yield from _Pair(root, jobs, work, reader).run()
-        return
+    first: list[Job] = []
+    entries = 0
+    if possible(reader.sink):
+        for job in jobs:
+            first.append(job)
+            entries += job.entries
+            if entries >= _MANY:
+                yield from _Pair(root, work, reader).run(chain(first, jobs))
+                return
     with contextlib.closing(Folders(root)) as opener:
-        for job in reversed(range(jobs)):
-            yield work(job, opener, reader)
+        for job in chain(first, jobs):
+            yield _done(work, job.what, opener, reader)
 
 
-def bunches(folders: Sequence[Folder]) -> Iterator[list[Folder]]:
-    """Yield listed folders in bunches of about equal work."""
-    weights = [_weight(folder) for folder in folders]
-    # The numbers of all bunches are written into a pipe at once, which must hold them.
-    enough = max(_BUNCH, sum(weights) // _MOST_BUNCHES)
-    bunch: list[Folder] = []
-    filled = 0
-    for folder, weight in zip(folders, weights, strict=True):
-        bunch.append(folder)
-        filled += weight
-        if filled >= enough:
-            yield bunch
-            bunch, filled = [], 0
-    if bunch:
-        yield bunch
-
-
-def _weight(folder: Folder) -> int:
-    numbers = array("Q", folder.rows)
-    modes, sizes = numbers[MODE::ROW], numbers[SIZE::ROW]
-    return _ENTRY * len(modes) + sum([s for s, m in zip(sizes, modes, strict=True) if m & 0o170000 == stat.S_IFREG])
+def _done(work: Work, what: Any, opener: Folders, reader: Reader) -> Found:
+    found = work(what, opener, reader)
+    reader.finish()
+    return found
 
 
 class _Pair:
     """This process and its helper."""
 
-    def __init__(self, root: int, jobs: int, work: Work, reader: Reader) -> None:
-        self._root, self._jobs, self._work, self._reader = root, jobs, work, reader
-        self._waiting = set(range(jobs))
-        self._buffer = bytearray()
+    def __init__(self, root: int, work: Work, reader: Reader) -> None:
+        self._root, self._work, self._reader = root, work, reader
+        self._given: dict[int, Job] = {}
+        self._heard: deque[bytes] = deque()
+        self._heard_size = 0
+        self._jobs_in = self._answers = -1
 
-    def run(self) -> Generator[Found]:
-        jobs, jobs_in = os.pipe()
-        answers, answers_in = os.pipe()
-        _widen(jobs_in)
-        _widen(answers_in)
+    def run(self, jobs: Iterable[Job]) -> Generator[Found]:
+        """See `shared_out`."""
+        jobs_out, self._jobs_in = os.pipe()
+        self._answers, answers_in = os.pipe()
+        room = _widened(self._jobs_in)
+        _widened(answers_in)
         sys.stdout.flush()
         sys.stderr.flush()
         pid = os.fork()
         if not pid:
-            self._help(jobs, answers_in)
+            self._help(jobs_out, answers_in)
         try:
+            os.close(jobs_out)
             os.close(answers_in)
-            # Who is free takes the next one: a read of so few bytes from a pipe is never split.
-            os.write(jobs_in, b"".join(map(_JOB.pack, reversed(range(self._jobs)))))
-            os.close(jobs_in)
             with contextlib.closing(Folders(self._root)) as opener:
-                while taken := os.read(jobs, _JOB.size):
-                    yield self._do(_JOB.unpack(taken)[0], opener)
-                    yield from self._listen(answers, wait=False)
-                yield from self._listen(answers, wait=True)
-                for job in sorted(self._waiting):
-                    yield self._do(job, opener)
+                for number, job in enumerate(jobs):
+                    if not self._give(number, job, room):
+                        yield _done(self._work, job.what, opener, self._reader)
+                        yield from self._listen(wait=False)
+                self._stop_giving()
+                yield from self._listen(wait=True)
+                for job in self._given.values():
+                    yield _done(self._work, job.what, opener, self._reader)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-            os.close(answers)
-            os.close(jobs)
+            self._stop_giving()
+            os.close(self._answers)
 
-    def _do(self, job: int, opener: Folders) -> Found:
-        self._waiting.discard(job)
-        return self._work(job, opener, self._reader)
+    def _give(self, number: int, job: Job, room: int) -> bool:
+        """Give the helper a job, unless it has enough, or is no more. Never waits: they all have room in the pipe."""
+        if len(self._given) >= _AHEAD or self._jobs_in < 0:
+            return False
+        data = marshal.dumps((number, job.what))
+        if len(data) + _HEAD > room // (_AHEAD + 1):
+            return False
+        try:
+            os.write(self._jobs_in, len(data).to_bytes(_HEAD, "little") + data)
+        except BrokenPipeError:
+            self._stop_giving()
+            return False
+        self._given[number] = job
+        return True
 
-    def _listen(self, answers: int, *, wait: bool) -> Generator[Found]:
+    def _stop_giving(self) -> None:
+        if self._jobs_in >= 0:
+            os.close(self._jobs_in)
+            self._jobs_in = -1
+
+    def _listen(self, *, wait: bool) -> Generator[Found]:
         """Take what the helper has said; with `wait` until it has ended."""
-        while wait or select.select([answers], [], [], 0)[0]:
-            piece = os.read(answers, _PIPE)
+        while wait or select.select([self._answers], [], [], 0)[0]:
+            piece = os.read(self._answers, _PIPE)
             if not piece:
                 return
-            self._buffer += piece
-            while len(self._buffer) >= _HEAD.size:
-                (length,) = _HEAD.unpack_from(self._buffer)
-                end = _HEAD.size + length
-                if len(self._buffer) < end:
-                    break
-                message = msgspec.msgpack.decode(self._buffer[_HEAD.size : end], type=_Message)
-                del self._buffer[:end]
-                yield from self._accept(message)
+            self._heard.append(piece)
+            self._heard_size += len(piece)
+            while (body := self._next_heard()) is not None:
+                yield from self._accept(msgspec.msgpack.decode(body, type=_Message))
+
+    def _next_heard(self) -> memoryview | None:
+        """Return the next whole message of what was heard, or None."""
+        if not self._heard:
+            return None
+        if len(self._heard[0]) < _HEAD <= self._heard_size:
+            self._heard = deque([b"".join(self._heard)])
+        end = _HEAD + int.from_bytes(self._heard[0][:_HEAD], "little")
+        if self._heard_size < max(end, _HEAD):
+            return None
+        whole = memoryview(self._heard[0] if len(self._heard) == 1 else b"".join(self._heard))
+        self._heard = deque([bytes(whole[end:])] if end < len(whole) else [])
+        self._heard_size -= end
+        return whole[_HEAD:end]
 
     def _accept(self, message: _Message) -> Generator[Found]:
         if message.error is not None:
@@ -189,10 +217,10 @@ class _Pair:
             raise RollbackError(key, **fields)
         if self._reader.sink is not None:
             store = cast("Sealing", self._reader.sink)
-            for blob, sealed, size in message.blobs:
-                store.put_sealed(blob, sealed, size)
+            for sealed in message.sealed:
+                store.put_sealed(*sealed)
         if message.found is not None:
-            self._waiting.discard(message.job)
+            del self._given[message.job]
             self._reader.warnings += message.warnings
             self._reader.count += message.count
             yield message.found
@@ -209,16 +237,16 @@ class _Pair:
             sink = None if self._reader.sink is None else _Sealed(cast("Sealing", self._reader.sink), answers)
             reader = self._reader.of_another(sink)
             opener = Folders(self._root)
-            while taken := os.read(jobs, _JOB.size):
-                job = _JOB.unpack(taken)[0]
+            while head := _read_exactly(jobs, _HEAD):
+                number, what = marshal.loads(_read_exactly(jobs, int.from_bytes(head, "little")))  # noqa: S302 — of the parent
                 try:
-                    found = self._work(job, opener, reader)
+                    found = _done(self._work, what, opener, reader)
                 except RollbackError as error:
                     fields = {name: str(value) for name, value in error.fields.items()}
-                    _say(answers, _Message(job, [], error=(error.key, fields)))
+                    _say(answers, _Message(number, [], error=(error.key, fields)))
                     break
-                blobs = [] if sink is None else sink.taken()
-                _say(answers, _Message(job, blobs, found, reader.warnings, reader.count))
+                sealed = [] if sink is None else sink.taken()
+                _say(answers, _Message(number, sealed, found, reader.warnings, reader.count))
                 reader.warnings, reader.count = [], 0
             status = 0
         finally:
@@ -232,24 +260,27 @@ class _Sealed:
     def __init__(self, store: Sealing, answers: int) -> None:
         self._store, self._answers = store, answers
         self._seen: set[bytes] = set()
-        self._blobs: list[tuple[bytes, bytes, int]] = []
+        self._sealed: list[tuple[bytes, list[int], list[int], bytes]] = []
         self._size = 0
 
     def put(self, data: bytes) -> bytes:
-        blob = self._store.identify(data)
-        if blob not in self._seen:
-            self._seen.add(blob)
-            _, sealed = self._store.seal(data)
-            self._blobs.append((blob, sealed, len(data)))
-            self._size += len(sealed)
+        return self.put_all([data])[0]
+
+    def put_all(self, contents: Sequence[bytes]) -> list[bytes]:
+        blobs = list(map(self._store.identify, contents))
+        new = {blob: data for blob, data in zip(blobs, contents, strict=True) if blob not in self._seen}
+        if new:
+            self._seen.update(new)
+            self._sealed.append(self._store.seal(new))
+            self._size += len(self._sealed[-1][-1])
             if self._size >= _FLUSH:
                 _say(self._answers, _Message(0, self.taken()))
-        return blob
-
-    def taken(self) -> list[tuple[bytes, bytes, int]]:
-        """Return what was sealed since the last call."""
-        blobs, self._blobs, self._size = self._blobs, [], 0
         return blobs
+
+    def taken(self) -> list[tuple[bytes, list[int], list[int], bytes]]:
+        """Return what was sealed since the last call."""
+        sealed, self._sealed, self._size = self._sealed, [], 0
+        return sealed
 
     def has(self, blob: bytes) -> bool:
         return blob in self._seen
@@ -269,15 +300,28 @@ class _Sealed:
 
 def _say(answers: int, message: _Message) -> None:
     body = msgspec.msgpack.encode(message)
-    for data in (_HEAD.pack(len(body)), body):
+    for data in (len(body).to_bytes(_HEAD, "little"), body):
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(answers, rest) :]
 
 
-def _widen(pipe: int) -> None:
-    with contextlib.suppress(OSError, AttributeError):
-        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)
+def _read_exactly(pipe: int, size: int) -> bytes:
+    """Return so many bytes, or none when the other end was closed."""
+    data = b""
+    while len(data) < size:
+        piece = os.read(pipe, size - len(data))
+        if not piece:
+            return b""
+        data += piece
+    return data
+
+
+def _widened(pipe: int) -> int:
+    """Return how many bytes a pipe holds, after it was made to hold many."""
+    with contextlib.suppress(OSError):
+        return fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)
+    return fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
 
 
 def _close_all_but(kept: set[int]) -> None:
