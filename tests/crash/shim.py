@@ -28,13 +28,14 @@ class Fault(enum.StrEnum):
     """What happens at the chosen call.
 
     KILL: the process group dies before it. TORN: half of a write is done, then death; another
-    call is done, then death. ENOSPC, EIO: it fails once; *_STICKY: it and every later one fail.
+    call is done, then death. ENOSPC, EDQUOT, EIO: it fails once; *_STICKY: it and every later one fail.
     SHUTDOWN: the file system it stands on is shut down, then death (root, ext4 or XFS).
     """
 
     KILL = "kill"
     TORN = "torn"
     ENOSPC = "ENOSPC"
+    EDQUOT = "EDQUOT"
     EIO = "EIO"
     ENOSPC_STICKY = "ENOSPC-sticky"
     EIO_STICKY = "EIO-sticky"
@@ -49,6 +50,7 @@ _CODES = {
     Fault.KILL: (1, 0, 0),
     Fault.TORN: (2, 0, 0),
     Fault.ENOSPC: (3, errno.ENOSPC, 0),
+    Fault.EDQUOT: (3, errno.EDQUOT, 0),
     Fault.EIO: (3, errno.EIO, 0),
     Fault.ENOSPC_STICKY: (3, errno.ENOSPC, 1),
     Fault.EIO_STICKY: (3, errno.EIO, 1),

@@ -25,10 +25,10 @@ from tests.crash.harness import Scenario, look
 from tests.crash.parts import differing
 from tests.crash.tree import make_first_tree, make_second_tree
 
+from rfs.production.rollback import database, upkeep
 from rfs.production.rollback import engine as engine_module
-from rfs.production.rollback import upkeep
 from rfs.production.rollback.application import Application
-from rfs.production.rollback.catalog import Catalog, entry
+from rfs.production.rollback.catalog import entry
 from rfs.production.rollback.engine import Engine
 from rfs.production.rollback.errors import HeldError, RevertedError
 from rfs.production.rollback.model import OperationStatus
@@ -304,10 +304,12 @@ class RollbackWithoutCommit(Rollback):
 
     def act(self, world: Path) -> None:
         @contextmanager
-        def wrong(catalog: Catalog) -> Iterator[None]:
-            if not catalog._db.in_transaction:
-                catalog._db.execute("BEGIN IMMEDIATE")
+        def wrong(db: apsw.Connection) -> Iterator[None]:
+            if not db.in_transaction:
+                db.execute("BEGIN IMMEDIATE")
             yield
 
-        with patch.object(Catalog, "_transaction", wrong):
+        # Setting space aside would find the transaction open.
+        aside = patch.object(database.Database, "set_aside", lambda file, size: None)
+        with aside, patch.object(database, "transaction", wrong):
             super().act(world)

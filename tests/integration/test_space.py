@@ -8,24 +8,38 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filling import Ended, Filling
 from small import Small
 
 from rfs.production.rollback import upkeep
+from rfs.production.rollback.database import Database
 from rfs.production.rollback.errors import RollbackError
 
 MEGABYTE = 1 << 20
 
 
-@pytest.fixture
-def tiny(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 8 MB."""
-    place = tmp_path / "tiny"
+def mounted(place: Path, size: int) -> Iterator[Path]:
     place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(place)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}m", "tmpfs", str(place)]
     if subprocess.run(command, capture_output=True, check=False).returncode != 0:
         pytest.skip("a full disk is not tested: this user cannot mount a tmpfs")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MB: too small for a reserve."""
+    yield from mounted(tmp_path / "tiny", 8)
+
+
+@pytest.fixture
+def filling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Filling]:
+    """An application whose store has room for a reserve, until it is filled."""
+    home = tmp_path / "home"
+    home.mkdir()
+    for disk in mounted(tmp_path / "disk", 48):
+        yield Filling(disk, home, monkeypatch)
 
 
 def fill(place: Path, leave: int) -> Path:
@@ -104,3 +118,160 @@ def test_an_amendment_that_found_no_room_leaves_nothing_for_the_next(
         upkeep.prune(app, dry_run=False)
         upkeep.rebuild(app)
         assert app.find("one").message == ""
+
+
+# — a disk that fills up while the services are stopped —
+
+IN_THE_OUTAGE = (
+    "stop web", "delta", "late tree", "late db", "restore tree", "verify tree", "restore db",
+    "verify db", "restore settings", "verify settings", "start web", "start settings", "health",
+)  # fmt: skip
+
+
+def judged(ended: Ended) -> int:
+    """Fail unless it ended exactly old or exactly new with the services running, and said which."""
+    code = ended.error.code if ended.error is not None else 0
+    assert (code, ended.state) in {(0, "new"), (30, "old")}, (code, ended)
+    assert ended.running
+    return code
+
+
+@pytest.mark.parametrize(
+    ("step", "leave", "sick"),
+    [
+        ("stop web", 0, False),
+        ("delta", 3, False),
+        ("late db", 0, False),
+        ("restore db", 1, False),
+        ("verify settings", 0, False),
+        ("health", 0, False),
+        ("late tree", 0, True),
+        ("health", 0, True),
+    ],
+)
+def test_a_disk_that_fills_up_in_the_outage(filling: Filling, step: str, leave: int, *, sick: bool) -> None:
+    code = judged(filling.roll_back(step, lambda: filling.fill(leave), sick=sick))
+    assert code == 30 or not sick
+    with filling.small.open() as app:
+        assert app.catalog.open_operation() is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sick", [False, True])
+@pytest.mark.parametrize("step", IN_THE_OUTAGE)
+def test_a_disk_that_fills_up_at_any_step_to_any_degree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, *, sick: bool
+) -> None:
+    for leave in (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 40):
+        home = tmp_path / f"home-{leave}"
+        home.mkdir()
+        for disk in mounted(tmp_path / f"disk-{leave}", 48):
+            filling = Filling(disk, home, monkeypatch)
+            judged(filling.roll_back(step, lambda leave=leave, filling=filling: filling.fill(leave), sick=sick))
+
+
+def test_what_writes_on_gets_nothing_of_what_was_set_aside(filling: Filling) -> None:
+    hungry = filling.small.home / "hungry"
+    hungry.touch()
+    writing = ["sh", "-c", 'while test -e "$0"; do cat /dev/zero >> "$1"; done', hungry, filling.disk / "filler"]
+    children: list[subprocess.Popen[bytes]] = []
+
+    def begin() -> None:
+        filling.fill(0)
+        children.append(subprocess.Popen(writing, stderr=subprocess.DEVNULL))
+
+    try:
+        judged(filling.roll_back("stop web", begin))
+    finally:
+        hungry.unlink()
+        for child in children:
+            child.wait(30)
+
+
+@pytest.mark.parametrize(
+    ("step", "where"),
+    [("stop web", "services may be stopped"), ("restore db", "half restored"), ("health", "only its last steps")],
+)
+def test_a_journal_that_cannot_be_written_is_no_end(
+    filling: Filling, monkeypatch: pytest.MonkeyPatch, step: str, where: str
+) -> None:
+    # As on a file system that cannot set space aside, where a reserve never fitted.
+    filling.have_no_reserve()
+    monkeypatch.setattr(Database, "set_aside", lambda file, size: None)
+    ended = filling.roll_back(step, lambda: filling.fill(0))
+    assert ended.error is not None
+    assert (ended.error.code, ended.error.key) == (31, "rollback.unfinished")
+    assert where in str(ended.error)
+    assert "nothing was changed" not in str(ended.error) + ended.error.hint
+    assert "rfs recover" in ended.error.hint
+    with filling.small.open() as app:
+        assert app.status().open_operation is not None, "one can look"
+        with pytest.raises(RollbackError) as caught:
+            app.recover()
+        assert caught.value.code == 31
+        upkeep.prune(app, dry_run=False)
+    filling.make_room()
+    with filling.small.open() as app:
+        error = None
+        try:
+            app.recover()
+        except RollbackError as found:
+            error = found
+        judged(filling.ended(error))
+        assert app.catalog.open_operation() is None
+        assert app.recover() == []
+
+
+class _Died(BaseException):
+    """What a kill is to those who would catch an exception."""
+
+
+def test_recovery_on_a_full_disk_has_the_reserve(filling: Filling) -> None:
+    def die() -> None:
+        raise _Died
+
+    with pytest.raises(_Died):
+        filling.roll_back("verify db", die)
+    filling.fill(0)
+    reserve = filling.store / "reserve"
+    assert reserve.stat().st_blocks * 512 == reserve.stat().st_size, "real blocks"
+    with filling.small.open() as app:
+        assert app.status().open_operation is not None
+        assert reserve.exists(), "looking takes nothing of it"
+        app.recover()
+    judged(filling.ended())
+    assert not reserve.exists()
+    filling.make_room()
+    with filling.small.open() as app:
+        app.checkpoint()
+    assert reserve.exists(), "set aside again"
+
+
+def test_prune_works_on_a_full_disk(filling: Filling) -> None:
+    small = filling.small
+    config = small.home / "rfs.toml"
+    config.write_text(config.read_text() + "[retention]\nkeep_last = 1\n")
+    for number in range(3):
+        (small.tree / "code.txt").write_bytes(os.urandom(MEGABYTE))
+        with small.open() as app:
+            app.checkpoint(message=str(number))
+    filling.fill(0)
+    with small.open() as app:
+        cleaned = upkeep.prune(app, dry_run=False)
+        assert len(cleaned.retained.remove) == 3
+        assert cleaned.pruned.freed > 2 * MEGABYTE
+        assert len(app.catalog.checkpoints()) == 1
+
+
+def test_a_checkpoint_does_not_take_the_reserve(filling: Filling) -> None:
+    filling.fill(0)
+    with filling.small.open() as app, pytest.raises(RollbackError, match="no space left"):
+        app.checkpoint()
+    assert (filling.store / "reserve").exists()
+
+
+def test_doctor_says_that_there_is_no_reserve(filling: Filling) -> None:
+    with filling.small.open() as app:
+        assert not [found for found in upkeep.examine(app) if "set aside" in found.text]
+        filling.have_no_reserve()
+        assert [found.level for found in upkeep.examine(app) if "set aside" in found.text] == ["warning"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import apsw
 import pytest
 
+from rfs.production.rollback import catalog as catalog_module
 from rfs.production.rollback.catalog import Catalog, entry
 from rfs.production.rollback.errors import NotFoundError, RollbackError
 from rfs.production.rollback.model import Capture, CheckpointType, DeploymentCheckpoint, Fingerprint, OperationStatus
@@ -97,17 +98,17 @@ def test_forgotten_is_gone(path: str) -> None:
         catalog.checkpoint("aa")
 
 
-def test_an_operation_and_its_mark_are_written_together(path: str) -> None:
+def test_an_operation_and_its_mark_are_written_together(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     catalog = Catalog(path)
     operation = an_operation("op")
     catalog.put_operation(operation, entry(operation, "stage:code", Mark.DONE, "a note"))
     assert catalog.open_operation() == operation
     ended = an_operation("op", status=OperationStatus.COMPLETED)
 
-    def fail(_: object) -> None:
+    def fail(*_: object) -> None:
         raise ZeroDivisionError
 
-    catalog._insert = fail
+    monkeypatch.setattr(catalog_module, "_insert", fail)
     with pytest.raises(ZeroDivisionError):
         catalog.put_operation(ended, entry(ended, "restore:code", Mark.DONE))
     assert catalog.operation("op") == operation

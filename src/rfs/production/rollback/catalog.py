@@ -1,28 +1,30 @@
 """The catalog: which checkpoints and operations there are, and the journal of the open one.
 
-SQLite with WAL and synchronous=FULL: what a method wrote when it returns survives power
-loss. Everything but the journal of an open operation can be rebuilt from the packs.
+What a method wrote when it returns survives power loss. Everything but the journal of an
+open operation can be rebuilt from the packs.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import apsw
 import msgspec
 
+from rfs.production.rollback.database import Database
 from rfs.production.rollback.errors import NotFoundError, RollbackError
 from rfs.production.rollback.model import FORMAT, Capture, CheckpointType, DeploymentCheckpoint, utc_now
 from rfs.production.rollback.operation import Entry, Mark, Operation
 from rfs.production.rollback.transaction import transaction
 
+if TYPE_CHECKING:
+    import apsw
+
 R = TypeVar("R", DeploymentCheckpoint, Operation)
 
-BUSY_MILLISECONDS = 30_000
+# What the journal of a rollback of a dozen components and of its way back takes.
+JOURNAL_SPACE = 4 << 20
 ALWAYS_LOOKED_AT = 4
 LOOKED_BACK = 100
 
@@ -41,70 +43,53 @@ CREATE INDEX IF NOT EXISTS journal_operation ON journal (operation, n);
 
 
 class Catalog:
-    """Args: path: the database file; made when missing. Raises RollbackError when it cannot be used."""
+    """Args: path: the database file; made when missing. give_way: see Database.
 
-    def __init__(self, path: str) -> None:
+    Raises:
+        RollbackError: it can neither be written nor looked at, is damaged, or of a newer release.
+    """
+
+    def __init__(self, path: str, give_way: Callable[[], bool] = lambda: False) -> None:
         self.path = path
-        with self._explained():
-            self._db = apsw.Connection(path)
-            self._db.set_busy_timeout(BUSY_MILLISECONDS)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._migrate()
+        self._file = Database(path, give_way, self._prepare)
 
     def close(self) -> None:
-        self._db.close()
+        self._file.close()
 
-    def _migrate(self) -> None:
-        version = self._db.pragma("user_version")
+    def _prepare(self, db: apsw.Connection) -> None:
+        version = db.pragma("user_version")
         if version > FORMAT:
             raise RollbackError("store.format", path=self.path, found=version, known=FORMAT)
         if version < FORMAT:
-            with self._transaction():
-                self._db.execute(SCHEMA)
-                self._db.pragma("user_version", FORMAT)
-            os.chmod(self.path, 0o600)
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn SQLite's errors about the file and the disk into those that a user can act on."""
-        try:
-            yield
-        except apsw.FullError as error:
-            raise RollbackError("store.no_space", path=self.path) from error
-        except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError, apsw.IOError, apsw.BusyError) as error:
-            raise RollbackError("store.unwritable", path=self.path, why=str(error)) from error
-        except (apsw.NotADBError, apsw.CorruptError) as error:
-            raise RollbackError("catalog.damaged", path=self.path) from error
+            with transaction(db):
+                db.execute(SCHEMA)
+                db.pragma("user_version", FORMAT)
 
     def _rows(self, query: str, values: tuple[object, ...] = ()) -> list[Any]:
-        with self._explained():
-            return self._db.execute(query, values).fetchall()
+        return self._file.rows(query, values)
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._explained(), transaction(self._db):
-            yield
+    def _change(self, act: Callable[[apsw.Connection], None], *, frees: bool = False) -> None:
+        """Commit a change. An open operation must be carried on, and space freed, also on a full disk.
+
+        Raises:
+            RollbackError: store.no_space, store.unwritable or catalog.damaged; nothing was changed.
+        """
+        self._file.change(act, lambda: frees or self.open_operation() is not None)
 
     # — checkpoints —
 
     def put_checkpoint(self, checkpoint: DeploymentCheckpoint) -> None:
         """Add a checkpoint, or replace the record of the one with its id. From then on it exists."""
-        with self._transaction():
-            self._put_checkpoint(checkpoint)
-
-    def _put_checkpoint(self, checkpoint: DeploymentCheckpoint) -> None:
-        record = msgspec.json.encode(checkpoint)
-        self._db.execute(
-            "INSERT INTO checkpoints (id, created_at, type, record) VALUES (?, ?, ?, ?)"
-            " ON CONFLICT (id) DO UPDATE SET record = excluded.record, type = excluded.type",
-            (checkpoint.checkpoint_id, checkpoint.created_at.isoformat(), checkpoint.type, record),
-        )
+        self._change(lambda db: _put_checkpoint(db, checkpoint))
 
     def forget(self, ids: Sequence[str]) -> None:
         """Remove checkpoints. Their blobs go with the next prune of the store."""
-        with self._transaction():
-            self._db.executemany("DELETE FROM checkpoints WHERE id = ?", [(each,) for each in ids])
+        rows = [(each,) for each in ids]
+
+        def forgotten(db: apsw.Connection) -> None:
+            db.executemany("DELETE FROM checkpoints WHERE id = ?", rows)
+
+        self._change(forgotten, frees=True)
 
     def checkpoint(self, checkpoint_id: str) -> DeploymentCheckpoint:
         """Return the checkpoint with exactly this id.
@@ -129,13 +114,16 @@ class Catalog:
         """
         merged = _merge(self.checkpoints(), {c.checkpoint_id: c for c in checkpoints})
         history = _merge(self.operations(), {o.operation_id: o for o in operations})
-        with self._transaction():
-            self._db.execute("DELETE FROM checkpoints")
-            self._db.execute("DELETE FROM operations")
+
+        def refilled(db: apsw.Connection) -> None:
+            db.execute("DELETE FROM checkpoints")
+            db.execute("DELETE FROM operations")
             for checkpoint in merged:
-                self._put_checkpoint(checkpoint)
+                _put_checkpoint(db, checkpoint)
             for operation in history:
-                self._put_operation(operation)
+                _put_operation(db, operation)
+
+        self._change(refilled)
 
     def latest(self, *, safety: bool) -> DeploymentCheckpoint | None:
         """Return the newest checkpoint; with `safety`, also one taken by a rollback."""
@@ -161,30 +149,28 @@ class Catalog:
 
     # — operations and their journal —
 
+    def begin(self, operation: Operation) -> None:
+        """Write down an operation that begins, with the room set aside that its journal will need.
+
+        Raises:
+            RollbackError: store.no_space or store.unwritable; it has not begun.
+        """
+        self._file.set_aside(JOURNAL_SPACE)
+        self.put_operation(operation)
+
     def put_operation(self, operation: Operation, mark: Entry | None = None) -> None:
         """Write an operation's record and, in the same transaction, a journal entry."""
-        with self._transaction():
-            self._put_operation(operation)
-            if mark is not None:
-                self._insert(mark)
 
-    def _put_operation(self, operation: Operation) -> None:
-        self._db.execute(
-            "INSERT INTO operations (id, status, record) VALUES (?, ?, ?)"
-            " ON CONFLICT (id) DO UPDATE SET record = excluded.record, status = excluded.status",
-            (operation.operation_id, operation.status, msgspec.json.encode(operation)),
-        )
+        def put(db: apsw.Connection) -> None:
+            _put_operation(db, operation)
+            if mark is not None:
+                _insert(db, mark)
+
+        self._change(put)
 
     def mark(self, entry: Entry) -> None:
         """Write a journal entry; it is durable when this returns."""
-        with self._transaction():
-            self._insert(entry)
-
-    def _insert(self, entry: Entry) -> None:
-        self._db.execute(
-            "INSERT INTO journal (operation, step, mark, at, note) VALUES (?, ?, ?, ?, ?)",
-            (entry.operation, entry.step, entry.mark, entry.at.isoformat(), entry.note),
-        )
+        self._change(lambda db: _insert(db, entry))
 
     def journal(self, operation_id: str) -> list[Entry]:
         """Return the operation's entries in the order they were written."""
@@ -230,10 +216,13 @@ class Catalog:
 
     def note(self, key: str, value: str | None) -> None:
         """Remember a small fact, or forget it with None."""
-        with self._transaction():
-            self._db.execute("DELETE FROM meta WHERE key = ?", (key,))
+
+        def written(db: apsw.Connection) -> None:
+            db.execute("DELETE FROM meta WHERE key = ?", (key,))
             if value is not None:
-                self._db.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
+                db.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
+
+        self._change(written)
 
     def noted(self, key: str) -> str | None:
         """Return a fact that `note` remembered, or None."""
@@ -243,6 +232,34 @@ class Catalog:
     def empty(self) -> bool:
         """Tell whether it knows of nothing: a new store, or a lost catalog."""
         return self._rows("SELECT EXISTS (SELECT 1 FROM checkpoints), EXISTS (SELECT 1 FROM operations)") == [(0, 0)]
+
+
+def _put_checkpoint(db: apsw.Connection, checkpoint: DeploymentCheckpoint) -> None:
+    db.execute(
+        "INSERT INTO checkpoints (id, created_at, type, record) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (id) DO UPDATE SET record = excluded.record, type = excluded.type",
+        (
+            checkpoint.checkpoint_id,
+            checkpoint.created_at.isoformat(),
+            checkpoint.type,
+            msgspec.json.encode(checkpoint),
+        ),
+    )
+
+
+def _put_operation(db: apsw.Connection, operation: Operation) -> None:
+    db.execute(
+        "INSERT INTO operations (id, status, record) VALUES (?, ?, ?)"
+        " ON CONFLICT (id) DO UPDATE SET record = excluded.record, status = excluded.status",
+        (operation.operation_id, operation.status, msgspec.json.encode(operation)),
+    )
+
+
+def _insert(db: apsw.Connection, entry: Entry) -> None:
+    db.execute(
+        "INSERT INTO journal (operation, step, mark, at, note) VALUES (?, ?, ?, ?, ?)",
+        (entry.operation, entry.step, entry.mark, entry.at.isoformat(), entry.note),
+    )
 
 
 def _merge(known: Sequence[R], found: Mapping[str, R]) -> list[R]:

@@ -8,8 +8,8 @@ operation is held: somebody has to look.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 import msgspec
 
@@ -34,7 +34,16 @@ from rfs.production.rollback.model import (
     storable,
     utc_now,
 )
-from rfs.production.rollback.operation import Mark, Operation, position, still_done, way_back, way_forward
+from rfs.production.rollback.operation import (
+    OPEN,
+    Mark,
+    Operation,
+    position,
+    standing,
+    still_done,
+    way_back,
+    way_forward,
+)
 from rfs.production.rollback.plan import Action, Step
 from rfs.production.rollback.pulse import Beat
 from rfs.production.rollback.store import Store
@@ -77,7 +86,7 @@ class Engine(Capturer):
 
     def begin(self, operation: Operation) -> None:
         """Write the operation down; from now on a crash is recovered by `run`."""
-        self.catalog.put_operation(operation)
+        self.catalog.begin(operation)
         self._begun = operation.operation_id
 
     def run(self, operation: Operation, note: str = "") -> Operation:
@@ -91,9 +100,13 @@ class Engine(Capturer):
 
         Raises:
             RevertedError: it failed, and the system is back at the state before.
-            HeldError: it failed both ways.
+            HeldError: it failed both ways, or its journal cannot be written any further.
             RollbackError: it failed before anything live was touched.
         """
+        with self.told_as_open(operation):
+            return self._run(operation, note)
+
+    def _run(self, operation: Operation, note: str) -> Operation:
         plan = operation.plan
         self._take_over(operation, note)
         where = position(plan, self.catalog.journal(operation.operation_id))
@@ -117,8 +130,9 @@ class Engine(Capturer):
             why: what is told as the reason, and raised when nothing had to be brought back.
             note: as for `run`.
         """
-        self._take_over(operation, note)
-        return self._turn(operation, why)
+        with self.told_as_open(operation):
+            self._take_over(operation, note)
+            return self._turn(operation, why)
 
     def _take_over(self, operation: Operation, note: str) -> None:
         """Tell the run that began the operation, under whose eyes everything happened, from a later one.
@@ -130,6 +144,38 @@ class Engine(Capturer):
         self.blobs.still = False
         if not self._watched:
             self.catalog.mark(entry(operation, "", Mark.RESUMED, storable(note)))
+
+    @contextmanager
+    def told_as_open(self, operation: Operation) -> Iterator[None]:
+        """Let no error pass for the end of an operation that has stopped services and is not over.
+
+        It is one of the catalog's: without a journal, nothing may be done any longer.
+        """
+        try:
+            yield
+        except HeldError:
+            raise
+        except RollbackError as error:
+            where = self._standing(operation)
+            if not where:
+                raise
+            raise HeldError(
+                "rollback.unfinished",
+                kind=operation.kind,
+                operation=operation.operation_id,
+                where=where,
+                why=error,
+                hint=error.hint,
+            ) from error
+
+    def _standing(self, operation: Operation) -> str:
+        """Return how an operation leaves the application, or "" when it is over or has stopped nothing."""
+        try:
+            journal = self.catalog.journal(operation.operation_id)
+            over = self._reload(operation).status not in OPEN
+        except RollbackError:
+            return "how far it came cannot be read"
+        return "" if over or not position(operation.plan, journal).outage else standing(operation.plan, journal)
 
     def _turn(self, operation: Operation, why: Exception) -> Operation:
         self.blobs.still = False

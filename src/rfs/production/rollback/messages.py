@@ -213,7 +213,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
     ),
     "store.no_space": (
         "There is no space left on {path}.",
-        "Free some space (`rfs prune` removes old checkpoints); nothing was changed.",
+        "Free some space there (`rfs prune` removes old checkpoints).",
     ),
     "store.unreadable": (
         "{path} cannot be read: {why}.",
@@ -222,6 +222,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "store.unwritable": (
         "{path} cannot be written: {why}.",
         "Run rfs as the user that owns it, or move it with [store] path.",
+    ),
+    "catalog.unsettled": (
+        "The catalog {path} was not closed, and what it was being told last cannot be read without writing beside it.",
+        "Copy the store to where you may write, and look at the copy with [store] path.",
     ),
     "lock.held": (
         "Another operation is running: {holder}.",
@@ -360,6 +364,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "rollback.held": (
         "The {kind} failed, and so did the way back. NEEDS ATTENTION: {why}",
         "Mend the cause, then `rfs resume {operation}` (or with --skip {step}), or turn back again: `rfs abort`.",
+    ),
+    "rollback.unfinished": (
+        "The {kind} {operation} cannot write its journal and is not over: {where}. NEEDS ATTENTION: {why}",
+        "{hint} Then run `rfs recover`: it goes on where it stands.",
     ),
     "rollback.inside": (
         "This process is part of the component {component}, which has to be stopped, and cannot leave it: {why}.",

@@ -200,6 +200,24 @@ def _restored(plan: Plan, where: Position) -> bool:
     return all(step.id in where.done for step in plan.steps if _data(step))
 
 
+def standing(plan: Plan, entries: Sequence[Entry]) -> str:
+    """Return, as part of a sentence, in what state an interrupted operation leaves the application."""
+    actions = {step.id: step.action for step in plan.steps}
+    stopped = False
+    for entry in entries:
+        action = actions.get(entry.step)
+        if entry.mark is Mark.INTENT and action is Action.STOP:
+            stopped = True
+        elif entry.mark is Mark.DONE and action is Action.START:
+            stopped = False
+    where = position(plan, entries)
+    restored = {step.id for step in plan.steps if _data(step)} <= where.done
+    words = ["services may be stopped"] if stopped else []
+    if where.touched and not restored:
+        words.append("data may be half restored")
+    return " and ".join(words) or "only its last steps are missing"
+
+
 def still_done(plan: Plan, where: Position) -> frozenset[str]:
     """Return the steps that a new process need not repeat.
 

@@ -52,7 +52,7 @@ class Recoverable:
         self.settings = settings
         self.wait = wait
         self.store = Store.open(settings.store.path, settings.store.key)
-        self.catalog = Catalog(os.path.join(settings.store.path, "catalog.db"))
+        self.catalog = Catalog(os.path.join(settings.store.path, "catalog.db"), self.store.reserve.give_up)
         self.work = os.path.join(settings.store.path, "work")
         self.parts: dict[str, Part] = load_parts(settings, self.work)
         self.beat = Beat(reporter)
@@ -196,7 +196,8 @@ class Recoverable:
         self._require_parts(operation)
         self.require_outside()
         operation = msgspec.structs.replace(operation, status=OperationStatus.RUNNING)
-        self.catalog.put_operation(operation)
+        with self.engine.told_as_open(operation):
+            self.catalog.put_operation(operation)
         with self._telling_what_is_kept(operation):
             return self.engine.run(operation, who)
 
@@ -311,6 +312,18 @@ class Recoverable:
         self.catalog.note("application", msgspec.json.encode((storable(store), storable(config))).decode())
 
     @contextmanager
+    def unsettled(self, what: str) -> Iterator[None]:
+        """Hold the lock, with the store put in order and an open operation left as it is."""
+        with self.locked(what):
+            self._tidy()
+            found = self.catalog.open_operation()
+            if found is not None:
+                self.notices.append(
+                    f"The {found.kind} {found.operation_id} is open, and was left as it is: see `rfs status`."
+                )
+            yield
+
+    @contextmanager
     def exclusively(self, what: str) -> Iterator[None]:
         """Hold the lock, with everything a crash left behind settled."""
         with ExitStack() as held:
@@ -349,6 +362,7 @@ class Recoverable:
 
     def _tidy(self) -> None:
         self.notices += self.store.recover()
+        self.store.reserve.make()
         self.engine.let_writers_go()
         last = self.catalog.latest_operation()
         if last is not None and last.finished_at is not None:

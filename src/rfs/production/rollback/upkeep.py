@@ -110,8 +110,8 @@ def forget(app: Application, selectors: Sequence[str]) -> list[DeploymentCheckpo
 
 def prune(app: Application, *, dry_run: bool) -> Cleaned:
     """Apply the retention rules, then remove from the store what nothing needs any longer."""
-    # A dry run settles nothing either: what an open operation needs is held.
-    with app.locked("prune") if dry_run else app.exclusively("prune"):
+    # What an open operation needs is held. It is not settled first: that may take the room that is made here.
+    with app.locked("prune") if dry_run else app.unsettled("prune"):
         checkpoints = app.catalog.checkpoints()
         retained = apply(checkpoints, app.settings.retention, utc_now(), holds(app))
         removed = set(retained.remove)
@@ -206,11 +206,16 @@ def _clock(app: Application) -> list[Finding]:
 
 
 def _space(app: Application) -> list[Finding]:
+    findings = []
+    if not app.store.reserve.there():
+        text = "The store has no space set aside for an operation during which the disk fills up."
+        hint = "Free 40 MB beside the store; the next command that changes something sets it aside again."
+        findings.append(Finding("warning", text, hint))
     state = os.statvfs(app.settings.store.path)
     free = state.f_bavail * state.f_frsize
     latest = app.catalog.latest(safety=True)
     size = sum(capture.size for capture in latest.captures.values()) if latest is not None else 0
     if free < size:
         text = f"{free / 1e6:.0f} MB are free beside the store; the application has {size / 1e6:.0f} MB."
-        return [Finding("warning", text, "A rollback that changes much may run out of space: free some.")]
-    return []
+        findings.append(Finding("warning", text, "A rollback that changes much may run out of space: free some."))
+    return findings

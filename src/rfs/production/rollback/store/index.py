@@ -16,7 +16,7 @@ from rfs.production.rollback.errors import RollbackError
 from rfs.production.rollback.store.files import PRIVATE_FILE, writing
 from rfs.production.rollback.store.packs import Contents, Entry
 from rfs.production.rollback.store.seal import Type
-from rfs.production.rollback.transaction import transaction
+from rfs.production.rollback.transaction import is_full, transaction
 
 if TYPE_CHECKING:
     import apsw
@@ -77,27 +77,17 @@ class IndexDamagedError(Exception):
     """The file is not a sound index: it must be made again. Never leaves the store."""
 
 
-def _translated(error: apsw.Error, path: str) -> Exception:
+def _translated(error: apsw.Error, path: str, db: apsw.Connection | None) -> Exception:
     import apsw
 
     if isinstance(error, (apsw.CorruptError, apsw.NotADBError, apsw.SQLError)):
         # SQLError: a table or column is missing, so the file is of somebody else.
         return IndexDamagedError()
-    if isinstance(error, apsw.FullError) or getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE:
+    if is_full(error, db):
         return RollbackError("store.no_space", path=path)
     if isinstance(error, (apsw.IOError, apsw.ReadOnlyError, apsw.CantOpenError, apsw.BusyError)):
         return RollbackError("store.unwritable", path=path, why=str(error))
     return error
-
-
-@contextmanager
-def _failures(path: str) -> Iterator[None]:
-    import apsw
-
-    try:
-        yield
-    except apsw.Error as error:
-        raise _translated(error, path) from error
 
 
 class Index:
@@ -120,7 +110,7 @@ class Index:
         self.known: set[bytes] | None = None
         self._names: dict[int, str] = {}
         self._asked, self._enough = 0, _ASKED_BEFORE_CACHING
-        with _failures(path):
+        with self._explained():
             self._connect()
             version = self._value("PRAGMA user_version")
             if self._db.readonly("main"):
@@ -154,15 +144,24 @@ class Index:
                 self._db.execute(_SCHEMA)
 
     @contextmanager
+    def _explained(self) -> Iterator[None]:
+        import apsw
+
+        try:
+            yield
+        except apsw.Error as error:
+            raise _translated(error, self.path, getattr(self, "_db", None)) from error
+
+    @contextmanager
     def _change(self) -> Iterator[None]:
-        with _failures(self.path), transaction(self._db):
+        with self._explained(), transaction(self._db):
             yield
 
     def _value(self, question: str, *values: object) -> Any:
         return self._db.execute(question, values).get
 
     def _rows(self, question: str, *values: object) -> list[tuple[Any, ...]]:
-        with _failures(self.path):
+        with self._explained():
             return list(self._db.execute(question, values))
 
     def _copies(self, condition: str, *values: object) -> list[Copy]:
@@ -172,7 +171,7 @@ class Index:
         ]
 
     def _data_version(self) -> int:
-        with _failures(self.path):
+        with self._explained():
             return int(self._value("PRAGMA data_version"))
 
     def close(self) -> None:
@@ -206,7 +205,7 @@ class Index:
                     return blob in self.known
             return self._value("SELECT 1 FROM blobs WHERE id = ? AND bad = 0", blob) is not None
         except self._error as error:
-            raise _translated(error, self.path) from error
+            raise _translated(error, self.path, self._db) from error
 
     def absent(self, blobs: Collection[bytes]) -> set[bytes]:
         """Return those of which there is no copy that is not known to be bad."""
@@ -237,7 +236,7 @@ class Index:
                 for pack, kind, offset, length, size, bad in rows
             ]
         except self._error as error:
-            raise _translated(error, self.path) from error
+            raise _translated(error, self.path, self._db) from error
 
     def _name(self, number: int) -> str:
         name = self._names[number] = self._value("SELECT name FROM packs WHERE number = ?", number)

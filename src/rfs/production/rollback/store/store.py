@@ -27,6 +27,7 @@ from rfs.production.rollback.store.keys import (
 )
 from rfs.production.rollback.store.packs import Place
 from rfs.production.rollback.store.reports import Damage, Pruned
+from rfs.production.rollback.store.reserve import Reserve
 from rfs.production.rollback.store.seal import Data, Sealed, Sealer, Type, decode_part, encode_part, encode_record
 from rfs.production.rollback.store.shelf import Shelf
 
@@ -48,11 +49,13 @@ class Store:
     Attributes:
         path: the store's folder.
         id: of the repository, 32 hex digits.
+        reserve: space set aside for a disk that fills up.
     """
 
     def __init__(self, path: str, key: str, record: Repository) -> None:
         """Use `open` or `create`."""
         self.path = path
+        self.reserve = Reserve(path)
         self.id = record.id
         self._record = record
         self._sealer = Sealer(lambda: unwrap(record, key, path))
@@ -85,7 +88,9 @@ class Store:
             # The copy goes with the packs, so that they and the key are a whole store.
             write_durably(place.repository_copy, encode_repository(record), replace=True)
             write_durably(place.repository, encode_repository(record), replace=True)
-        return cls(path, key, record)
+        made = cls(path, key, record)
+        made.reserve.make()
+        return made
 
     @classmethod
     def open(cls, path: str, key: str) -> Store:

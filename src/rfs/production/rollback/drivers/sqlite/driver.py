@@ -10,9 +10,9 @@ import msgspec
 
 from rfs.production.rollback.driver import BlobSink, BlobSource, Driver, Finding
 from rfs.production.rollback.drivers.meta import refused
-from rfs.production.rollback.drivers.sqlite import rows
+from rfs.production.rollback.drivers.sqlite import room, rows
 from rfs.production.rollback.drivers.sqlite.direct import SIDES, Patience
-from rfs.production.rollback.drivers.sqlite.live import observed, private_file, soundness, status, touch
+from rfs.production.rollback.drivers.sqlite.live import live_size, observed, private_file, soundness, status, touch
 from rfs.production.rollback.drivers.sqlite.pages import (
     Facts,
     assemble,
@@ -164,23 +164,20 @@ class SqliteDriver(Driver):
                 yield Finding("warning", str(found), found.hint)
 
     def stage(self, c: Component, source: BlobSource, want: Capture) -> None:
-        if os.path.exists(_staged_path(c, want)) or self.fingerprint(c, rehash=False) == want.fingerprint:
-            return
-        with private_file(c, "stage") as (temporary, fd):
-            _assemble(c, source, want, temporary, fd)
-            os.rename(temporary, _staged_path(c, want))
-            sync_folder(c.work)
+        first = not room.there(c)
+        # On the way back, what was staged for the way forward takes the space that is needed now.
+        _unstage(c, but=_staged_path(c, want))
+        if not os.path.exists(_staged_path(c, want)) and self.fingerprint(c, rehash=False) != want.fingerprint:
+            with private_file(c, "stage") as (temporary, fd):
+                _assemble(c, source, want, temporary, fd)
+                os.rename(temporary, _staged_path(c, want))
+                sync_folder(c.work)
+        if first:
+            room.make(c, live_size(_path(c)), facts_of(want).length)
 
     def release(self, c: Component) -> None:
-        for name in os.listdir(c.work) if os.path.isdir(c.work) else ():
-            if name.startswith(_STAGED):
-                path = os.path.join(c.work, name)
-                try:
-                    os.unlink(path)
-                except FileNotFoundError:
-                    continue
-                except OSError as error:
-                    raise refused(error, path, c.name) from error
+        _unstage(c)
+        room.release(c)
 
     def verify(self, c: Component, source: BlobSource, want: Capture) -> list[Change]:
         path, wanted = _path(c), facts_of(want)
@@ -259,6 +256,18 @@ def _own(c: Component, path: str, wanted: Facts, patience: Patience) -> bool:
 
 def _staged_path(c: Component, want: Capture) -> str:
     return os.path.join(c.work, f"{_STAGED}{want.fingerprint.digest[:32]}.db")
+
+
+def _unstage(c: Component, but: str = "") -> None:
+    for name in os.listdir(c.work) if os.path.isdir(c.work) else ():
+        path = os.path.join(c.work, name)
+        if name.startswith(_STAGED) and path != but:
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise refused(error, path, c.name) from error
 
 
 @contextmanager

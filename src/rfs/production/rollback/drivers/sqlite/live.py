@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 
 import apsw
 
-from rfs.production.rollback.drivers.sqlite import apart
+from rfs.production.rollback.drivers.sqlite import apart, room
 from rfs.production.rollback.drivers.sqlite.direct import Patience
 from rfs.production.rollback.drivers.sqlite.pages import Facts, header_page_size, normalised, uses_wal, write_all
 from rfs.production.rollback.errors import IntegrityError, LockedError, RollbackError
@@ -84,6 +84,15 @@ def status(c: Component, path: str) -> os.stat_result | None:
     return found
 
 
+def live_size(path: str) -> int:
+    """Return how many bytes the database and its log take: no copy of it is larger."""
+    size = 0
+    for name in (path, path + "-wal"):
+        with suppress(OSError):
+            size += os.lstat(name).st_size
+    return size
+
+
 @contextmanager
 def private_file(c: Component, stem: str) -> Iterator[tuple[str, int]]:
     """Make an empty file in the component's work folder that only this user can read.
@@ -100,14 +109,15 @@ def private_file(c: Component, stem: str) -> Iterator[tuple[str, int]]:
     try:
         os.makedirs(c.work, mode=0o700, exist_ok=True)
         _sweep(c.work)
-        fd = _locked(path)
-        try:
-            yield path, fd
-        finally:
-            for name in (path, path + "-journal"):
-                with suppress(FileNotFoundError):
-                    os.unlink(name)
-            os.close(fd)
+        with room.lent(c):
+            fd = _locked(path)
+            try:
+                yield path, fd
+            finally:
+                for name in (path, path + "-journal"):
+                    with suppress(FileNotFoundError):
+                        os.unlink(name)
+                os.close(fd)
     except OSError as error:
         if error.errno in _NO_SPACE:
             raise RollbackError("store.no_space", path=c.work) from error
