@@ -50,16 +50,14 @@ class Environment:
         self.bin = folder / "bin"
         (self.packages,) = folder.glob("lib/python3.*/site-packages")
 
-    def install(self, wheel: Path, extras: Iterable[str] = ()) -> None:
-        """Install a wheel by pip, and what its metadata asks for from here."""
-        self._pip("install", "--no-deps", "--no-index", "--no-compile", wheel)
-        name = wheel.name.partition("-")[0].replace("_", "-")
-        (installed,) = Distribution.discover(name=name, path=[str(self.packages)])
-        self._add(installed.requires or (), ["", *extras])
-
-    def _pip(self, *words: str | Path) -> None:
-        pip = [sys.executable, "-m", "pip", "--python", self.bin / "python"]
-        run(*pip, "-qq", "--disable-pip-version-check", "--no-input", *words)
+    def install(self, *wheels: Path, extras: Iterable[str] = ()) -> None:
+        """Install wheels by pip, and what their metadata asks for from here."""
+        pip = [sys.executable, "-m", "pip", "--python", self.bin / "python", "-qq", "--disable-pip-version-check"]
+        run(*pip, "install", "--no-deps", "--no-index", "--no-compile", *wheels)
+        for wheel in wheels:
+            name = wheel.name.partition("-")[0].replace("_", "-")
+            (installed,) = Distribution.discover(name=name, path=[str(self.packages)])
+            self._add(installed.requires or (), ["", *extras])
 
     def _add(self, requirements: Iterable[str], extras: Iterable[str]) -> None:
         for text in requirements:
@@ -70,8 +68,8 @@ class Environment:
                 continue
             found = distribution(needed.name)
             for file in found.files or ():
-                if ".." not in file.parts and file.suffix != ".pyc":
+                if ".." not in file.parts and file.locate().exists():  # what is compiled comes along, and saves time
                     target = self.packages / file
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy2(found.locate_file(file), target)
+                    shutil.copy2(file.locate(), target)
             self._add(found.requires or (), ["", *needed.extras])
