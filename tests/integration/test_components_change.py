@@ -57,6 +57,28 @@ def test_undo_refuses_all_when_one_is_of_another_kind_now(twice: Small) -> None:
         assert len(app.catalog.operations()) == 2
 
 
+def test_undo_refuses_to_act_elsewhere_and_names_the_way_to_do_it(twice: Small) -> None:
+    rewrite(twice, 'path = "tree"\nkeep = ["uploads/"]', 'path = "elsewhere"')
+    elsewhere = twice.home / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "of-another.txt").write_text("here")
+    with twice.open() as app:
+        last = app.catalog.operations()[0]
+        for act in (app.undo, lambda: app.undo(2), lambda: app.undo(operation=last.operation_id)):
+            with pytest.raises(ConflictError, match="acted on tree in tree") as caught:
+                act()
+        assert f"rfs rollback {last.state_before}" in caught.value.hint
+        assert len(app.catalog.operations()) == 2
+        assert (elsewhere / "of-another.txt").exists()
+        app.rollback(last.state_before, only=["tree"])
+        assert (elsewhere / "code.txt").read_text().startswith("version 3")
+        # The same component may lie in the same place by another way of writing it.
+        rewrite(twice, 'path = "elsewhere"', f'path = "{elsewhere}"')
+    with twice.open() as app:
+        app.undo()
+        assert (elsewhere / "of-another.txt").exists()
+
+
 def test_a_plan_names_what_is_in_the_checkpoint_and_no_longer_in_rfs_toml(twice: Small) -> None:
     rewrite(twice, DB, "")
     with twice.open() as app:

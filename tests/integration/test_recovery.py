@@ -49,23 +49,185 @@ def without_database(small: Small) -> str:
     return text
 
 
-def test_a_component_that_left_rfs_toml_is_asked_for_before_anything_is_touched(half_done: Small) -> None:
-    text = without_database(half_done)
-    with half_done.open() as app:
+def refused(small: Small, match: str) -> str:
+    """See everything that would carry the operation on refused, with nothing changed; return the hint."""
+    with small.open() as app:
         interrupted = app.catalog.open_operation()
         assert interrupted is not None
         journal = app.catalog.journal(interrupted.operation_id)
+        state = small.state()
         for act in (app.recover, app.checkpoint, app.resume, app.abort):
-            with pytest.raises(ConflictError, match="needs the component db") as caught:
+            with pytest.raises(ConflictError, match=match) as caught:
                 act()
-            assert "Put it back" in caught.value.hint
         assert app.catalog.open_operation() == interrupted
         assert app.catalog.journal(interrupted.operation_id) == journal
         assert len(app.catalog.checkpoints()) == 3
+        assert small.state() == state
+        return caught.value.hint
+
+
+def of_an_older_release(small: Small) -> None:
+    """Take from the open operation what an older release did not write down."""
+    with small.open() as app:
+        interrupted = app.catalog.open_operation()
+        assert interrupted is not None
+        app.catalog.put_operation(msgspec.structs.replace(interrupted, components=()))
+
+
+def test_a_component_that_left_rfs_toml_is_asked_for_before_anything_is_touched(half_done: Small) -> None:
+    of_an_older_release(half_done)
+    text = without_database(half_done)
+    assert "Put it back" in refused(half_done, "needs the component db")
     (half_done.home / "rfs.toml").write_text(text)
     with half_done.open() as app:
         assert [operation.status for operation in app.recover()] == [OperationStatus.COMPLETED]
         assert (half_done.tree / "code.txt").read_text().startswith("version 1")
+
+
+def edit(small: Small, old: str, new: str) -> None:
+    config = small.home / "rfs.toml"
+    text = config.read_text()
+    assert old in text
+    config.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize("forward", [True, False], ids=["recover", "abort"])
+def test_it_is_settled_where_it_began_whatever_rfs_toml_says_by_now(half_done: Small, forward: bool) -> None:
+    without_database(half_done)
+    edit(half_done, 'path = "tree"\nkeep = ["uploads/"]', 'path = "elsewhere"')
+    edit(half_done, "[store]", '[components.more]\nkind = "config"\npath = "tree/code.txt"\n[store]')
+    elsewhere = half_done.home / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "precious.txt").write_text("not captured by anybody")
+    with half_done.open() as app:
+        if forward:
+            assert [each.status for each in app.recover()] == [OperationStatus.COMPLETED]
+        else:
+            assert app.abort().status is OperationStatus.REVERTED
+        assert [notice for notice in app.notices if "has changed since" in notice and "tree, db" in notice]
+        assert app.engine.parts is app.parts
+        assert (elsewhere / "precious.txt").exists()
+        version = 1 if forward else 2
+        assert (half_done.tree / "code.txt").read_text().startswith(f"version {version}")
+        assert half_done.state()["rows"] == [(f"row of version {n}",) for n in range(1, version + 1)]
+        assert (half_done.tree / "uploads" / "2.jpg").exists()
+        # From here on rfs.toml counts again.
+        assert set(app.checkpoint().captures) == {"tree", "settings", "more"}
+
+
+def test_a_pattern_taken_out_of_exclude_meanwhile_removes_nothing(tmp_path: Path) -> None:
+    small = Small(tmp_path)
+    edit(small, "keep =", 'exclude = ["cache/"]\nkeep =')
+    with small.open() as app:
+        app.checkpoint()
+        small.version(2)
+        (small.tree / "cache").mkdir()
+        (small.tree / "cache" / "warm").write_text("in no checkpoint")
+        app.engine._steps[Action.VERIFY] = die
+        with pytest.raises(Killed):
+            app.rollback("@latest")
+    edit(small, 'exclude = ["cache/"]\n', "")
+    with small.open() as app:
+        app.recover()
+        assert (small.tree / "cache" / "warm").exists()
+        assert (small.tree / "code.txt").read_text().startswith("version 1")
+
+
+def test_a_driver_that_is_gone_is_asked_for_before_anything_is_touched(half_done: Small) -> None:
+    with half_done.open() as app:
+        interrupted = app.catalog.open_operation()
+        assert interrupted is not None
+        replace = msgspec.structs.replace
+        gone = tuple(replace(c, kind="gone") if c.name == "db" else c for c in interrupted.components)
+        app.catalog.put_operation(replace(interrupted, components=gone))
+    assert "Bring that back" in refused(half_done, "cannot be used now: .*unknown kind: gone")
+
+
+def test_an_application_that_was_moved_is_settled_where_it_is(half_done: Small, tmp_path: Path) -> None:
+    half_done.home = (half_done.home / "rfs.toml").parent.rename(tmp_path.with_name("moved"))
+    half_done.tree = half_done.home / "tree"
+    edit(half_done, f"{tmp_path}/key", f"{half_done.home}/key")
+    edit(half_done, 'path = "tree/small.db"', 'path = "small.db"')
+    assert "Put it back" in refused(half_done, "needs the component db")
+    edit(half_done, 'path = "small.db"', 'path = "tree/small.db"')
+    with half_done.open() as app:
+        assert [each.status for each in app.recover()] == [OperationStatus.COMPLETED]
+        assert (half_done.tree / "code.txt").read_text().startswith("version 1")
+        app.undo()
+        assert (half_done.tree / "code.txt").read_text().startswith("version 2")
+
+
+def test_rfs_toml_alone_must_not_be_moved_meanwhile(half_done: Small) -> None:
+    config = half_done.home / "rfs.toml"
+    other = half_done.home / "etc"
+    other.mkdir()
+    config.rename(other / "rfs.toml")
+    home, half_done.home = half_done.home, other
+    edit(half_done, "[store]", f'[store]\npath = "{home}/.rfs"')
+    assert "Put rfs.toml back there" in refused(half_done, "began with the rfs.toml in")
+
+
+SERVICE = """
+[components.web]
+kind = "service"
+manager = "command"
+start = ["touch", "{home}/web"]
+stop = ["rm", "{home}/web"]
+status = ["test", "-e", "{home}/web"]
+stop_timeout = "100ms"
+[[health]]
+name = "well"
+command = ["true"]
+retries = 0
+"""
+
+
+@pytest.fixture
+def half_done_with_service(tmp_path: Path) -> Small:
+    """As `half_done`, with a service and a health check."""
+    small = Small(tmp_path, more=SERVICE.format(home=tmp_path))
+    (tmp_path / "web").touch()
+    with small.open() as app:
+        app.checkpoint()
+        small.version(2)
+        app.engine._steps[Action.VERIFY] = die
+        with pytest.raises(Killed):
+            app.rollback("@latest")
+    return small
+
+
+def test_a_service_is_taken_anew_from_rfs_toml_when_somebody_says_so(half_done_with_service: Small) -> None:
+    small = half_done_with_service
+    (small.home / "web").touch()
+    edit(small, 'stop = ["rm"', 'stop = ["ls"')
+    with small.open() as app:
+        for name in ("tree", "nobody"):
+            with pytest.raises(ConflictError, match=f"{name} cannot be taken"):
+                app.resume(current=[name])
+        with pytest.raises(HeldError, match="did not stop"):
+            app.resume(current=["web"])
+    edit(small, 'stop = ["ls"', 'stop = ["rm"')
+    with small.open() as app:
+        with pytest.raises(HeldError, match="did not stop"):
+            app.resume()
+        assert [notice for notice in app.notices if "--current web" in notice]
+        with pytest.raises(RevertedError):
+            app.resume(current=["web"], reason="mended")
+        journal = app.catalog.journal(app.catalog.operations()[0].operation_id)
+        notes = [each.note for each in journal if each.mark is Mark.RESUMED]
+        assert notes[-1] == f"resume by {actor()} with web as in rfs.toml now: mended"
+    assert (small.home / "web").exists()
+    assert (small.tree / "code.txt").read_text().startswith("version 2")
+
+
+def test_health_is_what_rfs_toml_says_now(half_done_with_service: Small) -> None:
+    # No data depends on it, and correcting a check that is wrong is how people get out of it.
+    edit(half_done_with_service, 'command = ["true"]', 'command = ["false"]')
+    with half_done_with_service.open() as app, pytest.raises(HeldError, match="health check failed"):
+        app.recover()
+    edit(half_done_with_service, 'command = ["false"]', 'command = ["true"]')
+    with half_done_with_service.open() as app, pytest.raises(RevertedError):
+        app.resume()
 
 
 def write_on_it(small: Small, text: str) -> None:

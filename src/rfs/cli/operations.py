@@ -8,6 +8,7 @@ import click
 
 from rfs.cli.answer import Answer
 from rfs.cli.common import CommonCommand
+from rfs.cli.selecting import COMPONENTS
 from rfs.cli.session import Session
 from rfs.cli.text import counted
 from rfs.cli.views import done_text, fresh_warnings, operation_json, status_word
@@ -51,8 +52,9 @@ def _would_recover(operation: object, *, rebuild: bool) -> Answer:
 @click.command(cls=CommonCommand)
 @click.argument("selector", metavar="[OPERATION]", required=False)
 @click.option("--skip", metavar="STEP", help="Leave out this step, e.g. start:web.")
+@click.option("--current", type=COMPONENTS, default="", help="Take these services as rfs.toml has them now.")
 @click.pass_obj
-def resume(session: Session, selector: str | None, skip: str | None) -> Answer:
+def resume(session: Session, selector: str | None, skip: str | None, current: tuple[str, ...]) -> Answer:
     """Go on with a held operation from the step that failed, in the direction that it had.
 
     --reason is kept in its journal.
@@ -68,7 +70,7 @@ def resume(session: Session, selector: str | None, skip: str | None) -> Answer:
             return Answer({"dry_run": True, "done": sorted(done), "open_operation": operation_json(operation)}, text)
         if skip is not None:
             session.confirm(f"Leave out the step {skip}? What it would have done is then up to you.")
-        operation = app.resume(selector, skip=skip, reason=session.take_reason())
+        operation = app.resume(selector, skip=skip, current=current, reason=session.take_reason())
     warnings = tuple(fresh_warnings(operation))
     return Answer(operation_json(operation), done_text(operation), operation.operation_id, warnings=warnings)
 

@@ -6,6 +6,7 @@ something takes the application's lock, settles what a crash left behind, and ac
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from rfs.production.rollback.model import (
     Capture,
     Change,
     CheckpointType,
+    Component,
     DeploymentCheckpoint,
     HealthReport,
     Loss,
@@ -31,6 +33,7 @@ from rfs.production.rollback.model import (
 from rfs.production.rollback.operation import Operation, undoable
 from rfs.production.rollback.plan import Plan, Scope, differs, make_plan, select
 from rfs.production.rollback.recovery import InsideError, Recoverable, actor
+from rfs.production.rollback.wiring import inside
 
 
 class Drift(msgspec.Struct, frozen=True):
@@ -242,6 +245,7 @@ class Application(Recoverable):
             chosen = self.catalog.operation(selectors.find_id(named, [o.operation_id for o in operations]))
             if chosen.status is not OperationStatus.COMPLETED:
                 raise ConflictError("operation.not_undoable", operation=chosen.operation_id, status=chosen.status)
+            self._require_in_place(chosen)
             return [chosen]
         if number < 1:
             raise UsageError("usage", what="-n must be at least 1", hint="`rfs undo` takes back one operation.")
@@ -250,7 +254,29 @@ class Application(Recoverable):
             raise NotFoundError(
                 "operation.too_few" if able else "operation.nothing_to_undo", asked=number, count=len(able)
             )
+        for each in able[:number]:
+            self._require_in_place(each)
         return able[:number]
+
+    def _require_in_place(self, operation: Operation) -> None:
+        """Refuse to undo an operation elsewhere than where it acted: what lies there now is something else.
+
+        Where a service's definitions lie is part of its state, so services are not asked.
+        """
+        for then in operation.components:
+            part = self.parts.get(then.name)
+            if then.name not in operation.plan.components or part is None or part.driver.kind != then.kind:
+                continue
+            before, now = _places(part, then), _places(part, part.component)
+            if not part.driver.runs and before != now:
+                raise ConflictError(
+                    "operation.elsewhere",
+                    kind=operation.kind,
+                    operation=operation.operation_id,
+                    name=then.name,
+                    then=before[0] if before else "elsewhere",
+                    before=operation.state_before,
+                )
 
     def _roll_back(
         self,
@@ -284,6 +310,7 @@ class Application(Recoverable):
             reason=storable(reason),
             actor=actor(),
             created_at=utc_now(),
+            components=tuple(part.component for part in self.parts.values()),
             safety=safety.checkpoint_id,
             undoes=undoes,
             inside=", ".join(self.carried) or None,
@@ -353,6 +380,11 @@ class Application(Recoverable):
     def _require_components(self) -> None:
         if not self.parts:
             raise UsageError("app.empty", path=self.settings.path)
+
+
+def _places(part: Part, c: Component) -> list[str]:
+    """Return the paths that a component has, those in the application's folder relative to it: it may be moved."""
+    return [os.path.relpath(path, c.home) if inside(path, c.home) else path for path in part.driver.owns(c)]
 
 
 def _require_kind(part: Part, capture: Capture | None) -> None:

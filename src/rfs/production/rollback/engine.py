@@ -241,16 +241,16 @@ class Engine(Capturer):
         # The catalog has it; without room for this, only one rebuilt from the packs would not know of it.
         with suppress(RollbackError), self.store.batch():
             self.store.put_record("operation", msgspec.json.encode(operation))
-        self.release(operation)
+        self.release(operation, self.parts)
         return operation
 
-    def release(self, operation: Operation) -> None:
+    def release(self, operation: Operation, parts: Mapping[str, Part]) -> None:
         """Remove what staging left. Only tidying: the operation is over, and recover repeats it.
 
         So a failure here must not be told as a failure of the operation.
         """
         for name in operation.plan.components:
-            part = self.parts.get(name)
+            part = parts.get(name)
             if part is not None:
                 with suppress(RollbackError, OSError):
                     part.driver.release(part.component)

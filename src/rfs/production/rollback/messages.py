@@ -136,6 +136,22 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "The open {kind} {operation} needs the component {name}, which is not in rfs.toml as it was.",
         "Put it back into rfs.toml as it was, then run `rfs recover` (or `rfs abort`); nothing was changed now.",
     ),
+    "operation.driver": (
+        "The open {kind} {operation} began with components that cannot be used now: {why}",
+        "Bring that back, then run `rfs recover` (or `rfs abort`); nothing was changed now.",
+    ),
+    "operation.moved": (
+        "The open {kind} {operation} began with the rfs.toml in {home}, and this one is in {now}.",
+        "Put rfs.toml back there, then run `rfs recover` (or `rfs abort`); nothing was changed now.",
+    ),
+    "operation.current": (
+        "{name} cannot be taken as rfs.toml has it now: only services that the {kind} began with can.",
+        "Leave it out of --current; where data lies must stay as it was until the {kind} is settled.",
+    ),
+    "operation.elsewhere": (
+        "The {kind} {operation} acted on {name} in {then}, which is not where rfs.toml has it now.",
+        "Put its path back, or run `rfs rollback {before}`: that restores the state before where rfs.toml says now.",
+    ),
     "operation.step": (
         "Operation {operation} has no step called {step}.",
         "Its steps are: {known}.",

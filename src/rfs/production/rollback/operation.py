@@ -17,6 +17,7 @@ import msgspec
 from rfs.production.rollback.model import (
     FORMAT,
     Change,
+    Component,
     HealthReport,
     OperationStatus,
     RollbackRecord,
@@ -56,6 +57,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         kind: "rollback" or "undo".
+        components: all of rfs.toml as it was when it began, which is what it acts on whatever rfs.toml
+            says later; empty in records of older releases.
         safety: the checkpoint taken online before anything began.
         before: the checkpoint of the state when the writers had stopped; None until then.
         left: the checkpoint of what was there when it was last turned back or carried on, if anything
@@ -73,6 +76,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     actor: str
     created_at: datetime
     safety: str
+    components: tuple[Component, ...] = ()
     status: OperationStatus = OperationStatus.RUNNING
     strategy: RollbackStrategy = RollbackStrategy.IMMEDIATE
     before: str | None = None

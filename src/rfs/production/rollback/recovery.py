@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any, Self
 
@@ -22,7 +22,7 @@ from rfs.production.rollback.plan import Plan
 from rfs.production.rollback.pulse import Beat, Reporter
 from rfs.production.rollback.settings import Settings, find, load
 from rfs.production.rollback.store import Store
-from rfs.production.rollback.wiring import load_parts
+from rfs.production.rollback.wiring import load_parts, recorded_parts
 
 
 class InsideError(Exception):
@@ -129,11 +129,14 @@ class Recoverable:
         except InsideError as inside:
             return self._carry(inside, "recover", reason=reason)
 
-    def resume(self, selector: str | None = None, *, skip: str | None = None, reason: str = "") -> Operation:
+    def resume(
+        self, selector: str | None = None, *, skip: str | None = None, current: Sequence[str] = (), reason: str = ""
+    ) -> Operation:
         """Go on with a held operation from the step that failed, in the direction it had.
 
         Args:
             skip: the id of a step to leave out.
+            current: services to be taken as rfs.toml has them now, not as it did when the operation began.
 
         Raises:
             RevertedError: it went on, back to the state before.
@@ -143,13 +146,23 @@ class Recoverable:
         try:
             with self.locked("resume"):
                 self._tidy()
-                held = self._open_operation(selector)
-                self.require_outside()
-                if skip is not None:
-                    self._skip(held, skip)
-                return self._run_again(held, _who("resume", reason))
+                held = self._with_current(self._open_operation(selector), current)
+                with self._acting_on(held):
+                    self.require_outside()
+                    if skip is not None:
+                        self._skip(held, skip)
+                    return self._run_again(held, _who("resume", reason, current))
         except InsideError as inside:
-            return self._carry(inside, "resume", selector=selector, skip=skip, reason=reason)[0]
+            return self._carry(inside, "resume", selector=selector, skip=skip, current=current, reason=reason)[0]
+
+    def _with_current(self, held: Operation, names: Sequence[str]) -> Operation:
+        known = {c.name: c for c in held.components}
+        for name in names:
+            part = self.parts.get(name)
+            if name not in known or part is None or part.driver.kind != known[name].kind or not part.driver.runs:
+                raise ConflictError("operation.current", name=name, kind=held.kind)
+            known[name] = part.component
+        return msgspec.structs.replace(held, components=tuple(known.values()))
 
     def _skip(self, held: Operation, skip: str) -> None:
         steps = [step.id for step in (*held.plan.steps, LEFT)]
@@ -169,15 +182,17 @@ class Recoverable:
             with self.locked("abort"):
                 self._tidy()
                 operation = self._open_operation(selector)
-                if position(operation.plan, self.catalog.journal(operation.operation_id)).outage:
-                    self._require_parts(operation)
-                    self.require_outside()
                 aborted = RollbackError("operation.aborted", actor=f"{actor()} ({reason})" if reason else actor())
-                try:
-                    with self._telling_what_is_kept(operation):
-                        return self.engine.abort(operation, aborted, _who("abort", reason))
-                except RollbackError as error:
-                    return self._settled(operation, error)
+                outage = position(operation.plan, self.catalog.journal(operation.operation_id)).outage
+                # Of one that stopped nothing no component is needed to drop it, should one be gone for good.
+                with self._acting_on(operation) if outage else nullcontext():
+                    if outage:
+                        self.require_outside()
+                    try:
+                        with self._telling_what_is_kept(operation):
+                            return self.engine.abort(operation, aborted, _who("abort", reason))
+                    except RollbackError as error:
+                        return self._settled(operation, error)
         except InsideError as inside:
             return self._carry(inside, "abort", selector=selector, reason=reason)[0]
 
@@ -193,7 +208,6 @@ class Recoverable:
         return operation
 
     def _run_again(self, operation: Operation, who: str) -> Operation:
-        self._require_parts(operation)
         self.require_outside()
         operation = msgspec.structs.replace(operation, status=OperationStatus.RUNNING)
         with self.engine.told_as_open(operation):
@@ -213,17 +227,45 @@ class Recoverable:
                 for left in lefts[len(operation.lefts) :]
             ]
 
-    def _require_parts(self, operation: Operation) -> None:
-        """Make sure that every component of an open operation is still in rfs.toml.
+    @contextmanager
+    def _acting_on(self, operation: Operation) -> Iterator[None]:
+        """Let everything inside the block act on the components as they were when an operation began.
 
-        Found out midway, it would fail both ways and be held, with services stopped and data half restored.
+        A path that was edited since would leave the old place half restored, and restore over another one;
+        a pattern that was taken out of `exclude` would remove what it had protected.
+
+        Raises:
+            ConflictError: they cannot be had; nothing was changed.
         """
-        safety = self.catalog.checkpoint(operation.safety)
-        for name, capture in safety.captures.items():
-            if name not in self.parts or self.parts[name].driver.kind != capture.kind:
-                raise ConflictError(
-                    "operation.component", kind=operation.kind, operation=operation.operation_id, name=name
-                )
+        parts = self._parts_of(operation)
+        self.notices += _edited(operation, parts, self.parts)
+        self.engine.parts = parts
+        try:
+            yield
+        finally:
+            self.engine.parts = self.parts
+
+    def _parts_of(self, operation: Operation) -> Mapping[str, Part]:
+        facts = {"kind": operation.kind, "operation": operation.operation_id}
+        then = {c.name: c for c in operation.components}
+        home, work = next(((c.home, os.path.dirname(c.work)) for c in then.values()), ("", ""))
+        if then and _same(home, self.settings.home) and _same(work, self.work):
+            known = {name: part for name, part in self.parts.items() if part.component == then.get(name)}
+            try:
+                # Not those of other components: they may not be usable, and are not needed.
+                built = recorded_parts([c for c in then.values() if c.name not in known], self.settings)
+            except RollbackError as error:
+                raise ConflictError("operation.driver", why=error, **facts) from error
+            return {name: known.get(name) or built[name] for name in then}
+        if then and _same(work, self.work) and os.path.lexists(home):
+            raise ConflictError("operation.moved", home=home, now=self.settings.home, **facts)
+        # The application was moved or copied, with all its paths, or an older release began it.
+        for name, capture in self.catalog.checkpoint(operation.safety).captures.items():
+            part = self.parts.get(name)
+            options = then[name].options if name in then else None
+            if part is None or part.driver.kind != capture.kind or options not in (None, part.component.options):
+                raise ConflictError("operation.component", name=name, **facts)
+        return self.parts
 
     def _settled(self, operation: Operation, error: RollbackError) -> Operation:
         """Return the operation that ended with `error`, or raise that when it did not end.
@@ -240,7 +282,8 @@ class Recoverable:
         finishing it hours later would surprise. After it, it is finished."""
         where = position(operation.plan, self.catalog.journal(operation.operation_id))
         if where.outage or where.turned:
-            return self._run_again(operation, who)
+            with self._acting_on(operation) if where.outage else nullcontext():
+                return self._run_again(operation, who)
         try:
             return self.engine.abort(operation, RollbackError("operation.interrupted"), who)
         except RollbackError as error:
@@ -252,7 +295,7 @@ class Recoverable:
 
     def inside(self) -> tuple[str, ...]:
         """Return the components to whose services this process belongs, so that a rollback would end it."""
-        running = [part for part in self.parts.values() if part.driver.runs]
+        running = [part for part in self.engine.parts.values() if part.driver.runs]
         return tuple(part.component.name for part in running if part.driver.contains_caller(part.component))
 
     def require_outside(self) -> None:
@@ -366,16 +409,43 @@ class Recoverable:
         self.engine.let_writers_go()
         last = self.catalog.latest_operation()
         if last is not None and last.finished_at is not None:
-            self.engine.release(last)
+            try:
+                parts = self._parts_of(last)
+            except RollbackError:  # it is over, and nothing depends on this
+                parts = self.parts
+            self.engine.release(last, parts)
 
     @property
     def lock_path(self) -> str:
         return os.path.join(self.settings.store.path, "lock")
 
 
-def _who(what: str, reason: str) -> str:
+def _who(what: str, reason: str, current: Sequence[str] = ()) -> str:
     """Return the journal's note on who carries an operation on, by which command, and why."""
-    return f"{what} by {actor()}" + (f": {reason}" if reason else "")
+    taken = f" with {', '.join(current)} as in rfs.toml now" if current else ""
+    return f"{what} by {actor()}{taken}" + (f": {reason}" if reason else "")
+
+
+def _same(one: str, other: str) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _edited(operation: Operation, then: Mapping[str, Part], now: Mapping[str, Part]) -> list[str]:
+    """Return sentences about what rfs.toml says otherwise than when an operation began."""
+    changed = {
+        name: part
+        for name, part in then.items()
+        if name not in now
+        or (part.component.kind, part.component.options) != (now[name].component.kind, now[name].component.options)
+    }
+    if not changed:
+        return []
+    began = f"since the {operation.kind} {operation.operation_id} began"
+    notices = [f"rfs.toml has changed {began} ({', '.join(changed)}): it is carried on with what it said then."]
+    services = ",".join(name for name, part in changed.items() if name in now and part.driver.runs)
+    if services:
+        notices.append(f"If that is what it fails on, `rfs resume --current {services}` takes what rfs.toml says now.")
+    return notices
 
 
 def actor() -> str:

@@ -64,6 +64,21 @@ def load_parts(settings: Settings, work: str) -> dict[str, Part]:
     return _carve(parts, settings.store.path)
 
 
+def recorded_parts(components: Sequence[Component], settings: Settings) -> dict[str, Part]:
+    """Return components as they were written down, each with a driver; they are not carved anew.
+
+    Raises:
+        UsageError: a driver cannot be used, or does not take the options any more.
+        NotFoundError: a kind is unknown.
+    """
+    drivers = _drivers({c.kind for c in components})
+    for c in components:
+        if c.kind not in drivers:
+            raise NotFoundError("components.kind", name=c.name, kind=c.kind, known=", ".join(_known_kinds()))
+        convert_table(settings, c.options, drivers[c.kind].options, ("components", c.name))
+    return {c.name: Part(c, drivers[c.kind]()) for c in components}
+
+
 def _drivers(kinds: set[str]) -> dict[str, type[Driver]]:
     found: dict[str, type[Driver]] = {}
     for kind in kinds & BUILT_IN.keys():
