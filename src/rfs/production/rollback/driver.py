@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import msgspec
 
@@ -177,6 +177,15 @@ class Driver(ABC):
     def owns(self, c: Component) -> tuple[str, ...]:
         """Return the absolute paths that belong to this component; other components leave them alone."""
         return ()
+
+    def outline(self, c: Component) -> Any:
+        """Return the live state as a JSON-like value for a person to look at, with every secret masked.
+
+        Raises:
+            RollbackError: it cannot be read.
+        """
+        live = self.fingerprint(c, rehash=False)
+        return {"digest": live.digest, "entries": live.entries, "size": live.size}
 
     def root(self, c: Component) -> str | None:
         """Return the folder whose whole content is the component, or None."""

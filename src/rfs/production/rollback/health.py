@@ -19,7 +19,8 @@ from rfs.production.rollback.driver import Pulse
 from rfs.production.rollback.duration import Duration, parse_duration
 from rfs.production.rollback.errors import RollbackError, TimedOutError
 from rfs.production.rollback.model import CheckOutcome, HealthReport
-from rfs.production.rollback.settings import Source, resolve_secret
+from rfs.production.rollback.secret import resolve_secret
+from rfs.production.rollback.settings import Source
 
 if TYPE_CHECKING:
     from rfs.production.rollback.http_request import Address, Response

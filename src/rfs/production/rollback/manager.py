@@ -9,14 +9,27 @@ shared between tasks.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
 
 from rfs.core.result import Failure, Result, Success
 from rfs.production.rollback import upkeep
 from rfs.production.rollback.application import Application
 from rfs.production.rollback.errors import GoingOnError, IntegrityError, RollbackError, UsageError
+from rfs.production.rollback.hooks import (
+    FACETS,
+    Described,
+    Facet,
+    Hook,
+    HookedApplication,
+    facet_of,
+    make_store,
+    settings_of,
+)
 from rfs.production.rollback.model import (
     CheckpointType,
     DeploymentCheckpoint,
@@ -26,7 +39,14 @@ from rfs.production.rollback.model import (
 )
 from rfs.production.rollback.operation import Operation
 from rfs.production.rollback.plan import Plan
-from rfs.production.rollback.settings import Settings, find, load
+from rfs.production.rollback.plan import Policy as RollbackPolicy
+from rfs.production.rollback.settings import NAME_PATTERN, Settings, policy_of
+
+if TYPE_CHECKING:
+    import asyncio
+    from datetime import datetime, timedelta
+
+    from rfs.production.rollback.scheduling import CheckpointSchedule
 
 T = TypeVar("T")
 
@@ -35,12 +55,57 @@ class RollbackManager:
     """Checkpoints and rollbacks of one application.
 
     Args:
-        config: the path of rfs.toml, or settings already loaded; without it, rfs.toml is looked
-            for upward from the working directory when it is first needed.
+        config: the path of rfs.toml or of its folder, or settings already loaded; without it, rfs.toml is
+            looked for upward from the working directory when it is first needed.
+        policy: as `[policy]` of rfs.toml has it, and in its place.
+
+    A subclass may override hooks, sync or async, and then needs no rfs.toml: `get_configuration` with
+    `restore_configuration(state)`, `get_database_schema` with `restore_database(state)`,
+    `calculate_file_checksums` with `restore_files(state)`, `stop_services` with `start_services`,
+    `get_deployed_services`, `get_environment_variables`, `health_check`. What a `get` hook returns is JSON-like,
+    and is what the `restore` hook is given. Sync hooks run in a worker thread, async ones on the caller's loop.
+    Hooks that bring something back take the place of the configured components of that kind.
     """
 
-    def __init__(self, config: str | os.PathLike[str] | Settings | None = None) -> None:
+    def __init__(
+        self,
+        config: str | os.PathLike[str] | Settings | None = None,
+        *,
+        policy: RollbackPolicy | Mapping[str, Any] | None = None,
+    ) -> None:
         self._config = config
+        self._policy = policy
+        self._registered: dict[str, Described] = {}
+
+    def register_component(
+        self,
+        name: str,
+        *,
+        get: Hook | None = None,
+        restore: Hook | None = None,
+        stop: Hook | None = None,
+        start: Hook | None = None,
+        health_check: Hook | None = None,
+    ) -> None:
+        """Describe a component in code, beside or instead of subclassing. All hooks may be sync or async.
+
+        Args:
+            name: the component's; one of "configuration", "database_schema", "deployed_services",
+                "environment_variables" and "file_checksums" stands for the hooks of a subclass.
+            get: returns its live state, JSON-like.
+            restore: is given such a state and brings the live one to it; needs `get`.
+            stop, start: of its processes; both or neither.
+            health_check: returns something falsy when it is not well.
+
+        Raises:
+            UsageError: the name is not usable, or a hook lacks the one it needs beside it.
+        """
+        if not re.match(NAME_PATTERN, name):
+            what = f"{name!r} is no name for a component"
+            raise UsageError("usage", what=what, hint='Use letters, digits, ".", "_" and "-".')
+        described = Described(get, restore, stop, start, health_check)
+        described.check(facet_of(name))
+        self._registered[name] = described
 
     # — doing —
 
@@ -79,8 +144,17 @@ class RollbackManager:
         *,
         strategy: RollbackStrategy = RollbackStrategy.IMMEDIATE,
         components: Sequence[str] | None = None,
+        at: datetime | None = None,
+        condition: object = None,
     ) -> Result[dict[str, Any], RollbackError]:
         """Roll the application back, or back to the state before when that fails.
+
+        Args:
+            checkpoint: an id, another selector, or a checkpoint.
+            reason: for the history.
+            strategy: this release knows IMMEDIATE, and refuses the others.
+            components: only these.
+            at, condition: of a SCHEDULED and of a CONDITIONAL rollback; refused with IMMEDIATE.
 
         Returns:
             Success of `{"rollback_id", "status", "rolled_back_to"}`; a Failure says where the system is now.
@@ -90,12 +164,40 @@ class RollbackManager:
         selector = _selector(checkpoint)
 
         def act(app: Application) -> dict[str, Any]:
-            if strategy is not RollbackStrategy.IMMEDIATE:
-                raise UsageError("usage", what=f"The strategy {strategy} is not in this release", hint="Use IMMEDIATE.")
+            _require_immediate(strategy, at=at, condition=condition)
             only = tuple(components or ())
             return _summary(*_or_going_on(app, lambda: [app.rollback(selector, reason=reason, only=only)]))
 
         return await self._do(act)
+
+    def schedule_checkpoint(
+        self, interval: timedelta | None = None, *, components: Sequence[str] | None = None
+    ) -> CheckpointSchedule:
+        """Take a SCHEDULED checkpoint every so often, from now until it is cancelled or the event loop ends.
+
+        The first is taken at once, unless the newest SCHEDULED one is younger than the interval; so restarting
+        the program changes nothing. A checkpoint that fails does not end the schedule.
+
+        Args:
+            interval: between two; 6 hours when left out.
+            components: only these.
+
+        Returns:
+            The running schedule.
+
+        Raises:
+            UsageError: the interval is not longer than nothing, or no event loop is running.
+        """
+        from rfs.production.rollback.scheduling import CheckpointSchedule
+
+        def newest() -> datetime | None:
+            times = (each.created_at for each in self.get_checkpoints() if each.type is CheckpointType.SCHEDULED)
+            return max(times, default=None)
+
+        async def take() -> Result[str, RollbackError]:
+            return await self.create_checkpoint("", type=CheckpointType.SCHEDULED, components=components)
+
+        return CheckpointSchedule(take, newest, interval)
 
     async def create_backup(self) -> Result[str, RollbackError]:
         """Take a SAFETY checkpoint, as a rollback does before it starts, and return its id."""
@@ -161,15 +263,85 @@ class RollbackManager:
             return [operation.record() for operation in app.catalog.operations()]
 
     async def health_check(self) -> HealthReport:
-        """Run the health checks; the report is falsy when a required one failed."""
-        return await self._in_thread(lambda app: app.check_health(app.beat))
+        """Run the health checks; the report is falsy when a required one failed. A hook: a subclass may override it."""
+        return await self._in_thread(lambda app: app.check_health(app.beat), overridden=False)
+
+    async def collect_system_state(self) -> dict[str, Any]:
+        """Return the live state, for a person to look at: secrets are masked.
+
+        Returns:
+            By "configuration", "database_schema", "deployed_services", "environment_variables" and
+            "file_checksums": what the hook of that name says, or else what each configured component of
+            that kind holds, by its name.
+
+        Raises:
+            RollbackError: something cannot be read.
+        """
+
+        def look(app: Application) -> dict[str, Any]:
+            return {facet.name: _outline(app, facet) for facet in FACETS}
+
+        return await self._in_thread(look)
+
+    async def get_configuration(self) -> Any:
+        """Return the configuration of the configured components. A hook: a subclass may override it."""
+        return await self._configured("configuration")
+
+    async def get_database_schema(self) -> Any:
+        """Return the schema of the configured databases. A hook."""
+        return await self._configured("database_schema")
+
+    async def get_deployed_services(self) -> Any:
+        """Return which of the configured services run. A hook."""
+        return await self._configured("deployed_services")
+
+    async def get_environment_variables(self) -> Any:
+        """Return the names in the configured environment files, with every value masked. A hook."""
+        return await self._configured("environment_variables")
+
+    async def calculate_file_checksums(self) -> Any:
+        """Return one checksum for each configured component of files. A hook."""
+        return await self._configured("file_checksums")
 
     # — how —
 
-    def _open(self) -> Application:
-        if isinstance(self._config, Settings):
-            return Application(self._config)
-        return Application(load(os.fspath(self._config) if self._config else find(os.getcwd())))
+    async def _configured(self, name: str) -> Any:
+        return await self._in_thread(lambda app: _outline(app, facet_of(name)), overridden=False)
+
+    def _hook(self, name: str) -> Hook | None:
+        """Return a hook that a subclass, or somebody who set an attribute, supplies."""
+        hook: Hook | None = getattr(self, name, None)
+        own = getattr(RollbackManager, name, None)
+        return None if hook is None or getattr(hook, "__func__", None) is own else hook
+
+    def _described(self) -> dict[str, Described]:
+        described = dict(self._registered)
+        for facet in FACETS:
+            names = (facet.get, facet.restore, facet.stop, facet.start)
+            hooks = [self._hook(name) if name else None for name in names]
+            if any(hook is not None for hook in hooks):
+                described[facet.name] = Described(*hooks)
+        return described
+
+    def _open(self, loop: asyncio.AbstractEventLoop | None = None, *, overridden: bool = True) -> Application:
+        described = self._described()
+        for name, each in described.items():
+            each.check(facet_of(name))
+        settings = settings_of(self._config, described=bool(described))
+        if self._policy is not None:
+            settings = msgspec.structs.replace(settings, policy=policy_of(self._policy))
+        checks = {name: each.health_check for name, each in described.items() if each.health_check is not None}
+        own = self._hook("health_check")
+        if own is not None and overridden:
+            checks["health_check"] = own
+        if not overridden:
+            described = {name: each for name, each in described.items() if name in self._registered}
+        if not described and not checks:
+            return Application(settings)
+        make_store(settings)
+        return HookedApplication(
+            settings, described=described, checks=checks, replaces_checks="health_check" in checks, loop=loop
+        )
 
     async def _do(self, act: Callable[[Application], T]) -> Result[T, RollbackError]:
         try:
@@ -177,14 +349,16 @@ class RollbackManager:
         except RollbackError as error:
             return Failure(error)
 
-    async def _in_thread(self, act: Callable[[Application], T]) -> T:
+    async def _in_thread(self, act: Callable[[Application], T], *, overridden: bool = True) -> T:
+        """Run `act` in a worker thread. With `overridden` False: as if the subclass overrode nothing."""
         import asyncio  # 40 ms that the command line does not need
 
+        loop = asyncio.get_running_loop()
         opened: list[Application] = []
         cancelled = False
 
         def work() -> T:
-            with self._open() as app:
+            with self._open(loop, overridden=overridden) as app:
                 opened.append(app)
                 if cancelled:
                     app.beat.interrupt()
@@ -211,6 +385,23 @@ def _or_going_on(app: Application, call: Callable[[], list[Operation]]) -> list[
         return call()
     except GoingOnError as going_on:
         return [app.catalog.operation(going_on.operation)]
+
+
+def _require_immediate(strategy: RollbackStrategy, **given: object) -> None:
+    if strategy is not RollbackStrategy.IMMEDIATE:
+        raise UsageError("usage", what=f"The strategy {strategy} is not in this release", hint="Use IMMEDIATE.")
+    for name, value in given.items():
+        if value is not None:
+            raise UsageError("usage", what=f"An IMMEDIATE rollback has no {name}", hint=f"Leave {name} out.")
+
+
+def _outline(app: Application, facet: Facet) -> Any:
+    """Return what a person may see of one facet: of the component made of its hooks, or of the configured ones."""
+    own = app.parts.get(facet.name)
+    if own is not None and own.component.kind == "hook":
+        return own.driver.outline(own.component)
+    there = [part for part in app.parts.values() if part.component.kind in facet.kinds]
+    return {part.component.name: part.driver.outline(part.component) for part in there}
 
 
 def _selector(checkpoint: str | DeploymentCheckpoint) -> str:

@@ -348,6 +348,22 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Reloading the configuration of {component} failed: {why}.",
         "Look at the service's log; the reload is {what}.",
     ),
+    "hook.failed": (
+        "The hook {hook} failed: {why}.",
+        "Correct it in the program that rfs runs in; the error's cause has the traceback.",
+    ),
+    "hook.state": (
+        "What describes {component} is not JSON: {why}.",
+        "Let its hook return dictionaries with text as keys, lists, text, numbers, true, false and None.",
+    ),
+    "hook.half": (
+        "The hook {hook} needs {other} beside it.",
+        "Supply both: without the other one it could be neither captured nor taken back.",
+    ),
+    "hook.taken": (
+        "There are two components called {name}: one is made of hooks.",
+        "Rename the one in rfs.toml, or register yours under another name.",
+    ),
     # — rollback —
     "health.failed": (
         "The health check failed: {checks}.",

@@ -225,6 +225,9 @@ class DeploymentCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
     revision: int = 0
     format: int = FORMAT
 
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "created_at", in_utc(self.created_at))
+
     @property
     def version(self) -> str:
         """The deployed version as the caller named it, or ""."""
@@ -284,6 +287,30 @@ class RollbackRecord(msgspec.Struct, frozen=True, kw_only=True):
     left: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "executed_at", in_utc(self.executed_at))
+        if self.finished_at is not None:
+            msgspec.structs.force_setattr(self, "finished_at", in_utc(self.finished_at))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON-like values; `from_dict` gives back an equal record."""
+        built: dict[str, Any] = msgspec.to_builtins(self)
+        return built
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RollbackRecord:
+        """Return the record that `to_dict` described.
+
+        Raises:
+            msgspec.ValidationError: when `data` does not describe one.
+        """
+        return msgspec.convert(data, cls)
+
+
+def in_utc(moment: datetime) -> datetime:
+    """Return a time in UTC; one without a time zone is taken as local time."""
+    return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
 
 
 def new_id() -> str:

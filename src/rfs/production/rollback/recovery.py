@@ -54,8 +54,8 @@ class Recoverable:
         self.store = Store.open(settings.store.path, settings.store.key)
         self.catalog = Catalog(os.path.join(settings.store.path, "catalog.db"), self.store.reserve.give_up)
         self.work = os.path.join(settings.store.path, "work")
-        self.parts: dict[str, Part] = load_parts(settings, self.work)
         self.beat = Beat(reporter)
+        self.parts: dict[str, Part] = self._load_parts()
         self.engine = Engine(self.store, self.catalog, self.parts, self.check_health, self.beat)
         self.notices: list[str] = []
         self.carried: tuple[str, ...] = ()
@@ -97,6 +97,14 @@ class Recoverable:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _load_parts(self) -> dict[str, Part]:
+        return load_parts(self.settings, self.work)
+
+    @property
+    def checks_health(self) -> bool:
+        """Whether there are health checks at all."""
+        return bool(self.settings.health)
 
     def check_health(self, beat: Beat, *, once: bool = False) -> HealthReport:
         """Run every health check of rfs.toml. `once`: look at the present, without waiting for a start."""

@@ -16,14 +16,14 @@ from typing import Any, NoReturn, TypeVar
 import msgspec
 
 from rfs.production.rollback.duration import parse_duration
-from rfs.production.rollback.errors import NotFoundError, RollbackError, UsageError
+from rfs.production.rollback.errors import NotFoundError, UsageError
 from rfs.production.rollback.plan import Policy
 from rfs.production.rollback.retention import DEFAULT, Retention
+from rfs.production.rollback.secret import absolute
 
 FILE_NAME = "rfs.toml"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 LATER = ("instances", "conditions", "schedules", "approvals", "freeze", "notify", "hooks", "external")
-SECRET_SECONDS = 30
 
 # Fields that hold seconds, and that rfs.toml may write as "5m".
 DURATIONS: dict[type[msgspec.Struct], tuple[str, ...]] = {
@@ -225,14 +225,14 @@ def _store(document: Source, table: Any, name: str, home: str) -> StoreSettings:
     if isinstance(table, dict) and "mirror" in table:
         document.later(("store", "mirror"))
     written = document.convert(table, StoreTable, ("store",))
-    path = _absolute(written.path, home)
+    path = absolute(written.path, home)
     if written.key is None:
         return StoreSettings(path=path, key=default_key(name, home))
     scheme, _, rest = written.key.partition(":")
     if scheme in ("env", "cmd"):
         why = "the key is a file that rfs makes and guards; write file:PATH"
         document.bad(("store", "key"), why)
-    return StoreSettings(path=path, key=_absolute(rest if scheme == "file" else written.key, home))
+    return StoreSettings(path=path, key=absolute(rest if scheme == "file" else written.key, home))
 
 
 def default_key(name: str, home: str) -> str:
@@ -255,26 +255,34 @@ def place_id(home: str) -> str:
     return sha256(os.fsencode(os.path.realpath(home))).hexdigest()[:8]
 
 
-def _absolute(path: str, home: str) -> str:
-    return os.path.normpath(os.path.join(home, os.path.expanduser(path)))
-
-
 def _health(document: Source, tables: Any) -> tuple[dict[str, Any], ...]:
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         document.bad(("health",), "it takes tables: [[health]]")
     return tuple(tables)
 
 
-def _policy(document: Source, table: Any) -> Policy:
+def _policy(document: Source, table: Any, *, program: bool = False) -> Policy:
     policy = document.convert(table, Policy, ("policy",))
     if policy.approval_required:
         document.later(("policy", "approval_required"))
-    if "auto_rollback" in table:
+    # A program may say it already: what watches a deployment reads it from the checkpoint taken before.
+    if "auto_rollback" in table and not program:
         document.later(("policy", "auto_rollback"))
     for key in DURATIONS[Policy]:
         if getattr(policy, key) <= 0:
             document.bad(("policy", key), "it must be longer than nothing")
     return policy
+
+
+def policy_of(given: Policy | Mapping[str, Any]) -> Policy:
+    """Return a policy that a program gives instead of `[policy]`; times are seconds, or texts such as "5m".
+
+    Raises:
+        UsageError: a key is unknown, a value is not right, or this release does not do it yet.
+    """
+    table = msgspec.to_builtins(given) if isinstance(given, Policy) else dict(given)
+    table.setdefault("auto_rollback", Policy().auto_rollback)
+    return _policy(Source("policy", ""), table, program=True)
 
 
 def _retention(document: Source, table: Any) -> Retention:
@@ -448,53 +456,3 @@ def _line_of(text: str, where: Where) -> int:
 
 def _split(dotted_key: str) -> tuple[str, ...]:
     return tuple(word.strip().strip("\"'") for word in dotted_key.split("."))
-
-
-# — secrets —
-
-
-def resolve_secret(value: str, home: str) -> str:
-    """Return what a value of rfs.toml stands for; only ever called when it is needed.
-
-    Args:
-        value: "env:NAME", "file:PATH", "cmd:PROGRAM ARGUMENTS" (run without a shell), or the text itself.
-        home: the folder that a relative PATH and the command start from.
-
-    Raises:
-        UsageError: it cannot be had. The text never holds the secret.
-    """
-    scheme, _, rest = value.partition(":")
-    if scheme == "env":
-        if rest not in os.environ:
-            raise UsageError("secret.unavailable", source=value, why="the variable is not set")
-        return os.environ[rest]
-    if scheme == "file":
-        try:
-            with open(_absolute(rest, home), encoding="utf-8") as file:
-                return file.read().rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            why = getattr(error, "strerror", None) or "it is not UTF-8"
-            raise UsageError("secret.unavailable", source=value, why=why) from error
-    if scheme == "cmd":
-        return _secret_of_command(rest, home)
-    return value
-
-
-def _secret_of_command(command: str, home: str) -> str:
-    import shlex
-    import subprocess
-
-    shown = f"cmd:{command.split(' ', 1)[0]} …"  # an argument may be a secret itself
-    try:
-        words = shlex.split(command)
-        done = subprocess.run(
-            words, cwd=home, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECRET_SECONDS, check=False
-        )
-    except (OSError, ValueError, IndexError) as error:
-        why = getattr(error, "strerror", None) or "it is not a command"
-        raise UsageError("secret.unavailable", source=shown, why=why) from error
-    except subprocess.TimeoutExpired as error:
-        raise RollbackError("command.slow", command=shown, seconds=SECRET_SECONDS) from error
-    if done.returncode != 0:
-        raise UsageError("secret.unavailable", source=shown, why=f"it ended with {done.returncode}")
-    return done.stdout.decode(errors="replace").rstrip("\r\n")

@@ -13,7 +13,7 @@ from rfs.production.rollback.drivers.envfile import UnparsableError
 from rfs.production.rollback.drivers.keys import key_changes
 from rfs.production.rollback.drivers.meta import shown
 from rfs.production.rollback.drivers.onefile import File, OneFileDriver, whole
-from rfs.production.rollback.drivers.parsing import NAMES, format_of, parse
+from rfs.production.rollback.drivers.parsing import NAMES, Value, format_of, parse
 from rfs.production.rollback.drivers.reload import parse_reload
 from rfs.production.rollback.duration import Duration, parse_duration
 from rfs.production.rollback.errors import RollbackError
@@ -66,16 +66,18 @@ class ConfigDriver(OneFileDriver):
         return None
 
     def inside(self, c: Component, source: BlobSource, before: File, after: File) -> Iterator[Change]:
-        kind = _format(c)
-        if kind is None:
-            yield whole(c, source, before, after)
-            return
         try:
-            old, new = parse(before.data, kind), parse(after.data, kind)
+            old, new = self.keys(c, before), self.keys(c, after)
         except UnparsableError:
             yield whole(c, source, before, after)
             return
         yield from key_changes(c, source, old, new)
+
+    def keys(self, c: Component, file: File) -> dict[str, Value]:
+        kind = _format(c)
+        if kind is None:
+            raise UnparsableError("its format is not known")
+        return parse(file.data, kind)
 
     def start(self, c: Component, source: BlobSource, want: Capture) -> None:
         given = _options(c)

@@ -13,7 +13,7 @@ from rfs.production.rollback.drivers.envfile import UnparsableError
 from rfs.production.rollback.drivers.keys import key_changes
 from rfs.production.rollback.drivers.meta import shown
 from rfs.production.rollback.drivers.onefile import File, OneFileDriver, whole
-from rfs.production.rollback.drivers.parsing import NAMES, parse
+from rfs.production.rollback.drivers.parsing import NAMES, Value, parse
 from rfs.production.rollback.errors import RollbackError
 from rfs.production.rollback.model import Change, Component
 
@@ -54,11 +54,14 @@ class EnvironmentDriver(OneFileDriver):
 
     def inside(self, c: Component, source: BlobSource, before: File, after: File) -> Iterator[Change]:
         try:
-            old, new = (parse(file.data, self._format(c, file)) for file in (before, after))
+            old, new = self.keys(c, before), self.keys(c, after)
         except UnparsableError:
             yield whole(c, source, before, after)
             return
-        yield from key_changes(c, source, old, new, mask_all=True)
+        yield from key_changes(c, source, old, new)
+
+    def keys(self, c: Component, file: File) -> dict[str, Value]:
+        return {name: Value(each.text, secret=True) for name, each in parse(file.data, self._format(c, file)).items()}
 
     def _format(self, c: Component, file: File) -> str:
         given = _options(c).format

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 MASK = "••••"
 SHOWN = 100
@@ -41,6 +43,24 @@ def is_secret_value(value: str) -> bool:
 def _is_opaque(text: str) -> bool:
     # Random text has all three; words, paths, versions and dates do not.
     return all(re.search(kind, text) for kind in ("[a-z]", "[A-Z]", "[0-9]"))
+
+
+def masked(value: Any, *, secret: bool = False) -> Any:
+    """Return a JSON-like value with every text that is or may be a secret replaced by MASK.
+
+    Args:
+        secret: what it belongs to is called like one, so that nothing of it is shown.
+    """
+    if isinstance(value, Mapping):
+        return {
+            MASK if is_secret_value(str(key)) else str(key): masked(each, secret=secret or is_secret_name(str(key)))
+            for key, each in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [masked(each, secret=secret) for each in value]
+    if value is None or isinstance(value, bool):
+        return value
+    return MASK if secret or is_secret_value(str(value)) else value
 
 
 def label(value: str) -> str:

@@ -12,11 +12,14 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 from blake3 import blake3
 
 from rfs.production.rollback.driver import BlobSink, BlobSource, Driver, Finding
+from rfs.production.rollback.drivers.envfile import UnparsableError
+from rfs.production.rollback.drivers.keys import shown_keys
 from rfs.production.rollback.drivers.meta import (
     TEMPORARY_PREFIX,
     Meta,
@@ -30,6 +33,7 @@ from rfs.production.rollback.drivers.meta import (
     replace_file,
     shown,
 )
+from rfs.production.rollback.drivers.parsing import Value
 from rfs.production.rollback.errors import IntegrityError, RollbackError
 from rfs.production.rollback.model import Capture, Change, ChangeKind, Component, Fingerprint, Ref, Restored
 
@@ -67,6 +71,14 @@ class OneFileDriver(Driver):
     @abstractmethod
     def inside(self, c: Component, source: BlobSource, before: File, after: File) -> Iterator[Change]:
         """Yield the differences between two contents that differ; none when only their layout does."""
+
+    @abstractmethod
+    def keys(self, c: Component, file: File) -> dict[str, Value]:
+        """Return the keys of a regular file with their values, those that must not be shown marked as secret.
+
+        Raises:
+            UnparsableError: it has no keys, or none that can be read.
+        """
 
     def invalid(self, c: Component, file: File) -> RollbackError | None:
         """Return what is wrong with the content, without a word of it, or None."""
@@ -122,6 +134,13 @@ class OneFileDriver(Driver):
 
     def release(self, c: Component) -> None:
         remove_leftover(self.path(c), component=c.name)
+
+    def outline(self, c: Component) -> Any:
+        file = _live(c, self.path(c), link=True)
+        try:
+            return shown_keys(self.keys(c, file)) if file.kind == "file" else super().outline(c)
+        except UnparsableError:
+            return super().outline(c)
 
     def owns(self, c: Component) -> tuple[str, ...]:
         return (self.path(c),)

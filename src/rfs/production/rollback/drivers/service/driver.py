@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -139,6 +139,10 @@ class ServiceDriver(Driver):
         found = [*_unit_changes(c.name, before, after)]
         found += _definition_changes(c.name, before.definitions, after.definitions)
         yield from sorted(found, key=lambda change: change.key)
+
+    def outline(self, c: Component) -> Any:
+        """See Driver: whether each unit runs."""
+        return {name: "running" if runs else "stopped" for name, runs in sorted(_live(c).units.items())}
 
     def owns(self, c: Component) -> tuple[str, ...]:
         """See Driver: the definition files that a capture would record."""

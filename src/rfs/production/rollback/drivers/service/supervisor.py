@@ -25,7 +25,7 @@ from rfs.production.rollback.duration import parse_duration
 from rfs.production.rollback.errors import NotFoundError, RollbackError, UsageError
 from rfs.production.rollback.http_request import Address, parse_url
 from rfs.production.rollback.model import Component
-from rfs.production.rollback.settings import resolve_secret
+from rfs.production.rollback.secret import resolve_secret
 
 STOPPED, STARTING, RUNNING, BACKOFF, STOPPING, EXITED, FATAL = 0, 10, 20, 30, 40, 100, 200
 _ALIVE = (STARTING, RUNNING, BACKOFF)

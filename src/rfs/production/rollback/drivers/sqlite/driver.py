@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import msgspec
 
@@ -142,6 +143,11 @@ class SqliteDriver(Driver):
         if wanted.damaged:
             warnings.append(f"{path} failed SQLite's check when it was captured; it was restored as it was.")
         return Restored(changed, tuple(warnings))
+
+    def outline(self, c: Component) -> Any:
+        """See Driver: the schema, as the statements that made it, by name."""
+        with observed(c, _path(c), _patience(c)) as (copy, _, facts):
+            return rows.schema(copy) if facts.state == "database" else {"state": facts.state}
 
     def owns(self, c: Component) -> tuple[str, ...]:
         path = _path(c)

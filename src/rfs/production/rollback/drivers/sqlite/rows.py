@@ -59,6 +59,15 @@ def compare(component: str, before: Side, after: Side, tick: Callable[[], None])
     return sorted(changes, key=lambda change: (change.key, change.kind))
 
 
+def schema(path: str) -> dict[str, str]:
+    """Return the statements that made the tables, indexes, views and triggers of a private copy, by name."""
+    connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        return {name: (sql or "")[:_SQL_SHOWN] for _, name, sql in connection.execute(_SCHEMA.format(side="main"))}
+    finally:
+        connection.close()
+
+
 def facts_changed(component: str, before: Facts, after: Facts) -> list[Change]:
     """Return what differs between two states besides their content; none when only that differs."""
     if before.state != after.state:
