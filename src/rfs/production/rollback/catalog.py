@@ -56,6 +56,11 @@ class Catalog:
     def close(self) -> None:
         self._file.close()
 
+    @property
+    def unwritable(self) -> RollbackError | None:
+        """Why it can only be looked at; None when it may be written."""
+        return self._file.unwritable
+
     def _prepare(self, db: apsw.Connection) -> None:
         version = db.pragma("user_version")
         if version > FORMAT:

@@ -42,10 +42,16 @@ class Database:
         self._give_way = give_way
         self._prepare = prepare
         self._seen: object = None
+        self._why: RollbackError | None = None
         self._open()
 
     def close(self) -> None:
         self._db.close()
+
+    @property
+    def unwritable(self) -> RollbackError | None:
+        """Why it was opened for looking alone; None when it may be written."""
+        return self._why
 
     def rows(self, query: str, values: tuple[object, ...] = ()) -> list[Any]:
         """Return what a query finds.
@@ -79,11 +85,11 @@ class Database:
             self._change(act)
 
     def _change(self, act: Change) -> None:
-        if self._looking:
+        if self._why is not None:
             self._db.close()
-            why = self._open()
-            if why is not None:
-                raise why
+            self._open()
+            if self._why is not None:
+                raise self._why
         with self._explained(), transaction(self._db):
             act(self._db)
 
@@ -120,10 +126,9 @@ class Database:
 
     # — opening —
 
-    def _open(self) -> RollbackError | None:
-        """Open it for writing, else for looking; return why it could not be written."""
-        self._seen = None
-        self._looking = False
+    def _open(self) -> None:
+        """Open it for writing, else for looking."""
+        self._seen = self._why = None
         try:
             self._make()
             self._db = self._connect(self.path, apsw.SQLITE_OPEN_READWRITE, self._for_writing)
@@ -131,9 +136,7 @@ class Database:
             if error.key not in _CANNOT_WRITE:
                 raise
             self._open_for_looking(error)
-            self._looking = True
-            return error
-        return None
+            self._why = error
 
     def _make(self) -> None:
         """Make the file when it is missing: private from the first, as SQLite makes those beside it."""

@@ -91,7 +91,7 @@ def _describe(descriptor: int, what: str) -> None:
 def holder(path: str) -> str:
     """Return who holds the lock at `path` now, as a phrase, or "" when nobody does."""
     try:
-        with open(path, "r+", encoding="utf-8") as file:
+        with open(path, encoding="utf-8") as file:
             asked = fcntl.fcntl(file, fcntl.F_OFD_GETLK, _WHOLE_FILE)
             if struct.unpack(_FLOCK, asked)[0] == fcntl.F_UNLCK:
                 return ""

@@ -199,6 +199,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "The key {path} of the store is missing.",
         "Put the key back from your backup; without it no checkpoint can be read.",
     ),
+    "store.key_unreadable": (
+        "The key {path} of the store cannot be read: {why}.",
+        "Run rfs as the user that owns it: without the key only the lists can be read, not what checkpoints hold.",
+    ),
     "store.key_wrong": (
         "The key {path} does not open the store {store}.",
         "Use the key that `rfs init` made for this store.",

@@ -53,6 +53,7 @@ class Recoverable:
         self.wait = wait
         self.store = Store.open(settings.store.path, settings.store.key)
         self.catalog = Catalog(os.path.join(settings.store.path, "catalog.db"), self.store.reserve.give_up)
+        self._owns_store()
         self.work = os.path.join(settings.store.path, "work")
         self.beat = Beat(reporter)
         self.parts: dict[str, Part] = self._load_parts()
@@ -348,19 +349,31 @@ class Recoverable:
             yield
 
     def _claim(self) -> None:
-        """Refuse a store that another application uses: its interrupted operation would be finished here.
+        """Make the store that of this application: also one that was copied or moved, or whose application was."""
+        if not self._owns_store():
+            self.catalog.note("application", msgspec.json.encode(self._identity()).decode())
 
-        A store that was copied or moved, or whose application was, is taken over.
+    def _owns_store(self) -> bool:
+        """Tell whether the store is noted as that of this application.
+
+        Raises:
+            UsageError: store.shared, another application uses it: its interrupted operation would be finished
+                here, and what is seen of it would be taken for this one's.
         """
-        store, config = os.path.realpath(self.settings.store.path), os.path.realpath(self.settings.path)
+        store, config = self._identity()
         noted = self.catalog.noted("application")
-        if noted is not None:
-            its_store, its_config = msgspec.json.decode(noted, type=tuple[str, str])
-            if (its_store, os.path.dirname(its_config)) == (store, os.path.dirname(config)):
-                return
-            if its_store == store and os.path.lexists(its_config):
-                raise UsageError("store.shared", store=store, other=its_config)
-        self.catalog.note("application", msgspec.json.encode((storable(store), storable(config))).decode())
+        if noted is None:
+            return False
+        its_store, its_config = msgspec.json.decode(noted, type=tuple[str, str])
+        if (its_store, os.path.dirname(its_config)) == (store, os.path.dirname(config)):
+            return True
+        if its_store == store and os.path.lexists(its_config):
+            raise UsageError("store.shared", store=store, other=its_config)
+        return False
+
+    def _identity(self) -> tuple[str, str]:
+        store, config = os.path.realpath(self.settings.store.path), os.path.realpath(self.settings.path)
+        return storable(store), storable(config)
 
     @contextmanager
     def unsettled(self, what: str) -> Iterator[None]:

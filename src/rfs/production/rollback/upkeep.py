@@ -182,6 +182,9 @@ def examine(app: Application) -> list[Finding]:
     findings: list[Finding] = []
     for part in app.parts.values():
         findings += part.driver.examine(part.component)
+    unwritable = app.catalog.unwritable
+    if unwritable is not None:
+        findings.append(Finding("error", str(unwritable), unwritable.hint))
     try:
         app.store.check_key()
     except RollbackError as error:
@@ -207,7 +210,7 @@ def _clock(app: Application) -> list[Finding]:
 
 def _space(app: Application) -> list[Finding]:
     findings = []
-    if not app.store.reserve.there():
+    if app.catalog.unwritable is None and not app.store.reserve.there():
         text = "The store has no space set aside for an operation during which the disk fills up."
         hint = "Free 40 MB beside the store; the next command that changes something sets it aside again."
         findings.append(Finding("warning", text, hint))

@@ -18,7 +18,6 @@ from rfs.production.rollback.errors import RollbackError, UsageError
 from rfs.production.rollback.store.files import (
     PRIVATE_FOLDER,
     read_whole,
-    reading,
     sync_folder,
     write_durably,
     writing,
@@ -109,17 +108,17 @@ def _make_folders(folder: str) -> None:
 
 
 def check_key_file(path: str) -> None:
-    """Refuse a key that is missing or that others may read.
+    """Refuse a key that is missing, that others may read, or that this user may not look at.
 
     Raises:
-        UsageError: store.key_missing or store.key_open.
+        UsageError: store.key_missing, store.key_open or store.key_unreadable.
     """
     try:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError("store.key_missing", path=path) from None
     except OSError as error:
-        raise UsageError("store.unreadable", path=path, why=error.strerror) from error
+        raise UsageError("store.key_unreadable", path=path, why=error.strerror) from error
     if not stat.S_ISREG(found.st_mode):
         raise UsageError("store.key_missing", path=path)
     if found.st_mode & 0o077:
@@ -128,8 +127,10 @@ def check_key_file(path: str) -> None:
 
 def _read_key_file(path: str, store: str) -> bytes:
     check_key_file(path)
-    with reading(path):
+    try:
         line = read_whole(path).strip()
+    except OSError as error:
+        raise UsageError("store.key_unreadable", path=path, why=error.strerror) from error
     version, separator, digits = line.removeprefix(_KEY_PREFIX).partition(b":")
     if not line.startswith(_KEY_PREFIX) or not separator or not version.isdigit():
         raise UsageError("store.key_wrong", path=path, store=store)

@@ -109,7 +109,7 @@ class Store:
         for name in (place.repository, place.repository_copy):
             record = _read_record(name, path)
             if record is not None:
-                check_key_file(key)
+                _refuse_unsafe_key(key)
                 return cls(path, key, record)
         raise IntegrityError(
             "store.damaged",
@@ -121,7 +121,7 @@ class Store:
         """Make sure that the key opens this store.
 
         Raises:
-            UsageError: store.key_missing, store.key_open, store.key_wrong or store.key_format.
+            UsageError: store.key_missing, store.key_open, store.key_unreadable, store.key_wrong or store.key_format.
         """
         self._sealer.unlock()
 
@@ -375,6 +375,15 @@ def _is_store(place: Place) -> bool:
             os.lstat(name)
             return True
     return False
+
+
+def _refuse_unsafe_key(key: str) -> None:
+    try:
+        check_key_file(key)
+    except UsageError as error:
+        # What the catalog tells needs no key; who needs it is told then.
+        if error.key != "store.key_unreadable":
+            raise
 
 
 def _read_record(name: str, path: str) -> Repository | None:

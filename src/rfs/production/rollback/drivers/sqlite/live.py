@@ -97,7 +97,8 @@ def live_size(path: str) -> int:
 def private_file(c: Component, stem: str) -> Iterator[tuple[str, int]]:
     """Make an empty file in the component's work folder that only this user can read.
 
-    It goes when the block ends; one left by a process that was killed goes the next time.
+    It goes when the block ends; one left by a process that was killed goes the next time. Who may
+    only read the store gets it in the system's folder for temporary files.
 
     Yields:
         Its path and a descriptor; the descriptor holds the lock that says it is in use.
@@ -105,11 +106,9 @@ def private_file(c: Component, stem: str) -> Iterator[tuple[str, int]]:
     Raises:
         RollbackError: there is no space or the disk fails, also when that shows within the block.
     """
-    path = os.path.join(c.work, f"{_TEMPORARY}{stem}-{new_id()}.db")
     try:
-        os.makedirs(c.work, mode=0o700, exist_ok=True)
-        _sweep(c.work)
-        with room.lent(c):
+        with _folder(c) as folder, room.lent(c):
+            path = os.path.join(folder, f"{_TEMPORARY}{stem}-{new_id()}.db")
             fd = _locked(path)
             try:
                 yield path, fd
@@ -122,6 +121,20 @@ def private_file(c: Component, stem: str) -> Iterator[tuple[str, int]]:
         if error.errno in _NO_SPACE:
             raise RollbackError("store.no_space", path=c.work) from error
         raise RollbackError("store.unwritable", path=error.filename or c.work, why=error.strerror) from error
+
+
+@contextmanager
+def _folder(c: Component) -> Iterator[str]:
+    with suppress(OSError):
+        os.makedirs(c.work, mode=0o700, exist_ok=True)
+    if os.access(c.work, os.W_OK):
+        _sweep(c.work)
+        yield c.work
+        return
+    import tempfile  # seldom needed, and start-up is a goal
+
+    with tempfile.TemporaryDirectory(prefix="rfs-") as folder:
+        yield folder
 
 
 def _locked(path: str) -> int:
