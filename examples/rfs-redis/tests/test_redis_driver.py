@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import threading
@@ -20,7 +21,7 @@ from cryptography.x509.oid import NameOID
 
 from redis_server import RedisServer
 from rfs.plugin import Capture, ChangeKind, Component, IntegrityError, RollbackError, UsageError
-from rfs.testing import MemoryStore, component, load_capture
+from rfs.testing import MemoryStore, component, interrupt_at, load_capture
 from rfs_redis import RedisDriver, RedisOptions
 from rfs_redis.keys import label_of, shown_name
 from rfs_redis.options import parse_url
@@ -242,6 +243,21 @@ def test_without_a_hold_nobody_is_held(server: RedisServer, tmp_path: Path) -> N
 
 def test_resume_lets_a_server_be_that_is_gone(tmp_path: Path) -> None:
     RedisDriver().resume(component("redis", tmp_path, url="redis://127.0.0.1:9"))
+
+
+def test_a_checkpoint_killed_at_any_call_does_not_leave_writers_waiting(server: RedisServer, tmp_path: Path) -> None:
+    server.do(("SET", "a", 1))
+    c = part(server, tmp_path)
+    for at in itertools.count(1):
+        with interrupt_at(at) as fault:
+            killed = RedisDriver()
+            killed.quiesce(c)
+            killed.capture(c, MemoryStore(), None)
+        RedisDriver().resume(c)  # as the next command of rfs does, in its own process
+        server.do(("SET", "a", at))  # would wait for as long as writers are held
+        if not fault.fired:
+            break
+    assert at > 5
 
 
 class Meddler(MemoryStore):

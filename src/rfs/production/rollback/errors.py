@@ -57,10 +57,14 @@ class RollbackError(Exception):
 
 
 class UsageError(RollbackError):
+    """The command, rfs.toml or an argument is wrong."""
+
     code = 2
 
 
 class NotFoundError(RollbackError):
+    """There is no such checkpoint, operation, application or component."""
+
     code = 10
 
 
@@ -70,6 +74,8 @@ class LockedError(RollbackError):
 
 
 class IntegrityError(RollbackError):
+    """Stored data is damaged, or a read-back differs."""
+
     code = 12
 
 
@@ -83,6 +89,8 @@ class FrozenError(RollbackError):
 
 
 class ConflictError(RollbackError):
+    """The live state is not what the operation expected."""
+
     code = 15
 
 
@@ -103,11 +111,15 @@ class HeldError(RollbackError):
 
 
 class TimedOutError(RollbackError):
+    """It took longer than it was allowed to."""
+
     code = 124
     retryable = True
 
 
 class InterruptedByUserError(RollbackError):
+    """Somebody asked it to stop."""
+
     code = 130
     retryable = True
 

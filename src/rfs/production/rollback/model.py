@@ -66,6 +66,8 @@ class Reversibility(enum.StrEnum):
 
 
 class ChangeKind(enum.StrEnum):
+    """From the first state to the second: ADDED is only in the second, REMOVED only in the first."""
+
     ADDED = "added"
     CHANGED = "changed"
     REMOVED = "removed"
