@@ -17,6 +17,7 @@ from inside_web import HEALTH, HELD, SERVER, Server
 from stack import CONFIG, SUPERVISORD, Stack, snapshot
 
 from rfs.cli.views import operation_text
+from rfs.production.rollback.application import Application
 from rfs.production.rollback.capturing import Part
 from rfs.production.rollback.catalog import entry
 from rfs.production.rollback.drivers.service import ServiceDriver
@@ -24,9 +25,10 @@ from rfs.production.rollback.drivers.service.supervisor_rpc import Rpc
 from rfs.production.rollback.errors import ConflictError, RollbackError
 from rfs.production.rollback.http_request import parse_url
 from rfs.production.rollback.lock import holder
-from rfs.production.rollback.model import OperationStatus
+from rfs.production.rollback.model import HealthReport, OperationStatus
 from rfs.production.rollback.operation import Mark
 from rfs.production.rollback.outside import Channel, Request
+from rfs.production.rollback.pulse import Beat
 from rfs.testing import MemoryDriver, component
 
 # A second service, which is stopped before the other one. It can be made to take its time.
@@ -369,6 +371,15 @@ def test_code_of_the_caller_alone_is_not_left_behind(web: Web, monkeypatch: pyte
         known = app.catalog.checkpoints()
         app.parts["mine"] = Part(component("memory", web.home, name="mine"), MemoryDriver())
         with pytest.raises(ConflictError, match="mine is code of this process alone"):
+            app.rollback("@latest")
+        assert app.catalog.checkpoints() == known
+
+    class Careful(Application):
+        def check_health(self, beat: Beat, *, once: bool = False) -> HealthReport:
+            return HealthReport()
+
+    with Careful.open(str(web.home / "rfs.toml")) as app:
+        with pytest.raises(ConflictError, match="check_health is code"):
             app.rollback("@latest")
         assert app.catalog.checkpoints() == known
     assert web.stable() == web.v2

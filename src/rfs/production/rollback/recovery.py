@@ -323,8 +323,7 @@ class Recoverable:
         """Have a method called by a process outside this one's service; raises what it raises, and GoingOnError."""
         from rfs.production.rollback.outside import Request, carry
 
-        there = {part.component.name: type(part.driver) for part in load_parts(self.settings, self.work).values()}
-        if own := sorted(name for name, part in self.parts.items() if there.get(name) is not type(part.driver)):
+        if own := self._only_here():
             why = f"{', '.join(own)} is code of this process alone"
             raise ConflictError("rollback.inside", component=", ".join(inside.components), why=why)
         request = Request(
@@ -339,6 +338,12 @@ class Recoverable:
         log = os.path.join(self.work, "_outside.log")  # no component's name begins with "_"
         self.left = True
         return [self.catalog.operation(each) for each in carry(request, log, self.beat, self.notices)]
+
+    def _only_here(self) -> list[str]:
+        """Return what another process with the same settings would not have, or would do otherwise."""
+        there = {part.component.name: type(part.driver) for part in load_parts(self.settings, self.work).values()}
+        own = sorted(name for name, part in self.parts.items() if there.get(name) is not type(part.driver))
+        return own + ["check_health"] * (type(self).check_health is not Recoverable.check_health)
 
     # — one at a time —
 
