@@ -376,6 +376,22 @@ def test_prune_shows_the_reason_for_each_and_removes_the_rest(notes_app: App) ->
     assert [each["id"] for each in notes_app.json("checkpoint", "list")] == [new]
     assert notes_app.rfs("prune").code == 0, "with nothing to remove there is nothing to ask"
     assert notes_app.json("verify")["damaged"] == []
+    assert notes_app.rfs("prune", "--forget-damaged", new, "-y").code == 15, "it is whole"
+
+
+def test_prune_tells_of_damage_until_it_is_given_up(notes_app: App) -> None:
+    damaged = notes_app.checkpoint()
+    (pack,) = (notes_app.folder / ".rfs" / "packs").glob("*.pack")
+    content = bytearray(pack.read_bytes())
+    content[48 : len(content) - 12] = bytes(len(content) - 60)
+    pack.write_bytes(content)
+    ran = notes_app.rfs("prune", "-y")
+    assert ran.code == 3
+    assert f"Checkpoint {damaged} is damaged (db, web) and kept: the last one taken" in ran.err
+    asked = notes_app.rfs("prune", "--forget-damaged", damaged)
+    assert (asked.code, f"the damaged {damaged}?" in asked.err) == (2, True)
+    assert notes_app.json("prune", "--forget-damaged", damaged[:6], "-y")["retained"]["remove"] == [damaged]
+    assert notes_app.json("checkpoint", "list") == []
 
 
 # — completion —

@@ -13,8 +13,8 @@ from small import Small
 from rfs.production.rollback import upkeep
 from rfs.production.rollback.application import Application
 from rfs.production.rollback.errors import ConflictError, HeldError, RevertedError, RollbackError, UsageError
-from rfs.production.rollback.model import OperationStatus
-from rfs.production.rollback.operation import Mark, Operation
+from rfs.production.rollback.model import CheckpointType, OperationStatus
+from rfs.production.rollback.operation import LEFT, Mark, Operation
 from rfs.production.rollback.plan import Action, Step
 from rfs.production.rollback.recovery import actor
 
@@ -228,6 +228,36 @@ def test_health_is_what_rfs_toml_says_now(half_done_with_service: Small) -> None
     edit(half_done_with_service, 'command = ["false"]', 'command = ["true"]')
     with half_done_with_service.open() as app, pytest.raises(RevertedError):
         app.resume()
+
+
+def test_prune_and_forget_keep_all_that_a_held_operation_took(half_done: Small) -> None:
+    edit(half_done, "[store]", "[retention]\nkeep_last = 1\n[store]")
+    with half_done.open() as app:
+        app.engine._steps[Action.VERIFY] = die
+        # Dies when it has kept what is there, and not yet written down where.
+        put = app.catalog.put_operation
+        app.catalog.put_operation = lambda o, mark=None: die(o, LEFT) if o.left else put(o, mark)
+        with pytest.raises(Killed):
+            app.recover()
+    with half_done.open() as app:
+        interrupted = app.catalog.open_operation()
+        assert interrupted is not None
+        assert not interrupted.lefts
+        app.catalog.put_operation(msgspec.structs.replace(interrupted, status=OperationStatus.HELD))
+        taken = [c.checkpoint_id for c in app.catalog.checkpoints() if c.operation_id]
+        assert len(taken) == 3
+        spare = app.engine.checkpoint(["settings"], CheckpointType.MANUAL, health=lambda: None, deployment_id="")
+        for needed in (interrupted.plan.target, *taken):
+            with pytest.raises(ConflictError, match="needed by the open operation"):
+                upkeep.forget(app, [needed])
+        upkeep.forget(app, [spare.checkpoint_id])
+        removed = upkeep.prune(app, dry_run=False).retained.remove
+        assert not {interrupted.plan.target, *taken} & set(removed)
+        assert not upkeep.verify(app).damaged
+        for act in (app.checkpoint, app.recover, app.undo, lambda: app.amend(taken[0], pinned=True)):
+            with pytest.raises(HeldError, match="NEEDS ATTENTION"):
+                act()
+        assert app.resume().status is OperationStatus.COMPLETED
 
 
 def write_on_it(small: Small, text: str) -> None:

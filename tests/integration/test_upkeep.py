@@ -177,12 +177,71 @@ def test_a_damaged_manifest_is_one_damaged_checkpoint_not_the_end_of_the_search(
             assert found.damaged == (damaged.checkpoint_id,)
             assert part in found.damage.blobs
         assert upkeep.verify(app).whole == (whole,)
-        with pytest.raises(IntegrityError):
-            upkeep.prune(app, dry_run=False)
+        assert upkeep.prune(app, dry_run=False).unreadable == {damaged.checkpoint_id: ("tree",)}
         upkeep.rebuild(app)
         upkeep.forget(app, ["two"])
-        upkeep.prune(app, dry_run=False)
+        assert upkeep.prune(app, dry_run=False).unreadable == {}
         app.rollback("one")
+
+
+def flip(small: Small, part: bytes) -> None:
+    """Flip one bit of a manifest part; flip it again and it is whole."""
+    with small.open() as app:
+        (copy,) = app.store._shelf.ask(lambda index: index.find(part))
+    pack = small.store / "packs" / f"{copy.pack}.pack"
+    content = bytearray(pack.read_bytes())
+    content[copy.entry.offset + copy.entry.length // 2] ^= 1
+    pack.write_bytes(content)
+
+
+def test_damage_of_what_undo_needs_holds_the_space_up_until_it_is_given_up(tmp_path: Path) -> None:
+    small = Small(tmp_path, more="[retention]\nkeep_last = 1\n")
+    with small.open() as app:
+        waste = app.checkpoint(tags=["waste"]).checkpoint_id
+        app.checkpoint(tags=["one"])
+        small.version(2)
+        (small.tree / "only-before.txt").write_bytes(os.urandom(50_000))
+        operation = app.rollback("one")
+        before = app.catalog.checkpoint(operation.state_before)
+    version_1 = small.state()
+    part = before.captures["tree"].parts[0]
+    flip(small, part)
+    with small.open() as app:
+        size = app.store.size()
+        for selector, why in ((operation.state_before, "needed to undo"), (operation.safety, "needed to undo")):
+            with pytest.raises(ConflictError, match=why):
+                upkeep.forget(app, [selector])
+        for dry_run in (True, False):
+            cleaned = upkeep.prune(app, dry_run=dry_run)
+            assert cleaned.retained.remove == (waste,)
+            assert cleaned.unreadable[before.checkpoint_id] == ("tree",)
+            assert cleaned.pruned.freed == 0
+        assert waste not in {c.checkpoint_id for c in app.catalog.checkpoints()}
+        assert app.store.size() == size
+    flip(small, part)  # the disk was replaced, say, by its copy
+    with small.open() as app:
+        assert not upkeep.verify(app).damaged
+        app.undo()
+        assert (small.tree / "only-before.txt").exists()
+        app.rollback("one")
+        assert small.state() == version_1
+    flip(small, part)
+    with small.open() as app:
+        with pytest.raises(ConflictError, match="is whole"):
+            upkeep.prune(app, dry_run=False, forget_damaged=["one"])
+        app.amend(before.checkpoint_id, pinned=True)
+        with pytest.raises(ConflictError, match="it is pinned"):
+            upkeep.prune(app, dry_run=False, forget_damaged=[before.checkpoint_id])
+        app.amend(before.checkpoint_id, pinned=False)
+        given_up = [c for c, _ in upkeep.prune(app, dry_run=True).unreadable.items()]
+        cleaned = upkeep.prune(app, dry_run=False, forget_damaged=given_up)
+        assert set(given_up) <= set(cleaned.retained.remove)
+        assert not cleaned.unreadable
+        assert not upkeep.verify(app).damaged
+        with pytest.raises(NotFoundError, match="no longer kept"):
+            app.undo(operation=operation.operation_id)
+        app.rollback("one")
+        assert small.state() == version_1
 
 
 def test_a_forgotten_checkpoint_that_a_rebuild_brings_back_is_not_the_latest(tmp_path: Path) -> None:

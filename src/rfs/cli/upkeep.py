@@ -14,8 +14,16 @@ from rfs.cli.text import counted, nice_size, nice_time, table
 
 
 @click.command(cls=CommonCommand)
+@click.option(
+    "--forget-damaged",
+    "given_up",
+    metavar="CHECKPOINT",
+    multiple=True,
+    shell_complete=complete_checkpoint,
+    help="Give up this damaged checkpoint, also where it is kept to undo something.",
+)
 @click.pass_obj
-def prune(session: Session) -> Answer:
+def prune(session: Session, given_up: tuple[str, ...]) -> Answer:
     """Remove the checkpoints that retention does not keep, and give back the space that nothing needs.
 
     --dry-run shows the reason for each.
@@ -26,12 +34,14 @@ def prune(session: Session) -> Answer:
     with session.application(changes=not session.dry_run) as app:
         times = {each.checkpoint_id: each.created_at for each in app.catalog.checkpoints()}
         if session.dry_run or not session.yes:
-            cleaned = upkeep.prune(app, dry_run=True)
+            cleaned = upkeep.prune(app, dry_run=True, forget_damaged=given_up)
             gone = cleaned.retained.remove
             if gone and not session.dry_run:
-                session.confirm(f"Remove {counted(len(gone), 'checkpoint')} that no rule keeps?")
+                damaged = f" and the damaged {', '.join(given_up)}" if given_up else ""
+                count = counted(len(gone) - len(given_up), "checkpoint")
+                session.confirm(f"Remove {count} that no rule keeps{damaged}?")
         if not session.dry_run:
-            cleaned = upkeep.prune(app, dry_run=False)
+            cleaned = upkeep.prune(app, dry_run=False, forget_damaged=given_up)
     gone = cleaned.retained.remove
     would = "would be " if session.dry_run else ""
     lines = []
@@ -51,7 +61,13 @@ def prune(session: Session) -> Answer:
         f"{nice_size(cleaned.pruned.freed)} {would}given back."
     )
     data = {"dry_run": session.dry_run, **as_json(cleaned)}
-    return Answer(data, "\n".join(line for line in lines if line), "\n".join(gone))
+    warnings = tuple(
+        f"Checkpoint {each} is damaged ({', '.join(names)}) and kept: {', '.join(cleaned.retained.reasons[each])}. "
+        f"What it needs is not known, so that no space was given back; --forget-damaged {each} gives it up."
+        for each, names in cleaned.unreadable.items()
+    )
+    text = "\n".join(line for line in lines if line)
+    return Answer(data, text, "\n".join(gone), notes=cleaned.pruned.left, warnings=warnings)
 
 
 @click.command(cls=CommonCommand)

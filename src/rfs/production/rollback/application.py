@@ -250,7 +250,7 @@ class Application(Recoverable):
             chosen = self.catalog.operation(selectors.find_id(named, [o.operation_id for o in operations]))
             if chosen.status is not OperationStatus.COMPLETED:
                 raise ConflictError("operation.not_undoable", operation=chosen.operation_id, status=chosen.status)
-            self._require_in_place(chosen)
+            self._require_undoable(chosen)
             return [chosen]
         if number < 1:
             raise UsageError("usage", what="-n must be at least 1", hint="`rfs undo` takes back one operation.")
@@ -260,14 +260,18 @@ class Application(Recoverable):
                 "operation.too_few" if able else "operation.nothing_to_undo", asked=number, count=len(able)
             )
         for each in able[:number]:
-            self._require_in_place(each)
+            self._require_undoable(each)
         return able[:number]
 
-    def _require_in_place(self, operation: Operation) -> None:
-        """Refuse to undo an operation elsewhere than where it acted: what lies there now is something else.
+    def _require_undoable(self, operation: Operation) -> None:
+        """Refuse to undo what has no state before any more, or elsewhere than where it acted.
 
         Where a service's definitions lie is part of its state, so services are not asked.
         """
+        try:
+            self.catalog.checkpoint(operation.state_before)
+        except NotFoundError:
+            raise NotFoundError("operation.state_gone", kind=operation.kind, operation=operation.operation_id) from None
         for then in operation.components:
             part = self.parts.get(then.name)
             if then.name not in operation.plan.components or part is None or part.driver.kind != then.kind:

@@ -120,6 +120,14 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Checkpoint {checkpoint} is kept: {why}.",
         "{hint}",
     ),
+    "checkpoint.whole": (
+        "Checkpoint {checkpoint} is whole: there is no need to give it up.",
+        "Leave it out of --forget-damaged; `rfs checkpoint forget` removes a checkpoint that nothing needs.",
+    ),
+    "operation.state_gone": (
+        "The state before the {kind} {operation} is no longer kept: it cannot be undone.",
+        "`rfs undo OPERATION` takes another one back, and `rfs rollback CHECKPOINT` goes to any checkpoint.",
+    ),
     "operation.none": (
         "No operation matches {selector}.",
         "`rfs log` shows them all.",

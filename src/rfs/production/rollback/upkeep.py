@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 
@@ -13,7 +13,7 @@ from rfs.production.rollback.application import Application
 from rfs.production.rollback.driver import Finding
 from rfs.production.rollback.errors import ConflictError, IntegrityError, RollbackError
 from rfs.production.rollback.model import CheckpointType, DeploymentCheckpoint, OperationStatus, utc_now
-from rfs.production.rollback.operation import Operation, undoable
+from rfs.production.rollback.operation import OPEN, Operation, undoable
 from rfs.production.rollback.retention import Retained, apply
 from rfs.production.rollback.store import Damage, Pruned
 
@@ -22,10 +22,16 @@ UNDO_KEPT_AT_LEAST = 5
 
 
 class Cleaned(msgspec.Struct, frozen=True):
-    """What a prune did, or would do: why each checkpoint stays or goes, and the space gained."""
+    """What a prune did, or would do: why each checkpoint stays or goes, and the space gained.
+
+    Attributes:
+        unreadable: checkpoints that stay though the manifests of these components cannot be read. What those
+            need cannot be known, so that nothing was removed from the store, only from the catalog.
+    """
 
     retained: Retained
     pruned: Pruned
+    unreadable: dict[str, tuple[str, ...]] = {}
 
 
 class Verified(msgspec.Struct, frozen=True):
@@ -39,7 +45,6 @@ class Verified(msgspec.Struct, frozen=True):
 def holds(app: Application) -> dict[str, str]:
     """Return the checkpoints that must stay whatever retention says, with the reason for each."""
     checkpoints = app.catalog.checkpoints()
-    operations = app.catalog.operations()
     reasons: dict[str, str] = {}
     recent = utc_now() - UNDO_KEPT
     last = next((c for c in checkpoints if c.type is not CheckpointType.SAFETY), None)
@@ -56,17 +61,30 @@ def holds(app: Application) -> dict[str, str]:
     good = next((c for c in checkpoints if c.type is not CheckpointType.SAFETY and c.verified_healthy), None)
     if good is not None:
         reasons[good.checkpoint_id] = "the last verified healthy one"
+    operations = app.catalog.operations()
     for operation in _still_undoable(operations):
-        for each in {operation.safety, operation.state_before}:
-            reasons[each] = f"needed to undo {operation.operation_id}"
-        for each in operation.lefts:
-            reasons[each] = f"what {operation.operation_id} left behind"
+        reasons.update(dict.fromkeys(operation.lefts, f"what {operation.operation_id} left behind"))
+    return {**reasons, **_undoing(operations), **_open_needs(checkpoints, operations)}
+
+
+def _undoing(operations: Sequence[Operation]) -> dict[str, str]:
+    return {
+        each: f"needed to undo {operation.operation_id}"
+        for operation in _still_undoable(operations)
+        for each in (operation.safety, operation.state_before)
+    }
+
+
+def _open_needs(checkpoints: Iterable[DeploymentCheckpoint], operations: Iterable[Operation]) -> dict[str, str]:
+    """Return what an operation that is running, interrupted or held needs, or took and may still come to need."""
+    needs: dict[str, str] = {}
     for operation in operations:
-        if operation.status in (OperationStatus.RUNNING, OperationStatus.HELD):
-            for needed in (operation.plan.target, operation.safety, operation.before, *operation.lefts):
-                if needed is not None:
-                    reasons[needed] = f"needed by the open operation {operation.operation_id}"
-    return reasons
+        if operation.status in OPEN:
+            taken = [c.checkpoint_id for c in checkpoints if c.operation_id == operation.operation_id]
+            why = f"needed by the open operation {operation.operation_id}"
+            needs.update(dict.fromkeys((operation.plan.target, operation.safety, operation.state_before), why))
+            needs.update(dict.fromkeys((*operation.lefts, *taken), why))
+    return needs
 
 
 def _still_undoable(operations: Sequence[Operation]) -> list[Operation]:
@@ -91,34 +109,45 @@ def forget(app: Application, selectors: Sequence[str]) -> list[DeploymentCheckpo
     Raises:
         ConflictError: one is pinned, or needed.
     """
-    with app.exclusively("forget"):
+    with app.unsettled("forget"):
         chosen = [app.find(selector) for selector in selectors]
-        reasons = holds(app)
-        for checkpoint in chosen:
-            if checkpoint.pinned:
-                hint = f"Run `rfs checkpoint unpin {checkpoint.checkpoint_id}` first."
-                raise ConflictError(
-                    "checkpoint.pinned", checkpoint=checkpoint.checkpoint_id, why="it is pinned", hint=hint
-                )
-            why = reasons.get(checkpoint.checkpoint_id, "")
-            if "operation" in why or "undo" in why:
-                hint = "It goes by itself when nothing needs it any longer."
-                raise ConflictError("checkpoint.pinned", checkpoint=checkpoint.checkpoint_id, why=why, hint=hint)
+        checkpoints, operations = app.catalog.checkpoints(), app.catalog.operations()
+        _refuse_needed(chosen, {**_undoing(operations), **_open_needs(checkpoints, operations)})
         app.catalog.forget([checkpoint.checkpoint_id for checkpoint in chosen])
         return chosen
 
 
-def prune(app: Application, *, dry_run: bool) -> Cleaned:
-    """Apply the retention rules, then remove from the store what nothing needs any longer."""
+def _refuse_needed(chosen: Iterable[DeploymentCheckpoint], needed: Mapping[str, str]) -> None:
+    for checkpoint in chosen:
+        id_ = checkpoint.checkpoint_id
+        if checkpoint.pinned:
+            hint = f"Run `rfs checkpoint unpin {id_}` first."
+            raise ConflictError("checkpoint.pinned", checkpoint=id_, why="it is pinned", hint=hint)
+        if id_ in needed:
+            hint = "It goes by itself when nothing needs it any longer."
+            raise ConflictError("checkpoint.pinned", checkpoint=id_, why=needed[id_], hint=hint)
+
+
+def prune(app: Application, *, dry_run: bool, forget_damaged: Sequence[str] = ()) -> Cleaned:
+    """Apply the retention rules, then remove from the store what nothing needs any longer.
+
+    Args:
+        dry_run: only tell.
+        forget_damaged: checkpoints that are damaged and given up, also where they are kept to undo something.
+
+    Raises:
+        ConflictError: one of those is whole, pinned, or needed by the open operation; nothing was changed.
+    """
     # What an open operation needs is held. It is not settled first: that may take the room that is made here.
     with app.locked("prune") if dry_run else app.unsettled("prune"):
         checkpoints = app.catalog.checkpoints()
-        retained = apply(checkpoints, app.settings.retention, utc_now(), holds(app))
+        given_up = _given_up(app, forget_damaged)
+        rest = [c for c in checkpoints if c.checkpoint_id not in given_up]
+        retained = apply(rest, app.settings.retention, utc_now(), holds(app))
+        retained = Retained(retained.keep, (*retained.remove, *given_up), {**retained.reasons, **given_up})
         removed = set(retained.remove)
         kept = [c for c in checkpoints if c.checkpoint_id not in removed]
-        # A checkpoint that cannot be read whole must not make prune throw away what is left of it.
-        parts = _parts(kept)
-        keep = app.store.reachable(parts)
+        keep, unreadable = _needed_blobs(app, kept)
         if not dry_run and removed:
             app.catalog.forget(sorted(removed))
         ids = {c.checkpoint_id: c.revision for c in kept}
@@ -129,7 +158,39 @@ def prune(app: Application, *, dry_run: bool) -> Cleaned:
             record = msgspec.json.decode(body, type=DeploymentCheckpoint)
             return ids.get(record.checkpoint_id) == record.revision
 
+        if unreadable:
+            # Any blob may be one that they need, should what is damaged come back from a backup.
+            return Cleaned(retained, Pruned(), unreadable)
         return Cleaned(retained, app.store.prune(keep, stays, dry_run=dry_run))
+
+
+def _given_up(app: Application, selectors: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    chosen = [app.find(selector) for selector in selectors]
+    _refuse_needed(chosen, _open_needs(app.catalog.checkpoints(), app.catalog.operations()))
+    for checkpoint in chosen:
+        if not app.engine.missing(checkpoint.captures.values()):
+            raise ConflictError("checkpoint.whole", checkpoint=checkpoint.checkpoint_id)
+    return {checkpoint.checkpoint_id: ("damaged, and given up",) for checkpoint in chosen}
+
+
+def _needed_blobs(
+    app: Application, kept: Iterable[DeploymentCheckpoint]
+) -> tuple[set[bytes], dict[str, tuple[str, ...]]]:
+    """Return what the checkpoints need, and the components of each whose manifests cannot be read."""
+    keep: set[bytes] = set()
+    lost: set[bytes] = set()
+    unreadable: dict[str, tuple[str, ...]] = {}
+    for checkpoint in kept:
+        for part in set(_parts([checkpoint])) - keep:
+            keep.add(part)
+            try:
+                keep |= app.store.reachable([part])
+            except IntegrityError:
+                lost.add(part)
+        names = [name for name, capture in checkpoint.captures.items() if not lost.isdisjoint(capture.parts)]
+        if names:
+            unreadable[checkpoint.checkpoint_id] = tuple(names)
+    return keep, unreadable
 
 
 def _parts(checkpoints: Iterable[DeploymentCheckpoint]) -> list[bytes]:
