@@ -35,6 +35,11 @@ class OneFile(DriverSuite):
             path.write_bytes(b"[broken hunter2 " + word.encode())
             os.setxattr(path, "user.word", word.encode())
 
+    def wreck(self, c: Component) -> None:
+        path = Path(c.home, self.name)
+        path.unlink()
+        path.symlink_to("elsewhere")
+
     def read(self, c: Component) -> object:
         path = Path(c.home, self.name)
         if not path.exists():

@@ -54,6 +54,9 @@ class SqliteWorld(DriverSuite):
             path = Path(c.home) / "shop.db"
             path.chmod(path.stat().st_mode ^ 0o020)
 
+    def wreck(self, c: Component) -> None:
+        (Path(c.home) / "shop.db").write_bytes(b"no database")
+
     def read(self, c: Component) -> object:
         path = Path(c.home) / "shop.db"
         database = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)

@@ -67,7 +67,7 @@ class TestMemoryDriver(DriverSuite):
     secrets = ("hunter2",)
 
     def make_driver(self) -> Driver:
-        return MemoryDriver({"count": 0, "password": "hunter2"})
+        return wrong.SalvagesAll({"count": 0, "password": "hunter2"})
 
     def driver_after_crash(self) -> Driver:
         return self.driver  # its component is its memory
@@ -78,6 +78,10 @@ class TestMemoryDriver(DriverSuite):
     def change(self, c: Component, n: int) -> None:
         assert isinstance(self.driver, MemoryDriver)
         self.driver.value = {**self.driver.value, "count": self.driver.value["count"] + 1, "way": n}
+
+    def wreck(self, c: Component) -> None:
+        assert isinstance(self.driver, MemoryDriver)
+        self.driver.value = None
 
     def read(self, c: Component) -> object:
         assert isinstance(self.driver, MemoryDriver)
@@ -144,6 +148,16 @@ def test_a_start_that_believes_its_own_note_is_caught(tmp_path: Path) -> None:
         Suite().test_stop_and_start_may_be_repeated(tmp_path)
 
 
+@pytest.mark.parametrize("driver", [wrong.SalvagesNothing, wrong.TakesWrecks])
+def test_a_driver_that_cannot_tell_wrecks_is_caught(driver: type[MemoryDriver], tmp_path: Path) -> None:
+    class Suite(TestMemoryDriver):
+        def make_driver(self) -> Driver:
+            return driver({"count": 0})
+
+    with pytest.raises((AssertionError, RollbackError)):
+        Suite().test_what_capture_refuses_is_salvaged_and_mended(tmp_path)
+
+
 def test_open_options_are_caught() -> None:
     class Suite(FolderWorld, DriverSuite):
         def make_driver(self) -> Driver:
@@ -155,7 +169,8 @@ def test_open_options_are_caught() -> None:
 
 def test_every_check_is_proved_to_catch_something() -> None:
     checks = {name.removeprefix("test_") for name in dir(DriverSuite) if name.startswith("test_")}
-    assert checks - {"options_refuse_unknown_keys"} == {check for _, check in CAUGHT}
+    elsewhere = {"options_refuse_unknown_keys", "what_capture_refuses_is_salvaged_and_mended"}
+    assert checks - elsewhere == {check for _, check in CAUGHT}
 
 
 # — interrupt_at —

@@ -24,6 +24,7 @@ from rfs.production.rollback.model import (
     Ref,
     Restored,
 )
+from rfs.testing import MemoryDriver
 
 
 class FolderOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -153,6 +154,27 @@ class CapturesHalf(FolderDriver):
             files[name] = data
         part = sink.put_part([sink.put(data) for data in files.values()], json.dumps(list(files)).encode())
         return Capture(component=c.name, kind=self.kind, fingerprint=self.identify(files), parts=(part,))
+
+
+class SalvagesNothing(MemoryDriver):
+    """Nothing at all is a wreck to it, also when it should be recorded as it is."""
+
+    def capture(self, c: Component, sink: BlobSink, previous: Capture | None) -> Capture:
+        if self.value is None:
+            raise IntegrityError("path.missing", component=c.name, path="its value")
+        return super().capture(c, sink, previous)
+
+
+class SalvagesAll(SalvagesNothing):
+    """Right."""
+
+    def salvage(self, c: Component, sink: BlobSink, previous: Capture | None) -> Capture:
+        return MemoryDriver.capture(self, c, sink, previous)
+
+
+class TakesWrecks(SalvagesAll):
+    def capture(self, c: Component, sink: BlobSink, previous: Capture | None) -> Capture:
+        return self.salvage(c, sink, previous)
 
 
 class FingerprintOfNames(FolderDriver):

@@ -44,6 +44,10 @@ class TestFilesDriver(DriverSuite):
             (root / "same length").write_bytes(os.urandom(8))
             os.chmod(root, 0o750)
 
+    def wreck(self, c: Component) -> None:
+        clear(Path(c.home) / "root")
+        (Path(c.home) / "root").rmdir()
+
     def read(self, c: Component) -> dict[str, Any]:
         return {path: state for path, state in describe(Path(c.home) / "root").items() if not path.endswith(".log")}
 

@@ -649,10 +649,33 @@ class Held(MemoryDriver):
         self.held = False
 
     def quiesce(self, c: Component) -> None:
+        self._point("quiesce")
         self.held = True
 
     def resume(self, c: Component) -> None:
+        self._point("resume")
         self.held = False
+
+
+def test_writers_are_let_go_when_others_cannot_be_held_or_let_go(world: World) -> None:
+    engine = world.engine()
+    one, two = Held(), Held()
+    engine.parts = {n: Part(component("memory", world.folder, name=n), d) for n, d in (("one", one), ("two", two))}
+
+    def checkpoint() -> None:
+        engine.checkpoint(["one", "two"], CheckpointType.MANUAL, health=lambda: None, deployment_id="d")
+
+    two.fail_in = {"quiesce"}
+    with pytest.raises(IntegrityError, match="quiesce was told to fail"):
+        checkpoint()
+    assert not one.held
+    two.fail_in = {"resume"}
+    with pytest.raises(IntegrityError, match="resume was told to fail"):
+        checkpoint()
+    assert (one.held, two.held) == (False, True)
+    two.fail_in = set()
+    engine.let_writers_go()  # as the next operation does
+    assert not two.held
 
 
 def test_writers_are_held_during_the_capture_and_let_go_also_after_a_crash(world: World) -> None:

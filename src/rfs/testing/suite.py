@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 from blake3 import blake3
 
-from rfs.production.rollback.errors import IntegrityError, TimedOutError
+from rfs.production.rollback.errors import IntegrityError, RollbackError, TimedOutError
 from rfs.production.rollback.model import Capture, Change, ChangeKind
 from rfs.testing.faults import interrupt_at
 from rfs.testing.memory import MemoryStore
@@ -25,7 +25,7 @@ class DriverSuite(World):
         most_interruptions: at most so many places are interrupted, evenly spread over all ways.
         secrets: texts that the live state holds, and that no output may; put them where secrets stand.
 
-    A subclass may also override `set_up`, `tear_down` and `driver_after_crash`. A check that cannot apply
+    A subclass may also override `set_up`, `tear_down`, `wreck` and `driver_after_crash`. A check that cannot apply
     (a component without content has no blobs to damage) is switched off by `test_… = None`, with the reason.
     """
 
@@ -92,6 +92,26 @@ class DriverSuite(World):
             self._equal(
                 self.capture().fingerprint.digest, whole.fingerprint.digest, "the next capture has another digest"
             )
+
+    def test_what_capture_refuses_is_salvaged_and_mended(self, tmp_path: Path) -> None:
+        """A broken component must not stand in the way of the rollback that mends it."""
+        if type(self).wreck is World.wreck:
+            skip("the suite wrecks nothing")
+        with self._world(tmp_path):
+            want, state = self.capture(), self.read(self.c)
+            self.wreck(self.c)
+            try:
+                self.capture(want)
+            except RollbackError:
+                pass
+            else:
+                self._check(False, "capture took a wreck for a state")
+            wrecked = self.driver.salvage(self.c, self.store, want)
+            self.bring(want)
+            self._equal(self.read(self.c), state, "the wreck was not mended")
+            self.bring(wrecked)  # the way back leads to it, too
+            self.bring(want)
+            self._equal(self.read(self.c), state, "the wreck that was brought back was not mended")
 
     # — fingerprint, changes —
 

@@ -56,6 +56,9 @@ class World(ABC):
     def tear_down(self, c: Component) -> None:
         """End what `set_up` started; called also when a check fails."""
 
+    def wreck(self, c: Component) -> None:
+        """Break the live state so badly that `capture` refuses it, which `salvage` must not."""
+
     def driver_after_crash(self) -> Driver:
         """Return the driver as a new process would have it."""
         return self.make_driver()

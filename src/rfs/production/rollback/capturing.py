@@ -68,8 +68,8 @@ class Capturer:
         """
         began = time.monotonic()
         with self.store.batch():
-            self._quiesce(components)
             try:
+                self._quiesce(components)
                 captures = {**(taken or {}), **self.capture(components, kind)}
             finally:
                 self.let_writers_go()
@@ -111,13 +111,22 @@ class Capturer:
             self.parts[name].driver.quiesce(self.parts[name].component)
 
     def let_writers_go(self) -> None:
-        """Resume what a checkpoint quiesced, also one that was killed meanwhile."""
+        """Resume what a checkpoint quiesced, also one that was killed meanwhile.
+
+        Raises:
+            RollbackError: some could not be resumed; the next operation tries again.
+        """
         noted = self.catalog.noted("quiesced")
         if noted is None:
             return
-        for name in reversed(noted.split(",")):
-            if name in self.parts:
-                self.parts[name].driver.resume(self.parts[name].component)
+        failures: list[Exception] = []
+        for part in [self.parts[name] for name in reversed(noted.split(",")) if name in self.parts]:
+            try:
+                part.driver.resume(part.component)
+            except Exception as failure:  # whatever it is, the writers of the others must not wait for ever
+                failures.append(failure)
+        if failures:
+            raise failures[0]
         self.catalog.note("quiesced", None)
 
     def require_blobs(self, captures: Iterable[Capture]) -> None:
