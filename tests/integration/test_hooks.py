@@ -57,16 +57,16 @@ class ShopManager(RollbackManager):
     async def get_configuration(self) -> Any:
         return self.shop.configuration
 
-    def get_database_schema(self) -> Any:  # type: ignore[override]
+    def get_database_schema(self) -> Any:
         return self.shop.schema
 
-    def get_deployed_services(self) -> Any:  # type: ignore[override]
+    def get_deployed_services(self) -> Any:
         return {"web": "v2" if "new.py" in self.shop.files else "v1"}
 
     async def get_environment_variables(self) -> Any:
         return {"MODE": "production"}
 
-    def calculate_file_checksums(self) -> Any:  # type: ignore[override]
+    def calculate_file_checksums(self) -> Any:
         return self.shop.files
 
     async def stop_services(self) -> Any:
@@ -228,7 +228,7 @@ def test_cancelling_turns_hooks_back_first(tmp_path: Path) -> None:
     before = shop.state()
 
     class Slow(ShopManager):
-        async def restore_database(self, state: Any) -> Any:  # type: ignore[override]
+        async def restore_database(self, state: Any) -> Any:
             super().restore_database(state)
             if "waited" not in self.shop.calls:
                 self.shop.calls.append("waited")

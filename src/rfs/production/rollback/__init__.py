@@ -8,6 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rfs.production.rollback.default import (
+        create_checkpoint,
+        create_test_checkpoint,
+        rollback_to_checkpoint,
+        schedule_checkpoint,
+    )
     from rfs.production.rollback.errors import RollbackError
     from rfs.production.rollback.manager import RollbackManager
     from rfs.production.rollback.model import (
@@ -17,10 +23,13 @@ if TYPE_CHECKING:
         RollbackRecord,
         RollbackStrategy,
     )
+    from rfs.production.rollback.model import OperationStatus as RollbackStatus
     from rfs.production.rollback.plan import Plan
     from rfs.production.rollback.plan import Policy as RollbackPolicy
+    from rfs.production.rollback.scheduling import CheckpointSchedule
 
 __all__ = [
+    "CheckpointSchedule",
     "CheckpointType",
     "DeploymentCheckpoint",
     "HealthReport",
@@ -29,10 +38,16 @@ __all__ = [
     "RollbackManager",
     "RollbackPolicy",
     "RollbackRecord",
+    "RollbackStatus",
     "RollbackStrategy",
+    "create_checkpoint",
+    "create_test_checkpoint",
+    "rollback_to_checkpoint",
+    "schedule_checkpoint",
 ]
 
 _HOMES = {
+    "CheckpointSchedule": ("scheduling", "CheckpointSchedule"),
     "CheckpointType": ("model", "CheckpointType"),
     "DeploymentCheckpoint": ("model", "DeploymentCheckpoint"),
     "HealthReport": ("model", "HealthReport"),
@@ -41,7 +56,12 @@ _HOMES = {
     "RollbackManager": ("manager", "RollbackManager"),
     "RollbackPolicy": ("plan", "Policy"),
     "RollbackRecord": ("model", "RollbackRecord"),
+    "RollbackStatus": ("model", "OperationStatus"),
     "RollbackStrategy": ("model", "RollbackStrategy"),
+    "create_checkpoint": ("default", "create_checkpoint"),
+    "create_test_checkpoint": ("default", "create_test_checkpoint"),
+    "rollback_to_checkpoint": ("default", "rollback_to_checkpoint"),
+    "schedule_checkpoint": ("default", "schedule_checkpoint"),
 }
 
 

@@ -231,6 +231,15 @@ class RollbackManager:
 
         return await self._do(act)
 
+    async def copy_to(self, folder: str) -> Result[RollbackManager, RollbackError]:
+        """Copy what the application keeps in files to an empty folder; return a manager of the copy.
+
+        See `create_test_checkpoint`, which is what this is for.
+        """
+        from rfs.production.rollback.rehearsal import copy_application
+
+        return await self._do(lambda app: RollbackManager(copy_application(app, folder)))
+
     # — looking —
 
     async def plan(
@@ -283,25 +292,25 @@ class RollbackManager:
 
         return await self._in_thread(look)
 
-    async def get_configuration(self) -> Any:
-        """Return the configuration of the configured components. A hook: a subclass may override it."""
-        return await self._configured("configuration")
+    def get_configuration(self) -> Any:
+        """Await the configuration of the configured components. A hook: a subclass may override it, sync or async."""
+        return self._configured("configuration")
 
-    async def get_database_schema(self) -> Any:
-        """Return the schema of the configured databases. A hook."""
-        return await self._configured("database_schema")
+    def get_database_schema(self) -> Any:
+        """Await the schema of the configured databases. A hook."""
+        return self._configured("database_schema")
 
-    async def get_deployed_services(self) -> Any:
-        """Return which of the configured services run. A hook."""
-        return await self._configured("deployed_services")
+    def get_deployed_services(self) -> Any:
+        """Await which of the configured services run. A hook."""
+        return self._configured("deployed_services")
 
-    async def get_environment_variables(self) -> Any:
-        """Return the names in the configured environment files, with every value masked. A hook."""
-        return await self._configured("environment_variables")
+    def get_environment_variables(self) -> Any:
+        """Await the names in the configured environment files, with every value masked. A hook."""
+        return self._configured("environment_variables")
 
-    async def calculate_file_checksums(self) -> Any:
-        """Return one checksum for each configured component of files. A hook."""
-        return await self._configured("file_checksums")
+    def calculate_file_checksums(self) -> Any:
+        """Await one checksum for each configured component of files. A hook."""
+        return self._configured("file_checksums")
 
     # — how —
 
