@@ -420,6 +420,13 @@ def test_the_bash_script_completes_commands_components_and_checkpoints(notes_app
         )
         return [row.partition(",")[2] for row in ran.stdout.splitlines()]
 
+    notes_app.write("two")
+    done = notes_app.json("rollback", kept, "--reason", "x", "-y")
+    before = done["backup_id"]
+    assert completed("rfs undo ") == completed("rfs show ") == [done["rollback_id"]]
+    assert completed(f"rfs resume {done['rollback_id'][:4]}") == [done["rollback_id"]]
+    assert before not in completed("rfs plan ")
+    assert before in completed(f"rfs plan {before[:6]}")
     assert completed("rfs che") == ["checkpoint"]
     assert completed("rfs checkpoint fo") == ["forget"]
     assert set(completed("rfs rollback ")) == {"@latest", "@last-good", "gold", kept}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 import apsw
@@ -9,10 +10,12 @@ import pytest
 
 from rfs.production.rollback import catalog as catalog_module
 from rfs.production.rollback.catalog import Catalog, entry
+from rfs.production.rollback.database import Database
 from rfs.production.rollback.errors import NotFoundError, RollbackError
 from rfs.production.rollback.model import Capture, CheckpointType, DeploymentCheckpoint, Fingerprint, OperationStatus
-from rfs.production.rollback.operation import Mark, Operation
+from rfs.production.rollback.operation import Mark, Operation, undoable
 from rfs.production.rollback.plan import Plan
+from rfs.production.rollback.selectors import find
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 
@@ -163,3 +166,57 @@ def test_a_capture_is_found_behind_checkpoints_of_other_components(path: str) ->
         catalog.put_checkpoint(a_checkpoint(f"b{number}", captures={"db": other}))
     assert catalog.latest_captures(["code", "db"])["code"].fingerprint.digest == "aa"
     assert catalog.latest_captures(["gone"]).keys() == {"code", "db"}
+
+
+# — many of them —
+
+
+@pytest.fixture
+def many(path: str) -> Catalog:
+    """200 operations, and as many checkpoints, every other one of a rollback."""
+    catalog = Catalog(path)
+    for number in range(200):
+        kind = CheckpointType.SAFETY if number % 2 else CheckpointType.MANUAL
+        catalog.put_checkpoint(a_checkpoint(f"c{number:03}", type=kind))
+        catalog.put_operation(an_operation(f"{number % 10}{number:03}", status=OperationStatus.COMPLETED))
+    return catalog
+
+
+def test_what_is_not_asked_for_is_not_read(many: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    rows = Database.rows
+
+    def counted(file: Database, query: str, values: tuple[object, ...] = ()) -> list[object]:
+        found = rows(file, query, values)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(Database, "rows", counted)
+    assert [each.operation_id for each in islice(many.history(), 2)] == ["9199", "8198"]
+    assert [each.checkpoint_id for each in islice(many.ordinary(), 2)] == ["c198", "c196"]
+    assert many.operation_ids(limit=1) == ["9199"]
+    assert many.operation_ids("91") == ["9199", "9189", "9179", "9169", "9159", "9149", "9139", "9129", "9119", "9109"]
+    assert find("@-1", many).checkpoint_id == "c196"
+    assert next(undoable(many.history())).operation_id == "9199"
+    assert sum(read) < 250
+    read.clear()
+    assert len(list(many.history())) == len(many.operations()) == many.count_operations() == 200
+    assert len(list(many.ordinary())) == many.count_safety() == 100
+    assert many.latest(safety=False) == many.checkpoint("c198")
+
+
+def test_what_is_open_is_found_without_looking_at_what_is_not(many: Catalog, path: str) -> None:
+    many.close()
+    db = apsw.Connection(path)
+    # As an earlier catalog of the same format has it.
+    for name in ("open_operations", "ordinary_checkpoints"):
+        db.execute(f"DROP INDEX {name}")
+    db.close()
+    Catalog(path).close()
+    db = apsw.Connection(path)
+    for query, index in (
+        ("SELECT record FROM operations WHERE status IN ('running', 'held') ORDER BY seq LIMIT 1", "open_operations"),
+        ("SELECT record FROM checkpoints WHERE type != 'safety' ORDER BY seq DESC LIMIT 1", "ordinary_checkpoints"),
+    ):
+        assert index in str(db.execute(f"EXPLAIN QUERY PLAN {query}").fetchall())
+    db.close()

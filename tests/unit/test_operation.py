@@ -227,10 +227,10 @@ def an_operation(operation_id: str, undoes: str | None = None, **fields: object)
 def test_undo_goes_further_back_each_time_and_an_undone_undo_does_not_count() -> None:
     first, second = an_operation("1"), an_operation("2")
     failed = an_operation("3", status=OperationStatus.REVERTED)
-    assert undoable([failed, second, first]) == [second, first]
+    assert list(undoable([failed, second, first])) == [second, first]
     undo = an_operation("4", undoes="2")
-    assert undoable([undo, failed, second, first]) == [first]
+    assert list(undoable([undo, failed, second, first])) == [first]
     undo_of_undo = an_operation("5", undoes="4")
-    assert undoable([undo_of_undo, undo, failed, second, first]) == [second, first]
+    assert list(undoable([undo_of_undo, undo, failed, second, first])) == [second, first]
     undo_failed = an_operation("6", undoes="2", status=OperationStatus.REVERTED)
-    assert undoable([undo_failed, second]) == [second]
+    assert list(undoable([undo_failed, second])) == [second]

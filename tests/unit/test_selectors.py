@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -34,6 +35,22 @@ ALL = [
 ]
 
 
+class Listed:
+    """Checkpoints, newest first."""
+
+    def __init__(self, listed: Sequence[DeploymentCheckpoint]) -> None:
+        self._listed = listed
+
+    def ordinary(self) -> list[DeploymentCheckpoint]:
+        return [each for each in self._listed if each.type is not CheckpointType.SAFETY]
+
+    def checkpoint_ids(self, prefix: str) -> list[str]:
+        return [each.checkpoint_id for each in self._listed if each.checkpoint_id.startswith(prefix)]
+
+    def checkpoint(self, checkpoint_id: str) -> DeploymentCheckpoint:
+        return next(each for each in self._listed if each.checkpoint_id == checkpoint_id)
+
+
 @pytest.mark.parametrize(
     ("selector", "expected"),
     [
@@ -52,33 +69,35 @@ ALL = [
     ],
 )
 def test_each_way_of_naming_one(selector: str, expected: str) -> None:
-    assert find(selector, ALL).checkpoint_id == expected
+    assert find(selector, Listed(ALL)).checkpoint_id == expected
 
 
 @pytest.mark.parametrize("selector", ["@-9", "nothing", "eeee", "2020-01-01", ""])
 def test_nothing_matches(selector: str) -> None:
     with pytest.raises(NotFoundError):
-        find(selector, ALL)
+        find(selector, Listed(ALL))
 
 
 def test_the_beginning_of_two_ids_names_both() -> None:
     with pytest.raises(UsageError, match=r"matches 2 .*abcd11111111, abcd22222222"):
-        find("abcd", ALL)
+        find("abcd", Listed(ALL))
 
 
 def test_an_unknown_relative_word_is_a_mistake_not_a_miss() -> None:
     with pytest.raises(UsageError, match="@newest"):
-        find("@newest", ALL)
+        find("@newest", Listed(ALL))
     with pytest.raises(UsageError):
-        find("@-" + "9" * 5000, ALL)
+        find("@-" + "9" * 5000, Listed(ALL))
 
 
 def test_operations_are_found_by_the_beginning_of_their_id() -> None:
-    ids = ["aa11", "aa22", "bb33"]
+    def ids(prefix: str, limit: int) -> list[str]:
+        return [each for each in ("aa11", "aa22", "bb33") if each.startswith(prefix)][: limit if limit >= 0 else None]
+
     assert find_id("b", ids) == "bb33"
     assert find_id("@latest", ids) == "aa11"
     with pytest.raises(UsageError, match="matches 2"):
         find_id("aa", ids)
-    for nothing in ("c", ""):
+    for nothing in ("c", "", "zz", "~"):
         with pytest.raises(NotFoundError):
             find_id(nothing, ids)

@@ -17,7 +17,6 @@ from rfs.cli.views import (
     checkpoint_text,
     health_word,
 )
-from rfs.production.rollback.model import CheckpointType
 
 
 @click.group(cls=CommonGroup, invoke_without_command=True)
@@ -80,11 +79,9 @@ def checkpoint(
 def list_them(session: Session, everything: bool, tag: str) -> Answer:
     """List the checkpoints, newest first."""
     with session.application(changes=False) as app:
-        found = app.catalog.checkpoints()
-    hidden = 0
-    if not (everything or session.verbose):
-        shown = [each for each in found if each.type is not CheckpointType.SAFETY]
-        hidden, found = len(found) - len(shown), shown
+        everything = everything or session.verbose
+        found = app.catalog.checkpoints() if everything else list(app.catalog.ordinary())
+        hidden = 0 if everything else app.catalog.count_safety()
     found = [each for each in found if not tag or tag in each.tags]
     text = checkpoint_table(found) if found else "There are no checkpoints. Take one with `rfs checkpoint`."
     if hidden:

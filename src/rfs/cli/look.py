@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import click
@@ -9,7 +10,7 @@ import click
 from rfs.cli.answer import Answer
 from rfs.cli.codes import ExitCode
 from rfs.cli.common import CommonCommand
-from rfs.cli.selecting import COMPONENTS, complete_checkpoint
+from rfs.cli.selecting import COMPONENTS, complete_checkpoint, complete_operation
 from rfs.cli.session import Session
 from rfs.cli.status import current
 from rfs.cli.text import counted, printable
@@ -54,17 +55,17 @@ def log(session: Session, limit: int) -> Answer:
     from rfs.cli.views import operation_json, operation_table
 
     with session.application(changes=False) as app:
-        operations = app.catalog.operations()
-    shown = operations if session.verbose else operations[:limit]
+        shown = list(islice(app.catalog.history(), None if session.verbose else limit))
+        older = app.catalog.count_operations() - len(shown)
     text = operation_table(shown) if shown else "Nothing was rolled back yet."
-    if len(shown) < len(operations):
-        text += f"\n… and {counted(len(operations) - len(shown), 'older one')} (-v or -n shows them)"
+    if older > 0:
+        text += f"\n… and {counted(older, 'older one')} (-v or -n shows them)"
     brief = "\n".join(each.operation_id for each in shown)
     return Answer([operation_json(each) for each in shown], text, brief)
 
 
 @click.command(cls=CommonCommand)
-@click.argument("selector", metavar="[OPERATION]", default="@latest")
+@click.argument("selector", metavar="[OPERATION]", default="@latest", shell_complete=complete_operation)
 @click.pass_obj
 def show(session: Session, selector: str) -> Answer:
     """Show one operation (the latest): its steps, its outage, what was written late."""
@@ -72,7 +73,7 @@ def show(session: Session, selector: str) -> Answer:
     from rfs.production.rollback.selectors import find_id
 
     with session.application(changes=False) as app:
-        operation = app.catalog.operation(find_id(selector, [each.operation_id for each in app.catalog.operations()]))
+        operation = app.catalog.operation(find_id(selector, app.catalog.operation_ids))
         journal = app.catalog.journal(operation.operation_id)
     text = operation_text(operation, everything=session.verbose)
     if journal:

@@ -8,7 +8,7 @@ import click
 
 from rfs.cli.answer import Answer
 from rfs.cli.common import CommonCommand
-from rfs.cli.selecting import COMPONENTS
+from rfs.cli.selecting import COMPONENTS, complete_operation
 from rfs.cli.session import Session
 from rfs.cli.text import counted
 from rfs.cli.views import done_text, fresh_warnings, operation_json, status_word
@@ -50,7 +50,7 @@ def _would_recover(operation: object, *, rebuild: bool) -> Answer:
 
 
 @click.command(cls=CommonCommand)
-@click.argument("selector", metavar="[OPERATION]", required=False)
+@click.argument("selector", metavar="[OPERATION]", required=False, shell_complete=complete_operation)
 @click.option("--skip", metavar="STEP", help="Leave out this step, e.g. start:web.")
 @click.option("--current", type=COMPONENTS, default="", help="Take these services as rfs.toml has them now.")
 @click.pass_obj
@@ -76,7 +76,7 @@ def resume(session: Session, selector: str | None, skip: str | None, current: tu
 
 
 @click.command(cls=CommonCommand)
-@click.argument("selector", metavar="[OPERATION]", required=False)
+@click.argument("selector", metavar="[OPERATION]", required=False, shell_complete=complete_operation)
 @click.pass_obj
 def abort(session: Session, selector: str | None) -> Answer:
     """Turn an open operation back now, to the state before it. --reason is kept in its journal."""

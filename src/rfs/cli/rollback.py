@@ -9,7 +9,7 @@ import click
 
 from rfs.cli.answer import Answer
 from rfs.cli.common import CommonCommand
-from rfs.cli.selecting import COMPONENTS, complete_checkpoint
+from rfs.cli.selecting import COMPONENTS, complete_checkpoint, complete_operation
 from rfs.cli.session import Session, bad_usage
 from rfs.cli.text import counted
 from rfs.cli.views import done_text, fresh_warnings, operation_json, plan_json, plan_text
@@ -130,7 +130,7 @@ def _refuse_if_changed(expected: Plan | None, made: Plan) -> None:
 
 
 @click.command(cls=CommonCommand)
-@click.argument("named", metavar="[OPERATION]", required=False)
+@click.argument("named", metavar="[OPERATION]", required=False, shell_complete=complete_operation)
 @click.option("-n", "number", type=int, default=1, help="How many operations, newest first.")
 @click.pass_obj
 def undo(session: Session, named: str | None, number: int) -> Answer:

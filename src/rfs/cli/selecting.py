@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +16,7 @@ else:
     _ParamType = click.ParamType  # only newer releases of click let it be subscripted
 
 WORDS = ("@latest", "@last-good")
+OFFERED = 100
 
 
 class ComponentList(_ParamType):
@@ -54,11 +56,27 @@ def complete_checkpoint(
 
     try:
         with Application.open() as app:
-            found = app.catalog.checkpoints()
+            found = list(islice(app.catalog.ordinary(), OFFERED))
+            # Those of rollbacks are many, and wanted by those who know how one begins.
+            ids = app.catalog.checkpoint_ids(incomplete)[:OFFERED] if incomplete else []
     except RollbackError:
         return []  # a completion has nobody to complain to
-    words = [*WORDS, *(each.checkpoint_id for each in found), *(tag for each in found for tag in each.tags)]
+    tags = [tag for each in found for tag in each.tags]
+    words = dict.fromkeys([*WORDS, *(each.checkpoint_id for each in found), *tags, *ids])
     return _items([word for word in words if word.startswith(incomplete)])
+
+
+def complete_operation(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[click.shell_completion.CompletionItem]:
+    """Complete ids of operations."""
+    from rfs.production.rollback.application import Application
+
+    try:
+        with Application.open() as app:
+            return _items(app.catalog.operation_ids(incomplete, OFFERED))
+    except RollbackError:
+        return []  # a completion has nobody to complain to
 
 
 def _items(words: list[str]) -> list[click.shell_completion.CompletionItem]:

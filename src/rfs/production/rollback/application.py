@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -96,7 +97,7 @@ class Application(Recoverable):
 
     def find(self, selector: str) -> DeploymentCheckpoint:
         """Return the checkpoint that a selector means; see selectors.find."""
-        return selectors.find(selector, self.catalog.checkpoints())
+        return selectors.find(selector, self.catalog)
 
     def amend(
         self,
@@ -245,23 +246,22 @@ class Application(Recoverable):
 
     def to_undo(self, number: int, named: str | None) -> list[Operation]:
         """Return the operations that `undo` would take back, in that order; raises as it does."""
-        operations = self.catalog.operations()
         if named is not None:
-            chosen = self.catalog.operation(selectors.find_id(named, [o.operation_id for o in operations]))
+            chosen = self.catalog.operation(selectors.find_id(named, self.catalog.operation_ids))
             if chosen.status is not OperationStatus.COMPLETED:
                 raise ConflictError("operation.not_undoable", operation=chosen.operation_id, status=chosen.status)
             self._require_undoable(chosen)
             return [chosen]
         if number < 1:
             raise UsageError("usage", what="-n must be at least 1", hint="`rfs undo` takes back one operation.")
-        able = undoable(operations)
+        able = list(islice(undoable(self.catalog.history()), number))
         if len(able) < number:
             raise NotFoundError(
                 "operation.too_few" if able else "operation.nothing_to_undo", asked=number, count=len(able)
             )
-        for each in able[:number]:
+        for each in able:
             self._require_undoable(each)
-        return able[:number]
+        return able
 
     def _require_undoable(self, operation: Operation) -> None:
         """Refuse to undo what has no state before any more, or elsewhere than where it acted.

@@ -6,7 +6,7 @@ open operation can be rebuilt from the packs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,7 +14,7 @@ import msgspec
 
 from rfs.production.rollback.database import Database
 from rfs.production.rollback.errors import NotFoundError, RollbackError
-from rfs.production.rollback.model import FORMAT, Capture, CheckpointType, DeploymentCheckpoint, utc_now
+from rfs.production.rollback.model import FORMAT, Capture, DeploymentCheckpoint, utc_now
 from rfs.production.rollback.operation import Entry, Mark, Operation
 from rfs.production.rollback.transaction import transaction
 
@@ -39,7 +39,13 @@ CREATE TABLE IF NOT EXISTS journal (
     n INTEGER PRIMARY KEY, operation TEXT NOT NULL, step TEXT NOT NULL, mark TEXT NOT NULL,
     at TEXT NOT NULL, note TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS journal_operation ON journal (operation, n);
+CREATE INDEX IF NOT EXISTS open_operations ON operations (seq) WHERE status IN ('running', 'held');
+CREATE INDEX IF NOT EXISTS ordinary_checkpoints ON checkpoints (seq) WHERE type != 'safety';
 """
+# The last of them: a catalog that has not got it is brought up to date.
+LAST_INDEX = "SELECT 1 FROM sqlite_schema WHERE name = 'ordinary_checkpoints'"
+PAGE = 50
+MOST = 1 << 62
 
 
 class Catalog:
@@ -65,7 +71,7 @@ class Catalog:
         version = db.pragma("user_version")
         if version > FORMAT:
             raise RollbackError("store.format", path=self.path, found=version, known=FORMAT)
-        if version < FORMAT:
+        if version < FORMAT or (not db.readonly("main") and db.execute(LAST_INDEX).get is None):
             with transaction(db):
                 db.execute(SCHEMA)
                 db.pragma("user_version", FORMAT)
@@ -112,6 +118,34 @@ class Catalog:
         rows = self._rows("SELECT record FROM checkpoints ORDER BY seq DESC")
         return [msgspec.json.decode(record, type=DeploymentCheckpoint) for (record,) in rows]
 
+    def ordinary(self) -> Iterator[DeploymentCheckpoint]:
+        """Yield the checkpoints that are not SAFETY ones, newest first; what is not asked for is not read."""
+        query = "SELECT seq, record FROM checkpoints WHERE type != 'safety' AND seq < ? ORDER BY seq DESC LIMIT ?"
+        for record in self._paged(query):
+            yield msgspec.json.decode(record, type=DeploymentCheckpoint)
+
+    def checkpoint_ids(self, prefix: str) -> list[str]:
+        """Return the ids of the checkpoints that begin with `prefix`, newest first, without reading their records."""
+        return self._ids("checkpoints", prefix, -1)
+
+    def count_safety(self) -> int:
+        """Return how many SAFETY checkpoints there are."""
+        query = "SELECT count(*) - (SELECT count(*) FROM checkpoints WHERE type != 'safety') FROM checkpoints"
+        return int(self._rows(query)[0][0])
+
+    def _paged(self, query: str) -> Iterator[bytes]:
+        """Yield the records of a query for (seq, record) that takes (seq below which, how many)."""
+        below = MOST
+        while rows := self._rows(query, (below, PAGE)):
+            yield from (record for _, record in rows)
+            below = rows[-1][0]
+
+    def _ids(self, table: str, prefix: str, limit: int) -> list[str]:
+        # Without a condition, where there is nothing to look for, they are read in their order and not sorted.
+        where = "WHERE id >= ?2 AND id < ?2 || '~'" if prefix else ""
+        query = f"SELECT id FROM {table} {where} ORDER BY seq DESC LIMIT ?1"  # noqa: S608 — one of two names
+        return [str(each) for (each,) in self._rows(query, (limit, prefix) if prefix else (limit,))]
+
     def refill(self, checkpoints: Iterable[DeploymentCheckpoint], operations: Iterable[Operation]) -> None:
         """Take over records that were found in the packs; those with a known id replace what is here.
 
@@ -132,8 +166,8 @@ class Catalog:
 
     def latest(self, *, safety: bool) -> DeploymentCheckpoint | None:
         """Return the newest checkpoint; with `safety`, also one taken by a rollback."""
-        query = "SELECT record FROM checkpoints WHERE ? OR type != ? ORDER BY seq DESC LIMIT 1"
-        rows = self._rows(query, (safety, CheckpointType.SAFETY))
+        only = "" if safety else "WHERE type != 'safety'"
+        rows = self._rows(f"SELECT record FROM checkpoints {only} ORDER BY seq DESC LIMIT 1")  # noqa: S608 — of two
         return msgspec.json.decode(rows[0][0], type=DeploymentCheckpoint) if rows else None
 
     def latest_captures(self, names: Collection[str] = ()) -> dict[str, Capture]:
@@ -189,17 +223,29 @@ class Catalog:
 
     def operations(self) -> list[Operation]:
         """Return all operations, newest first."""
-        rows = self._rows("SELECT record FROM operations ORDER BY seq DESC")
-        return [msgspec.json.decode(record, type=Operation) for (record,) in rows]
+        return list(self.history())
+
+    def history(self) -> Iterator[Operation]:
+        """Yield the operations, newest first; what is not asked for is not read."""
+        for record in self._paged("SELECT seq, record FROM operations WHERE seq < ? ORDER BY seq DESC LIMIT ?"):
+            yield msgspec.json.decode(record, type=Operation)
+
+    def count_operations(self) -> int:
+        """Return how many operations there are."""
+        return int(self._rows("SELECT count(*) FROM operations")[0][0])
 
     def latest_operation(self) -> Operation | None:
         """Return the operation that began last, or None."""
         rows = self._rows("SELECT record FROM operations ORDER BY seq DESC LIMIT 1")
         return msgspec.json.decode(rows[0][0], type=Operation) if rows else None
 
-    def operation_ids(self) -> list[str]:
-        """Return the ids of all operations, newest first, without reading their records."""
-        return [str(each) for (each,) in self._rows("SELECT id FROM operations ORDER BY seq DESC")]
+    def operation_ids(self, prefix: str = "", limit: int = -1) -> list[str]:
+        """Return the ids of the operations that begin with `prefix`, newest first, without reading their records.
+
+        Args:
+            limit: at most so many; all when it is negative.
+        """
+        return self._ids("operations", prefix, limit)
 
     def operation(self, operation_id: str) -> Operation:
         """Return the operation with exactly this id.

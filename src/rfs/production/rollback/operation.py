@@ -9,7 +9,7 @@ reads those marks; the engine acts on them.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 import msgspec
@@ -273,17 +273,16 @@ def _data(step: Step) -> bool:
     return step.action in (Action.RESTORE, Action.VERIFY)
 
 
-def undoable(operations: Sequence[Operation]) -> list[Operation]:
-    """Return the operations that `undo` may take back, newest first.
+def undoable(operations: Iterable[Operation]) -> Iterator[Operation]:
+    """Yield the operations that `undo` may take back, newest first.
 
     Args:
-        operations: newest first.
+        operations: newest first; read no further than is asked for.
 
     An operation counts when it completed and no standing undo took it back. Undos themselves
     are skipped, so that a second `undo` goes further back; name an undo to take it back.
     """
     undone: set[str] = set()
-    found: list[Operation] = []
     for operation in operations:
         if operation.status is not OperationStatus.COMPLETED:
             continue
@@ -292,5 +291,4 @@ def undoable(operations: Sequence[Operation]) -> list[Operation]:
         if operation.undoes is not None:
             undone.add(operation.undoes)
             continue
-        found.append(operation)
-    return found
+        yield operation

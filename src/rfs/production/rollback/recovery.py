@@ -211,7 +211,7 @@ class Recoverable:
             if found is None:
                 raise NotFoundError("operation.none_open")
             return found
-        operation = self.catalog.operation(selectors.find_id(selector, self.catalog.operation_ids()))
+        operation = self.catalog.operation(selectors.find_id(selector, self.catalog.operation_ids))
         if operation.status not in OPEN:
             raise ConflictError("operation.not_open", operation=operation.operation_id, status=operation.status)
         return operation

@@ -1,46 +1,68 @@
-"""Which checkpoint or operation a user means. Pure."""
+"""Which checkpoint or operation a user means. Asks for no more records than it takes to know."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from datetime import datetime
+from itertools import islice
+from typing import Protocol
 
 from rfs.production.rollback.errors import NotFoundError, UsageError
-from rfs.production.rollback.model import CheckpointType, DeploymentCheckpoint
+from rfs.production.rollback.model import DeploymentCheckpoint
 
 HEX = re.compile(r"[0-9a-f]{1,12}")
 SHOWN = 5
 
 
-def find(selector: str, checkpoints: Sequence[DeploymentCheckpoint]) -> DeploymentCheckpoint:
+class Checkpoints(Protocol):
+    """Where checkpoints are looked for; the catalog is one."""
+
+    def ordinary(self) -> Iterable[DeploymentCheckpoint]:
+        """Return all but the SAFETY ones, newest first."""
+
+    def checkpoint_ids(self, prefix: str) -> list[str]:
+        """Return the ids that begin with `prefix`, also of SAFETY ones, newest first."""
+
+    def checkpoint(self, checkpoint_id: str) -> DeploymentCheckpoint:
+        """Return the checkpoint with exactly this id."""
+
+
+class Ids(Protocol):
+    """Where operations are looked for."""
+
+    def __call__(self, prefix: str, limit: int) -> list[str]:
+        """Return the ids that begin with `prefix`, newest first, at most `limit` when that is not negative."""
+
+
+def find(selector: str, checkpoints: Checkpoints) -> DeploymentCheckpoint:
     """Return the one checkpoint that `selector` means.
 
     Args:
         selector: `@latest`; `@last-good`, the last one verified healthy; `@-N`, the Nth before the
             latest; a tag or a version (the newest that has it); the beginning of an id; or an ISO
             time, for the last checkpoint not after it (a time without a zone is local).
-        checkpoints: newest first. SAFETY ones are only found by their id.
+        checkpoints: where it is looked for. SAFETY ones are only found by their id.
 
     Raises:
         NotFoundError: nothing matches.
         UsageError: the beginning of an id matches several.
     """
-    ordinary = [c for c in checkpoints if c.type is not CheckpointType.SAFETY]
     if selector.startswith("@"):
-        found = _relative(selector, ordinary)
+        found = _relative(selector, checkpoints.ordinary())
     elif not selector:
         found = None
     else:
+        ordinary = list(checkpoints.ordinary())
         found = _named(selector, ordinary) or _prefixed(selector, checkpoints) or _before(selector, ordinary)
     if found is None:
         raise NotFoundError("checkpoint.none", selector=selector)
     return found
 
 
-def _relative(selector: str, ordinary: Sequence[DeploymentCheckpoint]) -> DeploymentCheckpoint | None:
+def _relative(selector: str, ordinary: Iterable[DeploymentCheckpoint]) -> DeploymentCheckpoint | None:
     if selector == "@latest":
-        return ordinary[0] if ordinary else None
+        return next(iter(ordinary), None)
     if selector == "@last-good":
         return next((c for c in ordinary if c.verified_healthy), None)
     back = re.fullmatch(r"@-(\d{1,9})", selector)
@@ -48,26 +70,22 @@ def _relative(selector: str, ordinary: Sequence[DeploymentCheckpoint]) -> Deploy
         raise UsageError(
             "usage", what=f"{selector} is not a selector", hint="Use @latest, @last-good, @-2, an id, a tag or a time."
         )
-    number = int(back[1])
-    return ordinary[number] if number < len(ordinary) else None
+    return next(islice(ordinary, int(back[1]), None), None)
 
 
-def _named(selector: str, ordinary: Sequence[DeploymentCheckpoint]) -> DeploymentCheckpoint | None:
+def _named(selector: str, ordinary: list[DeploymentCheckpoint]) -> DeploymentCheckpoint | None:
     tagged = next((c for c in ordinary if selector in c.tags), None)
     return tagged or next((c for c in ordinary if selector == c.version), None)
 
 
-def _prefixed(selector: str, checkpoints: Sequence[DeploymentCheckpoint]) -> DeploymentCheckpoint | None:
-    if not HEX.fullmatch(selector):
-        return None
-    matches = [c for c in checkpoints if c.checkpoint_id.startswith(selector)]
+def _prefixed(selector: str, checkpoints: Checkpoints) -> DeploymentCheckpoint | None:
+    matches = checkpoints.checkpoint_ids(selector) if HEX.fullmatch(selector) else []
     if len(matches) > 1:
-        shown = ", ".join(c.checkpoint_id for c in matches[:SHOWN])
-        raise UsageError("checkpoint.many", selector=selector, count=len(matches), matches=shown)
-    return matches[0] if matches else None
+        raise UsageError("checkpoint.many", selector=selector, count=len(matches), matches=", ".join(matches[:SHOWN]))
+    return checkpoints.checkpoint(matches[0]) if matches else None
 
 
-def _before(selector: str, ordinary: Sequence[DeploymentCheckpoint]) -> DeploymentCheckpoint | None:
+def _before(selector: str, ordinary: list[DeploymentCheckpoint]) -> DeploymentCheckpoint | None:
     try:
         moment = datetime.fromisoformat(selector).astimezone()
     except ValueError:
@@ -75,16 +93,18 @@ def _before(selector: str, ordinary: Sequence[DeploymentCheckpoint]) -> Deployme
     return next((c for c in ordinary if c.created_at <= moment), None)
 
 
-def find_id(selector: str, ids: Sequence[str]) -> str:
-    """Return the one operation id that begins with `selector`; `@latest` is the first of `ids`.
+def find_id(selector: str, ids: Ids) -> str:
+    """Return the one operation id that begins with `selector`, or with `@latest` the newest.
 
     Raises:
         NotFoundError: none does.
         UsageError: several do.
     """
-    if selector == "@latest" and ids:
-        return ids[0]
-    matches = [each for each in ids if selector and each.startswith(selector)]
+    matches: list[str] = []
+    if selector == "@latest":
+        matches = ids("", 1)
+    elif HEX.fullmatch(selector):
+        matches = ids(selector, -1)
     if not matches:
         raise NotFoundError("operation.none", selector=selector)
     if len(matches) > 1:

@@ -88,7 +88,7 @@ def _open_needs(checkpoints: Iterable[DeploymentCheckpoint], operations: Iterabl
 
 
 def _still_undoable(operations: Sequence[Operation]) -> list[Operation]:
-    able = undoable(operations)
+    able = list(undoable(operations))
     recent = utc_now() - UNDO_KEPT
     kept = [o for n, o in enumerate(able) if n < UNDO_KEPT_AT_LEAST or o.created_at > recent]
     ids = {o.operation_id for o in kept}
