@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import wrong_drivers as wrong
 
@@ -156,6 +157,21 @@ def test_a_driver_that_cannot_tell_wrecks_is_caught(driver: type[MemoryDriver], 
 
     with pytest.raises((AssertionError, RollbackError)):
         Suite().test_what_capture_refuses_is_salvaged_and_mended(tmp_path)
+
+
+def test_a_component_that_rfs_toml_could_not_describe_is_caught(tmp_path: Path) -> None:
+    class Misspelled(TestARightFolderDriver):
+        def make_component(self, tmp: Path) -> Component:
+            return component("folder", tmp, pth="live")
+
+    class OfAnotherKind(TestARightFolderDriver):
+        def make_component(self, tmp: Path) -> Component:
+            return component("files", tmp, path="live")
+
+    with pytest.raises(msgspec.ValidationError, match="pth"):
+        Misspelled().test_capture_changes_nothing(tmp_path)
+    with pytest.raises(AssertionError, match="another kind"):
+        OfAnotherKind().test_capture_changes_nothing(tmp_path)
 
 
 def test_open_options_are_caught() -> None:

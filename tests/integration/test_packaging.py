@@ -18,10 +18,11 @@ from rfs.production.rollback.wiring import BUILT_IN
 SLOW_TO_START = (
     "asyncio",
     "cryptography",
-    "http.client",
+    "http",
+    "socket",
     "ssl",
-    "urllib.request",
-    "xmlrpc.client",
+    "urllib",
+    "xmlrpc",
     "zstandard",
     "rich",
 )

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+import msgspec
+
 from rfs.production.rollback.driver import Driver
 from rfs.production.rollback.model import Capture, Component
 from rfs.testing.faults import interrupt_at
@@ -70,6 +72,9 @@ class World(ABC):
         self.store = MemoryStore()
         self.driver = self.make_driver()
         self.c = self.make_component(tmp)
+        # As rfs does with rfs.toml, before the driver is asked for anything.
+        self._equal(self.c.kind, self.driver.kind, "the component is of another kind than the driver")
+        msgspec.convert(dict(self.c.options), self.driver.options)
         self.set_up(self.c)
         try:
             yield
