@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from rfs.production.rollback.drivers.files import FilesDriver, manifest
 from rfs.production.rollback.drivers.files.tree import MTIME, ROW, Block, Extra, Tree, pack_rows, seal, signed
+from rfs.production.rollback.errors import RollbackError
 from rfs.production.rollback.model import Capture
 from rfs.testing import MemoryStore, component
 
@@ -104,3 +106,52 @@ def test_sizes_of_parts_stay_in_bounds(tmp_path: Path) -> None:
     assert sum(sizes) == sum(map(len, blocks.values()))
     assert max(sizes) < 9000
     assert 20 < len(sizes) < 200
+
+
+def test_folders_that_are_as_they_were_found_are_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = dict.fromkeys(("equal", "edited", "loose", "long", "parent"), (FOLDER, 1))
+    wanted = {
+        "": block(folders),
+        "equal": block({"a": (FILE, 1), "b": (FILE, 2)}),
+        "edited": block({"a": (FILE, 1)}),
+        "loose": block({"a": (FILE, 1)}),
+        "long": block({str(at): (FILE, at) for at in range(100, 150)}),
+        "parent": block({"child": (FOLDER, 1)}),
+        "parent/child": block({}),
+    }
+    monkeypatch.setattr(manifest, "_MOST_ENTRIES", 40)  # so that the long one stands there in two pieces
+    store = MemoryStore()
+    parts = manifest.write(Tree(block({".": (FOLDER, 5)}), wanted), store, []).parts
+    there = {
+        "": block(folders),
+        "equal": block({"a": (FILE, 1), "b": (FILE, 2)}),
+        "edited": block({"a": (FILE, 9)}),
+        "loose": block({"a": (FILE, 1)}),
+        "long": block({str(at): (FILE, at) for at in range(100, 150)}),
+        "parent": block({"child": (FOLDER, 2)}),  # equal by its digest, which leaves out the times of folders
+        "parent/child": block({}),
+        "other": block({}),
+    }
+    there["loose"].loose = True
+    plain, shared = manifest.read(parts, store), manifest.read(parts, store, there)
+    assert {path for path, each in shared.blocks.items() if each is there[path]} == {"", "equal", "parent/child"}
+    assert shared.digest() == plain.digest()
+    for path, each in plain.blocks.items():
+        assert shared.blocks[path].rows == each.rows
+        assert (shared.blocks[path].loose, shared.blocks[path].names) == (each.loose, each.names)
+
+
+def test_a_folder_that_stands_there_twice_is_refused_and_spoils_nothing() -> None:
+    inner = block({"a": (FILE, 1)})
+    tree = Tree(block({".": (FOLDER, 5)}), {"": block({"d": (FOLDER, 1)}), "d": inner})
+    store = MemoryStore()
+    (part,) = manifest.write(tree, store, []).parts
+    refs, body = store.get_part(part)
+    decoded = msgspec.msgpack.decode(body, type=manifest._Part)
+    decoded.records.append(decoded.records[-1])
+    forged = store.put_part(refs, msgspec.msgpack.encode(decoded))
+    before = bytes(inner.rows)
+    for like in (None, tree.blocks):
+        with pytest.raises(RollbackError):
+            manifest.read([forged], store, like)
+    assert inner.rows == before

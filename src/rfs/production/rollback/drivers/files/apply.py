@@ -140,7 +140,7 @@ class Applier:
         temporary = f"{TEMPORARY_PREFIX}put"
         remove_tree(fd, temporary)
         builder = Builder(self._want, self._source, fd, self._component, sync_each=True, first=self._first)
-        builder.build(task.path, fd, temporary)
+        builder.build(task.path, task.want, fd, temporary)
         builder.done()
         if task.live is not None and (task.live.is_folder or (task.want is not None and task.want.is_folder)):
             remove_tree(fd, name)
@@ -245,11 +245,10 @@ class Applier:
     def _finish_folders(self) -> None:
         """Put back what folders were like: deepest first, as a folder may be closed by its own mode."""
         paths = self._touched | self._opened | {p for p, e in self._described.items() if e.is_folder}
-        wanted, found = self._want.find_all(paths), self._live.find_all(paths)
+        wanted = {path: entry for path, entry in self._want.find_all(paths).items() if entry.is_folder}
+        found = self._live.find_all(paths - wanted.keys())
         for path in sorted(paths, reverse=True):
-            entry = wanted.get(path)
-            if entry is None or not entry.is_folder:
-                entry = found.get(path)
+            entry = wanted.get(path) or found.get(path)
             if entry is None:
                 continue
             try:

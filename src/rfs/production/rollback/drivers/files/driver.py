@@ -150,8 +150,11 @@ class FilesDriver(Driver):
         key = _key(rules, want)
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # two of them need not be in memory
-            tree = manifest.read(want.parts, source)
-            manifest.mark_kept(tree, rules, same_keep=list(rules.keep_lines) == want.meta.get("keep", []))
+            # What is kept is marked in the blocks, and by the rules of today, so that they cannot be shared.
+            like = self._seen.tree.blocks if self._seen is not None and not rules.keep else None
+            same_keep = list(rules.keep_lines) == want.meta.get("keep", [])
+            tree = manifest.read(want.parts, source, like if same_keep else None)
+            manifest.mark_kept(tree, rules, same_keep=same_keep)
             self._loaded = (key, tree)
         return self._loaded[1]
 

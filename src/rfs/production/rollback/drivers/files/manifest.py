@@ -11,7 +11,7 @@ import os
 import stat
 import zlib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -173,31 +173,36 @@ def _record(path: str, block: Block, start: int, places: dict[bytes, int]) -> _R
     )
 
 
-def read(parts: Sequence[bytes], source: BlobSource) -> Tree:
+def read(parts: Sequence[bytes], source: BlobSource, like: Mapping[str, Block] | None = None) -> Tree:
     """Return the tree that was stored as these parts.
+
+    Args:
+        like: folders as a capture found them. Those that are equal are taken from there: that is
+            quicker than to make them, and equal ones are then seen to be so at a glance.
 
     Raises:
         IntegrityError: a part is missing or damaged, or it is no part.
         RollbackError: path.unsafe, when it names anything outside the root.
     """
     decoder = msgspec.msgpack.Decoder(_Part)
+    like = {} if like is None else like
     tree = Tree(empty_block(), {}, None, [])
     for number, part in enumerate(parts):
         refs, body = source.get_part(part)
         try:
             decoded = decoder.decode(body)
-            _take(decoded, refs, tree, first=not number)
+            _take(decoded, refs, tree, like, first=not number)
         except (msgspec.DecodeError, ValueError, IndexError) as error:
             raise _damaged("manifest part", part.hex()[:12], str(error)) from error
     if tree.absent:
         return absent_tree(tree.link)
     if len(tree.top) != 1 or "" not in tree.blocks:
         raise _damaged("manifest", parts[0].hex()[:12] if parts else "", "it has no root")
-    _check(tree)
+    _check(tree, like)
     return tree
 
 
-def _take(part: _Part, refs: list[bytes], tree: Tree, *, first: bool) -> None:
+def _take(part: _Part, refs: list[bytes], tree: Tree, like: Mapping[str, Block], *, first: bool) -> None:
     if part.format > _FORMAT:
         message = f"its format is {part.format}"
         raise ValueError(message)
@@ -205,13 +210,17 @@ def _take(part: _Part, refs: list[bytes], tree: Tree, *, first: bool) -> None:
         tree.link, tree.absent = part.link, part.absent
     for record in part.records:
         path = os.fsdecode(record.path)
-        block = _block(record, refs)
+        there = like.get(path)
+        block = there if there is not None and _is(record, there) else _block(record, refs)
         if path == TOP:
             tree.top = block
-        elif path in tree.blocks:
-            _append(tree.blocks[path], block)
-        else:
+        elif path not in tree.blocks:
             tree.blocks[path] = block
+        elif tree.blocks[path] is there:
+            message = "a folder stands in it twice"
+            raise ValueError(message)
+        else:
+            _append(tree.blocks[path], block)
     tree.groups.extend(os.fsdecode(group).split("\0") for group in part.groups)
 
 
@@ -247,6 +256,19 @@ def _block(record: _Record, refs: list[bytes]) -> Block:
     )
 
 
+def _is(record: _Record, block: Block) -> bool:
+    """Tell whether a record is of just this folder, as far as the digest tells, and the times of the folders in it."""
+    count = len(block)
+    return (
+        record.digest == block.digest
+        and len(record.columns) == count * 8 * len(_COLUMNS)
+        and record.loose == block.loose
+        and block.counted
+        and not block.kept
+        and (not block.below or record.columns[: count * 8] == portable([block.numbers()[MTIME::ROW]]))
+    )
+
+
 def _append(block: Block, more: Block) -> None:
     here = len(block)
     block.below += [here + at for at in more.below]
@@ -258,18 +280,23 @@ def _append(block: Block, more: Block) -> None:
     block.chunks.update({here + at: chunks for at, chunks in more.chunks.items()})
 
 
-def _check(tree: Tree) -> None:
+def _check(tree: Tree, like: Mapping[str, Block]) -> None:
     """Refuse a manifest that names anything but plain names in folders of its own.
+
+    Args:
+        like: folders that were found on disk, where there are no other names.
 
     Raises:
         RollbackError: path.unsafe.
     """
     folders = {""}
     for path, block in tree.blocks.items():
+        folders.update(join(path, name) for name in block.folders())
+        if like.get(path) is block:
+            continue
         names = block.names.split(b"\0") if len(block) else []
         if b"/" in block.names or any(name in _UNSAFE for name in names) or len(set(names)) < len(names):
             raise _unsafe(path)
-        folders.update(join(path, name) for name in block.folders())
     for path in folders ^ tree.blocks.keys():
         raise _unsafe(path)
     seen: set[str] = set()

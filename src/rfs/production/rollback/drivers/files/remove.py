@@ -6,12 +6,18 @@ import contextlib
 import errno
 import os
 import stat
+import threading
 
 from rfs.production.rollback.drivers.files.reader import OPEN_FOLDER
 from rfs.production.rollback.drivers.meta import TEMPORARY_PREFIX, unlock
 
 # Deeper folders are first moved up, so that neither descriptors nor the interpreter's stack run out.
 _DEPTH = 64
+
+# Each removal may wait for a disk that is told what is free (mount option discard), or for a network:
+# from so many files on, some wait together.
+_MANY = 256
+_AT_ONCE = 4
 
 
 def remove_tree(dir_fd: int, name: str) -> None:
@@ -43,7 +49,10 @@ def _remove(dir_fd: int, name: str, depth: int, top: tuple[int, int], waiting: l
         return
     fd = _open_wide(dir_fd, name)
     try:
-        for child in os.listdir(fd):
+        with os.scandir(fd) as listing:
+            folder_of = {child.name: child.is_dir(follow_symlinks=False) for child in listing}
+        _unlink_all(fd, [child for child, is_folder in folder_of.items() if not is_folder])
+        for child in [child for child, is_folder in folder_of.items() if is_folder]:
             _remove(fd, child, depth + 1, top, waiting)
     finally:
         os.close(fd)
@@ -66,6 +75,29 @@ def _open_wide(dir_fd: int, name: str) -> int:
         with contextlib.suppress(PermissionError):  # then removing says so
             os.chmod(fd, 0o700)
     return fd
+
+
+def _unlink_all(dir_fd: int, names: list[str]) -> None:
+    if len(names) < _MANY:
+        for name in names:
+            _unlink(dir_fd, name)
+        return
+    failures: list[BaseException] = []
+
+    def unlink(first: int) -> None:
+        try:
+            for name in names[first::_AT_ONCE]:
+                _unlink(dir_fd, name)
+        except BaseException as failure:  # a thread has nobody to raise it to: it is raised below
+            failures.append(failure)
+
+    threads = [threading.Thread(target=unlink, args=(first,)) for first in range(_AT_ONCE)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
 
 
 def _unlink(dir_fd: int, name: str) -> None:

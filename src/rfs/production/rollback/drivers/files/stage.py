@@ -34,6 +34,7 @@ from rfs.production.rollback.drivers.meta import (
     node,
     refused,
     shown,
+    spread_folders,
     write_all,
 )
 from rfs.production.rollback.errors import RollbackError
@@ -179,7 +180,7 @@ class Stage:
         listed = []
         for at, task in enumerate(missing):
             name = str(at)
-            builder.build(task.path, fd, name)
+            builder.build(task.path, task.want, fd, name)
             inode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino
             listed.append(_Listed(os.fsencode(task.path), name, inode))
             self._items[task.path] = Item(fd, name, inode)
@@ -281,14 +282,14 @@ class Builder:
             os.unlink(f"link-{number}", dir_fd=self._links)
         self._linked.clear()
 
-    def build(self, path: str, dir_fd: int, name: str) -> None:
+    def build(self, path: str, entry: Entry | None, dir_fd: int, name: str) -> None:
         """Make the wanted entry of a path under a free name of an open folder; a folder with all that is in it.
 
         Raises:
             OSError: as the system calls do.
             IntegrityError: a blob is missing or damaged.
+            RollbackError: path.unsafe, when there is no such entry.
         """
-        entry = self._want.find(path)
         if entry is None:
             raise RollbackError("path.unsafe", path=shown(path))
         if not entry.is_folder:
@@ -334,8 +335,11 @@ class Builder:
         self._source.tick(1, entry.size)
 
     def _finish(self, target: int | str, entry: Entry) -> None:
-        # Nobody may rename an immutable file, nor change names in such a folder: these flags come last of all.
-        apply_meta(target, msgspec.structs.replace(entry.meta, flags=entry.extra.flags & ~LOCKING_FLAGS))
+        meta = entry.meta
+        if meta.flags & LOCKING_FLAGS:
+            # Nobody may rename an immutable file, nor change names in such a folder: these flags come last of all.
+            meta = msgspec.structs.replace(meta, flags=meta.flags & ~LOCKING_FLAGS)
+        apply_meta(target, meta)
         if self._sync_each and isinstance(target, int):
             os.fsync(target)
 
@@ -395,6 +399,7 @@ def _open_base(c: Component, real: str) -> int:
         # Files made here must get no rights from a default that the folder above hands down.
         with contextlib.suppress(OSError):
             os.removexattr(fd, _ACL_FOR_NEW)
+        spread_folders(fd)
         return fd
     assert last is not None  # noqa: S101 — there is at least one place
     raise last
