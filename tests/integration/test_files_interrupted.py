@@ -179,3 +179,17 @@ def test_what_changes_after_staging_is_restored_too(tmp_path: Path) -> None:
     (world.root / "later").mkdir()
     driver.restore(world.c, world.store, world.old)
     assert describe(world.root) == world.old_state
+
+
+def test_the_time_of_a_folder_comes_back_though_the_restore_died_before_it_set_it(tmp_path: Path) -> None:
+    """With something excluded in it, its time is no part of the state: nothing else tells that it is to come."""
+    world = World(tmp_path, exclude=["*.log"])
+    (world.root / "out.log").write_text("excluded")
+    FilesDriver().restore(world.c, world.store, world.old)
+    os.utime(world.root)  # as if that had died when all but this was done
+    assert FilesDriver().restore(world.c, world.store, world.old).changed == 1
+    assert {path: state for path, state in describe(world.root).items() if path != "out.log"} == world.old_state
+    assert FilesDriver().restore(world.c, world.store, world.old).changed == 0
+    FilesDriver().release(world.c)
+    os.utime(world.root)  # after the operation it is nobody's business any more
+    assert FilesDriver().restore(world.c, world.store, world.old).changed == 0

@@ -232,6 +232,28 @@ def tasks(want: Tree, live: Tree, rules: Rules, differing: list[Difference]) -> 
     return _with_whole_groups(found, want, live, spoilt, done)
 
 
+def loose_times(want: Tree, live: Tree) -> list[Task]:
+    """Return what gives folders their times that hold what is no part of the state, and so have times that are none.
+
+    A restore leaves such a time as it is, unless it changed the folder itself.
+    """
+    kept = live.kept_paths()
+    loose = {
+        path
+        for tree in (want, live)
+        for path, block in tree.blocks.items()
+        if block.loose and block.counted and path not in kept
+    }
+    wanted, found = want.find_all(loose), live.find_all(loose)
+    return [
+        Task(path, Verb.DESCRIBE, entry, there)
+        for path, entry in wanted.items()
+        if (there := found.get(path)) is not None
+        and (entry.is_folder, there.is_folder) == (True, True)
+        and entry.mtime_ns != there.mtime_ns
+    ]
+
+
 def _verb(found: Difference, rules: Rules, *, regrouped: bool, linked: bool) -> Verb:
     path, want, live = found
     if not path:

@@ -17,7 +17,7 @@ from rfs.production.rollback.drivers.files.compare import Task, Verb
 from rfs.production.rollback.drivers.files.look import Look, nothing_changed
 from rfs.production.rollback.drivers.files.options import FilesOptions, Rules, root_of
 from rfs.production.rollback.drivers.files.places import Place
-from rfs.production.rollback.drivers.files.stage import Stage, release
+from rfs.production.rollback.drivers.files.stage import Stage, is_there, release
 from rfs.production.rollback.drivers.files.tree import Tree, absent_tree
 from rfs.production.rollback.drivers.meta import check_owner, shown
 from rfs.production.rollback.errors import RollbackError
@@ -182,21 +182,30 @@ class FilesDriver(Driver):
         """
         job = self._job(c, source, want, look_again=not source.still)
         self._seen = self._compared = None  # from here on the folder is another one
-        changed = len(job.tasks)
         warnings: list[str] = []
         if job.want.absent:
             changed = root.take_out(c, job.place, job.key, job.live)
-        elif job.tasks or job.live.absent:
-            changed = max(changed, 1)
-            with Stage.opened(c, job.place.real, job.key) as stage:
-                stage.make(job.tasks, job.want, source)
+        elif job.tasks or job.live.absent or is_there(c, job.place.real, job.key):
+            changed = self._apply(c, source, job, warnings)
+        else:
+            changed = 0
+        changed += root.set_link(c, job.place.path, job.want.link, job.key)
+        return Restored(changed, tuple(warnings))
+
+    @staticmethod
+    def _apply(c: Component, source: BlobSource, job: _Job, warnings: list[str]) -> int:
+        with Stage.opened(c, job.place.real, job.key) as stage:
+            tasks = job.tasks
+            if stage.begun(tasks):
+                tasks = [*tasks, *compare.loose_times(job.want, job.live)]
+            if tasks or job.live.absent:
+                stage.make(tasks, job.want, source)
                 root.make_folder(c, job.place)
                 with places.opened(c, job.place.real) as fd:
                     applier = Applier(c.name, fd, stage, (job.want, job.live), source)
-                    applier.run(job.tasks)
+                    applier.run(tasks)
                     warnings += applier.warnings
-        changed += root.set_link(c, job.place.path, job.want.link, job.key)
-        return Restored(changed, tuple(warnings))
+            return max(len(tasks), job.live.absent)
 
     def release(self, c: Component) -> None:
         """Remove the stage, with the old files that are parked in it."""

@@ -71,6 +71,7 @@ class Stage:
         self._items: dict[str, Item] = {}
         self._out = -1
         self._parked = 0
+        self._went_out = False
 
     @classmethod
     @contextlib.contextmanager
@@ -106,6 +107,7 @@ class Stage:
 
     def _load(self) -> None:
         names = sorted(os.listdir(self.folder), key=lambda name: (len(name), name))
+        self._went_out = "out" in names
         for name in names:
             if name.startswith("g") and "." not in name:
                 listed = self._read_list(name) if f"{name}.list" in names else None
@@ -124,9 +126,9 @@ class Stage:
             return None
         return msgspec.msgpack.decode(data[DIGEST:], type=list[_Listed])
 
-    def item(self, path: str) -> Item | None:
-        """Return what is listed for a path, whether it was exchanged already or not."""
-        return self._items.get(path)
+    def begun(self, tasks: Iterable[Task]) -> bool:
+        """Tell whether an interrupted restore may have changed the live folder; these tasks are what is left to do."""
+        return self._went_out or not self._items.keys() <= {task.path for task in tasks}
 
     def ready(self, path: str) -> Item | None:
         """Return the staged entry for a path, if it is still here."""
@@ -403,6 +405,11 @@ def _open_base(c: Component, real: str) -> int:
         return fd
     assert last is not None  # noqa: S101 — there is at least one place
     raise last
+
+
+def is_there(c: Component, real: str, key: str) -> bool:
+    """Tell whether there is a stage of a wanted state."""
+    return any(os.path.isdir(os.path.join(path, key)) for path in stage_folders(c, real))
 
 
 def existing(c: Component, reals: Iterable[str]) -> list[str]:
