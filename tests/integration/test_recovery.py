@@ -12,7 +12,15 @@ from small import Small
 
 from rfs.production.rollback import upkeep
 from rfs.production.rollback.application import Application
-from rfs.production.rollback.errors import ConflictError, HeldError, RevertedError, RollbackError, UsageError
+from rfs.production.rollback.drivers.sqlite import SqliteDriver
+from rfs.production.rollback.errors import (
+    ConflictError,
+    HeldError,
+    InterruptedByUserError,
+    RevertedError,
+    RollbackError,
+    UsageError,
+)
 from rfs.production.rollback.model import CheckpointType, OperationStatus
 from rfs.production.rollback.operation import LEFT, Mark, Operation
 from rfs.production.rollback.plan import Action, Step
@@ -258,6 +266,86 @@ def test_prune_and_forget_keep_all_that_a_held_operation_took(half_done: Small) 
             with pytest.raises(HeldError, match="NEEDS ATTENTION"):
                 act()
         assert app.resume().status is OperationStatus.COMPLETED
+
+
+def test_writers_that_a_checkpoint_held_are_let_go_whatever_rfs_toml_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[str] = []
+    monkeypatch.setattr(SqliteDriver, "quiesce", lambda _, c: held.append(c.options["path"]))
+    monkeypatch.setattr(SqliteDriver, "resume", lambda _, c: held.remove(c.options["path"]))
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    def interrupted() -> Small:
+        with small.open() as app, monkeypatch.context() as patch:
+            patch.setattr(app.engine, "capture", killed)
+            patch.setattr(app.engine, "let_writers_go", lambda _: None)
+            with pytest.raises(Killed):
+                app.checkpoint()
+        assert held == ["tree/small.db"]
+        return small
+
+    small = Small(tmp_path)
+    interrupted()
+    text = without_database(small)
+    with small.open() as app:
+        app.recover()
+        assert (held, app.notices) == ([], [])
+    (small.home / "rfs.toml").write_text(text)
+    interrupted()
+    without_database(small)
+    with small.open() as app:
+
+        def stuck(*_: object) -> None:
+            raise RollbackError("sqlite.locked", path="small.db", seconds=30)
+
+        for _ in range(2):
+            with monkeypatch.context() as patch:
+                patch.setattr(SqliteDriver, "resume", stuck)
+                app.checkpoint()
+        assert len([notice for notice in app.notices if "db were held" in notice and "tries it again" in notice]) == 2
+        assert held
+        # An older release noted names alone; and a plug-in can be gone.
+        noted = app.catalog.noted("quiesced")
+        assert noted is not None
+        app.catalog.note("quiesced", noted.replace('"kind":"sqlite"', '"kind":"gone"'))
+        app.recover()
+        assert "nothing here can let them go" in app.notices[-1]
+        assert app.catalog.noted("quiesced") is None
+        app.catalog.note("quiesced", "settings,gone")
+        app.recover()
+
+
+def test_what_was_interrupted_once_can_be_done_later(tmp_path: Path) -> None:
+    small = Small(tmp_path)
+    with small.open() as app:
+        app.checkpoint()
+        small.version(2)
+        for act in (app.checkpoint, lambda: app.plan("@latest"), app.recover, lambda: upkeep.verify(app)):
+            if act != app.recover:
+                app.beat.interrupt()
+                with pytest.raises(InterruptedByUserError):
+                    act()
+            act()
+        begun = app.engine._steps[Action.RESTORE]
+
+        def interrupted(operation: Operation, step: Step) -> Operation:
+            app.beat.interrupt()
+            return begun(operation, step)
+
+        app.engine._steps[Action.RESTORE] = interrupted
+        with pytest.raises(InterruptedByUserError):
+            app.rollback("@latest")
+        assert (small.tree / "code.txt").read_text().startswith("version 2")
+        app.engine._steps[Action.RESTORE] = begun
+        app.rollback("@-1")
+        assert (small.tree / "code.txt").read_text().startswith("version 1")
+        # What came too late for one call is meant for the next: nobody asked it to be forgotten.
+        app.beat.interrupt()
+        with pytest.raises(InterruptedByUserError):
+            app.undo()
 
 
 def write_on_it(small: Small, text: str) -> None:

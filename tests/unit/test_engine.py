@@ -674,8 +674,10 @@ def test_writers_are_let_go_when_others_cannot_be_held_or_let_go(world: World) -
         checkpoint()
     assert (one.held, two.held) == (False, True)
     two.fail_in = set()
-    engine.let_writers_go()  # as the next operation does
+    assert list(engine.quiesced()) == ["two"]
+    engine.let_writers_go([engine.parts["two"]])  # as the next operation does
     assert not two.held
+    assert engine.quiesced() == {}
 
 
 def test_writers_are_held_during_the_capture_and_let_go_also_after_a_crash(world: World) -> None:
@@ -689,12 +691,12 @@ def test_writers_are_held_during_the_capture_and_let_go_also_after_a_crash(world
         raise Killed
 
     driver.capture = capture
-    engine.let_writers_go = lambda: None  # the process died: no finally ran
+    let_go, engine.let_writers_go = engine.let_writers_go, lambda held: None  # the process died: no finally ran
     with pytest.raises(Killed):
         engine.checkpoint(["q"], CheckpointType.MANUAL, health=lambda: None, deployment_id="d")
     assert seen == [True]
     assert driver.held
-    after = world.engine()
-    after.parts = engine.parts
-    after.let_writers_go()
+    assert world.engine().quiesced() == {"q": engine.parts["q"].component}
+    let_go([engine.parts["q"]])
     assert not driver.held
+    assert world.engine().quiesced() == {}

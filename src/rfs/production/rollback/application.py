@@ -33,7 +33,7 @@ from rfs.production.rollback.model import (
 )
 from rfs.production.rollback.operation import Operation, undoable
 from rfs.production.rollback.plan import Plan, Scope, differs, make_plan, select
-from rfs.production.rollback.recovery import InsideError, Recoverable, actor
+from rfs.production.rollback.recovery import InsideError, Recoverable, actor, interruptible
 from rfs.production.rollback.wiring import inside
 
 
@@ -59,11 +59,13 @@ class Status(msgspec.Struct, frozen=True):
 class Application(Recoverable):
     """What can be done with an application: checkpoint, look, plan, roll back, undo.
 
-    `beat.interrupt()` may be called from a signal handler or another thread: the operation turns back.
+    `beat.interrupt()` may be called from a signal handler or another thread: the call that is running, or
+    when none is the next one, turns back.
     """
 
     # — checkpoints —
 
+    @interruptible
     def checkpoint(
         self,
         *,
@@ -99,6 +101,7 @@ class Application(Recoverable):
         """Return the checkpoint that a selector means; see selectors.find."""
         return selectors.find(selector, self.catalog)
 
+    @interruptible
     def amend(
         self,
         selector: str,
@@ -124,6 +127,7 @@ class Application(Recoverable):
 
     # — looking —
 
+    @interruptible
     def plan(self, selector: str, *, only: Sequence[str] = (), without: Sequence[str] = ()) -> Plan:
         """Return what a rollback to a checkpoint would do, lose and need. Changes nothing.
 
@@ -135,6 +139,7 @@ class Application(Recoverable):
         target = self.find(selector)
         return self._plan_captures(target, self._chosen(target, only, without))
 
+    @interruptible
     def diff(self, a: str, b: str | None = None, *, only: Sequence[str] = ()) -> list[Change]:
         """Return the changes from checkpoint `a` to checkpoint `b`, or to the live state."""
         first = self.find(a)
@@ -152,6 +157,7 @@ class Application(Recoverable):
                 changes += part.driver.changes(part.component, self.engine.blobs, first.captures[name], after)
         return changes
 
+    @interruptible
     def status(self) -> Status:
         """Return how the live state stands against the last checkpoint, and what is going on."""
         latest = self.catalog.latest(safety=False)
@@ -183,6 +189,7 @@ class Application(Recoverable):
 
     # — rollback —
 
+    @interruptible
     def rollback(
         self,
         selector: str,
@@ -214,6 +221,7 @@ class Application(Recoverable):
             arguments = {"selector": selector, "reason": reason, "only": only, "without": without}
             return self._carry(inside, "rollback", expected=expected, **arguments)[0]
 
+    @interruptible
     def undo(self, number: int = 1, *, operation: str | None = None, reason: str = "") -> list[Operation]:
         """Take back the last `number` operations, newest first, or one that is named.
 

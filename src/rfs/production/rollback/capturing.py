@@ -68,11 +68,12 @@ class Capturer:
         """
         began = time.monotonic()
         with self.store.batch():
+            held = [self.parts[name] for name in components if overrides(self.parts[name].driver, "quiesce")]
             try:
-                self._quiesce(components)
+                self._quiesce(held)
                 captures = {**(taken or {}), **self.capture(components, kind)}
             finally:
-                self.let_writers_go()
+                self.let_writers_go(held)
             checkpoint = DeploymentCheckpoint(
                 checkpoint_id=new_id(),
                 created_at=utc_now(),
@@ -103,31 +104,50 @@ class Capturer:
                 captures[name] = msgspec.structs.replace(capture, stored=self.store.stored - stored)
         return captures
 
-    def _quiesce(self, components: Sequence[str]) -> None:
-        held = [name for name in components if overrides(self.parts[name].driver, "quiesce")]
+    def _quiesce(self, held: Sequence[Part]) -> None:
         if held:
-            self.catalog.note("quiesced", ",".join(held))
-        for name in held:
-            self.parts[name].driver.quiesce(self.parts[name].component)
+            self._note_quiesced({**self.quiesced(), **{part.component.name: part.component for part in held}})
+        for part in held:
+            part.driver.quiesce(part.component)
 
-    def let_writers_go(self) -> None:
-        """Resume what a checkpoint quiesced, also one that was killed meanwhile.
-
-        Raises:
-            RollbackError: some could not be resumed; the next operation tries again.
-        """
+    def quiesced(self) -> dict[str, Component]:
+        """Return the components whose writers a checkpoint that was interrupted may still hold, as they were then."""
         noted = self.catalog.noted("quiesced")
         if noted is None:
+            return {}
+        try:
+            return {c.name: c for c in msgspec.json.decode(noted, type=list[Component])}
+        except msgspec.DecodeError:  # names alone, as an older release wrote them
+            return {name: self.parts[name].component for name in noted.split(",") if name in self.parts}
+
+    def let_writers_go(self, held: Sequence[Part]) -> None:
+        """Resume what a checkpoint quiesced, the last one first, also one that was killed meanwhile.
+
+        Raises:
+            RollbackError: some could not be let go; the others were, and the next operation tries again.
+        """
+        if not held:
             return
+        left = self.quiesced()
         failures: list[Exception] = []
-        for part in [self.parts[name] for name in reversed(noted.split(",")) if name in self.parts]:
+        for part in reversed(held):
             try:
                 part.driver.resume(part.component)
             except Exception as failure:  # whatever it is, the writers of the others must not wait for ever
                 failures.append(failure)
+            else:
+                left.pop(part.component.name, None)
+        self._note_quiesced(left)
         if failures:
             raise failures[0]
-        self.catalog.note("quiesced", None)
+
+    def forget_quiesced(self, name: str) -> None:
+        """Forget that the writers of a component were held."""
+        self._note_quiesced({other: c for other, c in self.quiesced().items() if other != name})
+
+    def _note_quiesced(self, components: Mapping[str, Component]) -> None:
+        noted = msgspec.json.encode(list(components.values())).decode() if components else None
+        self.catalog.note("quiesced", noted)
 
     def require_blobs(self, captures: Iterable[Capture]) -> None:
         """Make sure that every blob these captures need is in the store.

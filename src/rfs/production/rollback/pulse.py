@@ -31,6 +31,8 @@ class Beat:
         self._deadline = math.inf
         self._budget: tuple[str, str, float] = ("", "", math.inf)
         self._interrupted = False  # no Event: one signal handler may interrupt another that is just setting it
+        self._heard = False
+        self._calls = 0
         self._deaf = False
         self._what = ""
         self._items = self._size = 0
@@ -41,8 +43,25 @@ class Beat:
         self._deadline = self._clock() + seconds
 
     def interrupt(self) -> None:
-        """Ask the operation to stop; it turns back at its next tick. Safe from a signal handler."""
+        """Ask the call that is running to stop, or when none is the next one; it turns back at its next tick.
+
+        Safe from a signal handler.
+        """
         self._interrupted = True
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """Let an interruption that stopped something inside the block stop nothing after it. May be nested."""
+        self._calls += 1
+        try:
+            yield
+        except InterruptedByUserError:  # also one that another process, which does the work, was stopped by
+            self._heard = True
+            raise
+        finally:
+            self._calls -= 1
+            if self._heard and not self._calls:
+                self._interrupted = self._heard = False
 
     @contextmanager
     def doing(self, what: str) -> Iterator[None]:
@@ -74,6 +93,7 @@ class Beat:
     def tick(self, items: int = 0, size: int = 0) -> None:
         """See driver.Pulse."""
         if self._interrupted and not self._deaf:
+            self._heard = True
             raise InterruptedByUserError("interrupted")
         if self._clock() > self._deadline:
             what, key, seconds = self._budget

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from functools import partial
-from typing import Any, Self
+from functools import partial, wraps
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import msgspec
 
@@ -16,13 +16,28 @@ from rfs.production.rollback.catalog import Catalog, entry
 from rfs.production.rollback.engine import Engine
 from rfs.production.rollback.errors import ConflictError, HeldError, NotFoundError, RollbackError, UsageError
 from rfs.production.rollback.lock import exclusive
-from rfs.production.rollback.model import HealthReport, OperationStatus, storable
+from rfs.production.rollback.model import Component, HealthReport, OperationStatus, storable
 from rfs.production.rollback.operation import LEFT, OPEN, Mark, Operation, position
 from rfs.production.rollback.plan import Plan
 from rfs.production.rollback.pulse import Beat, Reporter
 from rfs.production.rollback.settings import Settings, find, load
 from rfs.production.rollback.store import Store
 from rfs.production.rollback.wiring import load_parts, recorded_parts
+
+P = ParamSpec("P")
+T = TypeVar("T")
+A = TypeVar("A", bound="Recoverable")
+
+
+def interruptible(method: Callable[Concatenate[A, P], T]) -> Callable[Concatenate[A, P], T]:
+    """Let an interruption stop this call and none after it; see Beat.call."""
+
+    @wraps(method)
+    def call(app: A, /, *arguments: P.args, **named: P.kwargs) -> T:
+        with app.beat.call():
+            return method(app, *arguments, **named)
+
+    return call
 
 
 class InsideError(Exception):
@@ -119,6 +134,7 @@ class Recoverable:
 
     # — after a crash, and when held —
 
+    @interruptible
     def recover(self, *, reason: str = "") -> list[Operation]:
         """Finish or revert whatever a crash interrupted. Does nothing when nothing was.
 
@@ -138,6 +154,7 @@ class Recoverable:
         except InsideError as inside:
             return self._carry(inside, "recover", reason=reason)
 
+    @interruptible
     def resume(
         self, selector: str | None = None, *, skip: str | None = None, current: Sequence[str] = (), reason: str = ""
     ) -> Operation:
@@ -179,6 +196,7 @@ class Recoverable:
             raise NotFoundError("operation.step", operation=held.operation_id, step=skip, known=", ".join(steps))
         self.catalog.mark(entry(held, skip, Mark.SKIPPED, f"by {actor()}"))
 
+    @interruptible
     def abort(self, selector: str | None = None, *, reason: str = "") -> Operation:
         """Turn an open operation back now.
 
@@ -259,13 +277,10 @@ class Recoverable:
         then = {c.name: c for c in operation.components}
         home, work = next(((c.home, os.path.dirname(c.work)) for c in then.values()), ("", ""))
         if then and _same(home, self.settings.home) and _same(work, self.work):
-            known = {name: part for name, part in self.parts.items() if part.component == then.get(name)}
             try:
-                # Not those of other components: they may not be usable, and are not needed.
-                built = recorded_parts([c for c in then.values() if c.name not in known], self.settings)
+                return recorded_parts(list(then.values()), self.parts, self.settings)
             except RollbackError as error:
                 raise ConflictError("operation.driver", why=error, **facts) from error
-            return {name: known.get(name) or built[name] for name in then}
         if then and _same(work, self.work) and os.path.lexists(home):
             raise ConflictError("operation.moved", home=home, now=self.settings.home, **facts)
         # The application was moved or copied, with all its paths, or an older release began it.
@@ -349,7 +364,7 @@ class Recoverable:
 
     @contextmanager
     def locked(self, what: str) -> Iterator[None]:
-        with exclusive(self.lock_path, what, self.wait):
+        with self.beat.call(), exclusive(self.lock_path, what, self.wait):
             self._claim()
             yield
 
@@ -432,7 +447,8 @@ class Recoverable:
     def _tidy(self) -> None:
         self.notices += self.store.recover()
         self.store.reserve.make()
-        self.engine.let_writers_go()
+        for c in self.engine.quiesced().values():
+            self._let_go(c)
         last = self.catalog.latest_operation()
         if last is not None and last.finished_at is not None:
             try:
@@ -440,6 +456,21 @@ class Recoverable:
             except RollbackError:  # it is over, and nothing depends on this
                 parts = self.parts
             self.engine.release(last, parts)
+
+    def _let_go(self, c: Component) -> None:
+        """Let the writers of a component go that a checkpoint held when it was killed, whatever rfs.toml says now."""
+        held = f"The writers of {c.name} were held by a checkpoint that was interrupted"
+        try:
+            parts = recorded_parts([c], self.parts, self.settings)
+        except RollbackError as error:
+            # Said once: whoever knew how to do it may be gone for good.
+            self.engine.forget_quiesced(c.name)
+            self.notices.append(f"{held}, and nothing here can let them go: {error} Do it by hand.")
+            return
+        try:
+            self.engine.let_writers_go(list(parts.values()))
+        except RollbackError as error:
+            self.notices.append(f"{held}, and could not be let go: {error} The next command tries it again.")
 
     @property
     def lock_path(self) -> str:

@@ -201,7 +201,7 @@ def verify(app: Application, selector: str | None = None) -> Verified:
     """Read stored data back: of one checkpoint, or all of it, and tell which checkpoints are whole."""
     chosen = [app.find(selector)] if selector is not None else app.catalog.checkpoints()
     only = _reachable(app, chosen) if selector is not None else None
-    with app.beat.doing("verifying"):
+    with app.beat.call(), app.beat.doing("verifying"):
         damage = app.store.verify(app.beat.tick, only)
     # The store remembers what failed, so that what is damaged counts as missing now.
     damaged = [c.checkpoint_id for c in chosen if app.engine.missing(c.captures.values())]
@@ -250,7 +250,8 @@ def examine(app: Application) -> list[Finding]:
         app.store.check_key()
     except RollbackError as error:
         findings.append(Finding("error", str(error), error.hint))
-    report = app.check_health(app.beat, once=True)
+    with app.beat.call():
+        report = app.check_health(app.beat, once=True)
     for check in report.failures:
         level = "error" if check.required else "warning"
         findings.append(

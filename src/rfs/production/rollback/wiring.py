@@ -64,19 +64,28 @@ def load_parts(settings: Settings, work: str) -> dict[str, Part]:
     return _carve(parts, settings.store.path)
 
 
-def recorded_parts(components: Sequence[Component], settings: Settings) -> dict[str, Part]:
+def recorded_parts(components: Sequence[Component], present: Mapping[str, Part], settings: Settings) -> dict[str, Part]:
     """Return components as they were written down, each with a driver; they are not carved anew.
+
+    Args:
+        present: those of now, whose drivers are used where they are of the same kind: they may be code of
+            this process alone.
 
     Raises:
         UsageError: a driver cannot be used, or does not take the options any more.
         NotFoundError: a kind is unknown.
     """
-    drivers = _drivers({c.kind for c in components})
+    drivers = {c.name: present[c.name].driver for c in components if c.name in present}
+    own = {c.name: drivers[c.name] for c in components if c.name in drivers and drivers[c.name].kind == c.kind}
+    found = _drivers({c.kind for c in components if c.name not in own})
+    parts: dict[str, Part] = {}
     for c in components:
-        if c.kind not in drivers:
+        if c.name not in own and c.kind not in found:
             raise NotFoundError("components.kind", name=c.name, kind=c.kind, known=", ".join(_known_kinds()))
-        convert_table(settings, c.options, drivers[c.kind].options, ("components", c.name))
-    return {c.name: Part(c, drivers[c.kind]()) for c in components}
+        driver = own.get(c.name) or found[c.kind]()
+        convert_table(settings, c.options, driver.options, ("components", c.name))
+        parts[c.name] = Part(c, driver)
+    return parts
 
 
 def _drivers(kinds: set[str]) -> dict[str, type[Driver]]:
