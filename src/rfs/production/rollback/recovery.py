@@ -20,6 +20,7 @@ from rfs.production.rollback.model import Component, HealthReport, OperationStat
 from rfs.production.rollback.operation import LEFT, OPEN, Mark, Operation, position
 from rfs.production.rollback.plan import Plan
 from rfs.production.rollback.pulse import Beat, Reporter
+from rfs.production.rollback.recorded import edited, parts_of
 from rfs.production.rollback.settings import Settings, find, load
 from rfs.production.rollback.store import Store
 from rfs.production.rollback.wiring import load_parts, recorded_parts
@@ -265,7 +266,7 @@ class Recoverable:
             ConflictError: they cannot be had; nothing was changed.
         """
         parts = self._parts_of(operation)
-        self.notices += _edited(operation, parts, self.parts)
+        self.notices += edited(operation, parts, self.parts)
         self.engine.parts = parts
         try:
             yield
@@ -273,23 +274,7 @@ class Recoverable:
             self.engine.parts = self.parts
 
     def _parts_of(self, operation: Operation) -> Mapping[str, Part]:
-        facts = {"kind": operation.kind, "operation": operation.operation_id}
-        then = {c.name: c for c in operation.components}
-        home, work = next(((c.home, os.path.dirname(c.work)) for c in then.values()), ("", ""))
-        if then and _same(home, self.settings.home) and _same(work, self.work):
-            try:
-                return recorded_parts(list(then.values()), self.parts, self.settings)
-            except RollbackError as error:
-                raise ConflictError("operation.driver", why=error, **facts) from error
-        if then and _same(work, self.work) and os.path.lexists(home):
-            raise ConflictError("operation.moved", home=home, now=self.settings.home, **facts)
-        # The application was moved or copied, with all its paths, or an older release began it.
-        for name, capture in self.catalog.checkpoint(operation.safety).captures.items():
-            part = self.parts.get(name)
-            options = then[name].options if name in then else None
-            if part is None or part.driver.kind != capture.kind or options not in (None, part.component.options):
-                raise ConflictError("operation.component", name=name, **facts)
-        return self.parts
+        return parts_of(operation, self.catalog, self.parts, self.settings, self.work)
 
     def _settled(self, operation: Operation, error: RollbackError) -> Operation:
         """Return the operation that ended with `error`, or raise that when it did not end.
@@ -481,28 +466,6 @@ def _who(what: str, reason: str, current: Sequence[str] = ()) -> str:
     """Return the journal's note on who carries an operation on, by which command, and why."""
     taken = f" with {', '.join(current)} as in rfs.toml now" if current else ""
     return f"{what} by {actor()}{taken}" + (f": {reason}" if reason else "")
-
-
-def _same(one: str, other: str) -> bool:
-    return os.path.realpath(one) == os.path.realpath(other)
-
-
-def _edited(operation: Operation, then: Mapping[str, Part], now: Mapping[str, Part]) -> list[str]:
-    """Return sentences about what rfs.toml says otherwise than when an operation began."""
-    changed = {
-        name: part
-        for name, part in then.items()
-        if name not in now
-        or (part.component.kind, part.component.options) != (now[name].component.kind, now[name].component.options)
-    }
-    if not changed:
-        return []
-    began = f"since the {operation.kind} {operation.operation_id} began"
-    notices = [f"rfs.toml has changed {began} ({', '.join(changed)}): it is carried on with what it said then."]
-    services = ",".join(name for name, part in changed.items() if name in now and part.driver.runs)
-    if services:
-        notices.append(f"If that is what it fails on, `rfs resume --current {services}` takes what rfs.toml says now.")
-    return notices
 
 
 def actor() -> str:

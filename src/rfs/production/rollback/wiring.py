@@ -75,8 +75,8 @@ def recorded_parts(components: Sequence[Component], present: Mapping[str, Part],
         UsageError: a driver cannot be used, or does not take the options any more.
         NotFoundError: a kind is unknown.
     """
-    drivers = {c.name: present[c.name].driver for c in components if c.name in present}
-    own = {c.name: drivers[c.name] for c in components if c.name in drivers and drivers[c.name].kind == c.kind}
+    kept = [present[c.name] for c in components if c.name in present and present[c.name].driver.kind == c.kind]
+    own = {part.component.name: part.driver for part in kept}
     found = _drivers({c.kind for c in components if c.name not in own})
     parts: dict[str, Part] = {}
     for c in components:
