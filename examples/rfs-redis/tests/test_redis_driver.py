@@ -22,7 +22,7 @@ from cryptography.x509.oid import NameOID
 from redis_server import RedisServer
 from rfs.plugin import Capture, ChangeKind, Component, IntegrityError, RollbackError, UsageError
 from rfs.testing import MemoryStore, component, interrupt_at, load_capture
-from rfs_redis import RedisDriver, RedisOptions
+from rfs_redis import RedisDriver, RedisOptions, reading
 from rfs_redis.keys import label_of, shown_name
 from rfs_redis.options import parse_url
 from rfs_redis.server import connected
@@ -87,6 +87,26 @@ def test_a_value_that_was_stored_is_not_stored_again_in_another_order(server: Re
     want = driver.capture(c, other, None)
     server.do(("FLUSHALL",))
     assert restored(c, other, want) == 1
+
+
+def test_a_type_that_cannot_be_compared_is_refused(
+    server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(reading._LOOKS, "list")  # as a type that a module brings is not among them
+    server.do(("RPUSH", "graph", 1), ("SET", "text", 1))
+    with pytest.raises(RollbackError, match=r"The key graph .* is of the type list, which a module brings"):
+        RedisDriver().capture(part(server, tmp_path), MemoryStore(), None)
+    assert RedisDriver().capture(part(server, tmp_path, exclude=["graph"]), MemoryStore(), None).entries == 1
+
+
+def test_a_value_that_redis_would_not_take_back_is_refused(
+    server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "LARGEST", 100_000)
+    server.do(("SET", "small", 1), ("SET", "large", os.urandom(200_000)))
+    with pytest.raises(RollbackError, match="The key large"):
+        RedisDriver().capture(part(server, tmp_path), MemoryStore(), None)
+    assert RedisDriver().capture(part(server, tmp_path, exclude=["large"]), MemoryStore(), None).entries == 1
 
 
 def test_a_prefix_is_text_and_not_a_pattern(server: RedisServer, tmp_path: Path) -> None:

@@ -61,6 +61,10 @@ define_messages(
             "The key {name} of the component {component} has {size} MB; Redis takes at most 512 in one command.",
             "Exclude it: it could be captured, but not restored.",
         ),
+        "redis.type": (
+            "The key {name} of the component {component} is of the type {type}, which a module brings.",
+            "Exclude it: whether it came back as it was could not be told.",
+        ),
         "redis.unsaved": (
             "Redis at {where} could not save what was restored for the component {component}: {why}.",
             "Look at the server's log, then try again; with persist = false it is not asked to save.",

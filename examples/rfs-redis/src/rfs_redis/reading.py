@@ -26,7 +26,6 @@ ELEMENTS = 1000
 LARGEST = 512 << 20
 _TRIES = 10
 _TOGETHER = 32 << 20
-_FOOTER = 10  # version and checksum at the end of a DUMP
 
 Commands = Sequence[Sequence[Word]]
 Look = Generator[Commands, list[Reply], tuple[bytes, int, str]]
@@ -44,7 +43,7 @@ def read_all(
     """Return every key of the component; what `keep` wants is handed to `take`.
 
     Raises:
-        RollbackError: a key kept changing, or is too large to be restored.
+        RollbackError: a key kept changing, or could not be restored: it is too large, or of a module's type.
     """
     reader = _Reader(server, pulse, keep, take)
     found: Live = {}
@@ -161,7 +160,10 @@ class _Reader:
     def _look(self, kind: str, name: bytes) -> Look:
         if kind == "hash":
             return _unordered(("HSCAN", name), 2, "hash of {} fields", fields_expire=self._fields_expire)
-        return _LOOKS[kind](name) if kind in _LOOKS else _opaque(name, kind)
+        if kind not in _LOOKS:
+            # Only its module knows what such a value means, and its DUMP may be another one after RESTORE.
+            raise self._server.error("redis.type", name=shown_name(name), type=kind)
+        return _LOOKS[kind](name)
 
 
 def _string(name: bytes) -> Look:
@@ -236,13 +238,6 @@ def _stream(name: bytes) -> Look:
                 _feed(whole, [left])
                 break
     return whole.digest(), size, f"stream of {count} entries"
-
-
-def _opaque(name: bytes, kind: str) -> Look:
-    """A type that a module brings: only the module knows what is in its DUMP."""
-    (data,) = yield [("DUMP", name)]
-    data = data or b""
-    return blake2b(data[:-_FOOTER], digest_size=32).digest(), len(data), kind
 
 
 _LOOKS: dict[str, Callable[[bytes], Look]] = {
