@@ -87,6 +87,15 @@ class ServiceDriver(Driver):
         """See Driver."""
         return _live(c).fingerprint()
 
+    def stage(self, c: Component, source: BlobSource, want: Capture) -> None:
+        """See Driver. There is nothing to prepare; but what could not be started later is refused now.
+
+        Raises:
+            RollbackError: service.unreachable, units are to run and their manager does not.
+        """
+        if _recorded(c, source, want).running and (absent := _manager(c).survey().absent) is not None:
+            raise absent
+
     def restore(self, c: Component, source: BlobSource, want: Capture) -> Restored:
         """See Driver: put the definition files back exactly, and remove those that define units otherwise.
 

@@ -8,6 +8,7 @@ from typing import Protocol
 import msgspec
 
 from rfs.production.rollback.driver import Finding, Pulse
+from rfs.production.rollback.errors import RollbackError
 
 
 class Survey(msgspec.Struct, frozen=True):
@@ -16,10 +17,12 @@ class Survey(msgspec.Struct, frozen=True):
     Attributes:
         units: whether it runs, by the unit's name. A unit that fails to start does not run.
         warnings: sentences about what was unclear.
+        absent: the manager itself does not run, and this is what starting a unit would raise.
     """
 
     units: dict[str, bool]
     warnings: tuple[str, ...] = ()
+    absent: RollbackError | None = None
 
     @property
     def running(self) -> tuple[str, ...]:

@@ -92,7 +92,7 @@ class SupervisorManager:
         server = self._rpc()
         try:
             units = self._settled(server)
-        except AbsentError:
+        except AbsentError as error:
             self._refuse_if_alive(server)
             config = self._config()
             groups = [group for group in config.all_groups() if self._owns_group(group)] if config else []
@@ -103,7 +103,7 @@ class SupervisorManager:
                 text = (
                     f"The supervisor of {self._c.name} is gone, but its units' processes {numbers} run on without it."
                 )
-            return Survey(dict.fromkeys(groups, False), (text,))
+            return Survey(dict.fromkeys(groups, False), (text,), absent=server.unreachable(str(error)))
         warnings = [
             f"The unit {unit.name} does not start ({unit.statename}): it is recorded as stopped."
             for unit in units
