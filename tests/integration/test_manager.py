@@ -107,6 +107,19 @@ def test_what_is_expected_to_fail_does_not_raise(small: Small, tmp_path: Path) -
     asyncio.run(failures())
 
 
+def test_metadata_that_cannot_be_stored_is_a_failure_and_nothing_is_taken(small: Small) -> None:
+    async def refused() -> None:
+        ours = manager(small)
+        for metadata in ({"by": object()}, {"ratio": float("nan")}):
+            failed = await ours.create_checkpoint("x", metadata)
+            assert not failed.is_success()
+            assert (failed.error.key, failed.error.code) == ("usage.json", 2)
+            assert repr(next(iter(metadata))) in str(failed.error)
+        assert ours.get_checkpoints() == []
+
+    asyncio.run(refused())
+
+
 def test_nothing_to_checkpoint_is_a_failure_never_an_empty_success(tmp_path: Path) -> None:
     (tmp_path / "rfs.toml").write_text(f'[app]\nname = "x"\n[store]\nkey = "file:{tmp_path}/key"\n')
     from rfs.production.rollback.application import Application

@@ -27,6 +27,7 @@ from rfs.production.rollback.model import (
     HealthReport,
     Loss,
     OperationStatus,
+    json_like,
     new_id,
     storable,
     utc_now,
@@ -80,11 +81,12 @@ class Application(Recoverable):
         """Take a checkpoint of the whole application, or of some components.
 
         Raises:
-            UsageError: there are no components.
+            UsageError: there are no components, or `metadata` is nothing that JSON can hold.
             RollbackError: it could not be taken; nothing exists of it.
         """
         self._require_components()
         names = select(list(self.parts), only, without)
+        facts = json_like(metadata or {}, "metadata")
         with self.exclusively("checkpoint"):
             return self.engine.checkpoint(
                 names,
@@ -94,7 +96,7 @@ class Application(Recoverable):
                 message=storable(message),
                 tags=tuple(storable(tag) for tag in tags),
                 deployment_id=storable(deployment_id),
-                metadata=dict(metadata or {}),
+                metadata=facts,
             )
 
     def find(self, selector: str) -> DeploymentCheckpoint:

@@ -98,6 +98,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "This needs an answer, and there is no terminal to ask at: {question}",
         "Give {flag} to answer it.",
     ),
+    "usage.json": (
+        "{where} cannot be stored: {why}.",
+        "Give what JSON has: strings, finite numbers, true, false, null, lists, and objects with strings as keys.",
+    ),
     "usage": ("{what}.", "{hint}"),
     "schedule.unclear": (
         "The schedule is not usable: {what}.",

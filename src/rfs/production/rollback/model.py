@@ -10,12 +10,18 @@ import enum
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from math import isfinite
 from typing import Any
 
 import msgspec
 
+from rfs.production.rollback.errors import UsageError
+
 FORMAT = 1
 ID_HEX_DIGITS = 12
+_DEPTH = 100
+# Beyond that of the largest float, readers of JSON differ.
+_BITS = 1024
 
 
 class CheckpointType(enum.StrEnum):
@@ -326,6 +332,44 @@ def storable(text: str) -> str:
     What is not UTF-8, from a command line or a file's name, is a surrogate in Python; it is spelled out.
     """
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def json_like(value: object, where: str) -> Any:
+    """Return a copy of `value` as it comes back from JSON: lists for tuples, text that UTF-8 can hold.
+
+    Args:
+        where: what it is called, for the error; keys and positions inside it are added.
+
+    Raises:
+        UsageError: usage.json, a value in it is none that JSON has.
+    """
+    return _json_like(value, where, 0)
+
+
+def _json_like(value: object, where: str, depth: int) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return storable(str(value))
+    if isinstance(value, int) and value.bit_length() <= _BITS:
+        return int(value)
+    if isinstance(value, float) and isfinite(value):
+        return float(value)
+    if depth < _DEPTH and isinstance(value, (list, tuple)):
+        return [_json_like(each, f"{where}[{number}]", depth + 1) for number, each in enumerate(value)]
+    if depth < _DEPTH and isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {storable(key): _json_like(each, f"{where}[{key!r}]", depth + 1) for key, each in value.items()}
+    raise UsageError("usage.json", where=where, why=_why_not(value, depth))
+
+
+def _why_not(value: object, depth: int) -> str:
+    if isinstance(value, (int, float)):
+        return f"{value!r:.40} is no number that JSON has"
+    if isinstance(value, Mapping) and (wrong := [key for key in value if not isinstance(key, str)]):
+        return f"its key {wrong[0]!r:.40} is no string"
+    if depth >= _DEPTH:
+        return "it lies too deep, or contains itself"
+    return f"it is of type {type(value).__name__}"
 
 
 def utc_now() -> datetime:
