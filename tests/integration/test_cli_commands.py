@@ -58,6 +58,60 @@ def test_init_writes_a_file_that_works_and_never_overwrites_it(bare: App) -> Non
     assert (path.read_bytes(), os.stat(first["key"]).st_mtime_ns) == before
 
 
+def test_init_says_what_it_found_and_keeps_it(notes_app: App) -> None:
+    kept = notes_app.checkpoint()
+    key, toml = notes_app.folder / "notes.key", notes_app.folder / "rfs.toml"
+    before = key.read_bytes()
+    ran = notes_app.rfs("init")
+    assert ran.code == 0
+    assert "with 1 checkpoint, and 0 safety checkpoints of rollbacks: it is kept" in ran.out
+    assert notes_app.json("init")["store_kept"] is True
+    assert key.read_bytes() == before
+    # With another key that would have been made, or none: nothing is written.
+    written = toml.read_bytes()
+    toml.unlink()
+    key.rename(notes_app.folder / "away")
+    ran = notes_app.rfs("init", "--store", ".rfs")
+    assert ran.code == 2
+    assert "its key is not" in ran.err
+    assert not toml.exists()
+    assert not key.exists()
+    (notes_app.folder / "away").rename(key)
+    toml.write_bytes(written)
+    key.write_bytes(b"rfs-key-1:" + b"0" * 64 + b"\n")
+    ran = notes_app.rfs("init")
+    assert (ran.code, "does not open the store" in ran.err) == (2, True)
+    key.write_bytes(before)
+    assert [each["id"] for each in notes_app.json("checkpoint", "list")] == [kept]
+
+
+def test_init_refuses_what_is_no_store_damaged_or_anothers(
+    notes_app: App, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = tmp_path_factory.mktemp("other")
+    (other / "settings.toml").write_text("a = 1\n")
+    toml = other / "rfs.toml"
+
+    def refused(code: int, said: str, store: Path) -> None:
+        ran = notes_app.rfs("init", "--config", str(toml), "--store", str(store))
+        assert (ran.code, said in ran.err) == (code, True), ran
+        assert not toml.exists()
+
+    (other / "full").mkdir()
+    (other / "full" / "letter.txt").touch()
+    refused(2, "is no store, and holds something else: letter.txt", other / "full")
+    (other / "file").touch()
+    refused(2, "it is a file", other / "file")
+    refused(1, "cannot be written", Path("/proc/none"))
+    refused(2, "There is a store at", notes_app.folder / ".rfs")
+    damaged = other / "damaged"
+    (damaged / "packs").mkdir(parents=True, mode=0o700)
+    damaged.chmod(0o700)
+    for name in ("repository", "packs/repository"):
+        (damaged / name).write_bytes(b"{}")
+    refused(12, "damaged", damaged)
+
+
 def test_init_makes_rfs_toml_that_others_cannot_write(bare: App, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)  # or the store would go to /var/lib
     path = bare.folder / "rfs.toml"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -39,20 +40,24 @@ def init(session: Session, store: str | None) -> Answer:
         settings = load(path)
         if store is not None and os.path.abspath(store) != settings.store.path:
             bad_usage(f"{path} is there already and names another store", "Change [store] path in it.")
+        kept = _kept_store(settings)
         lines = [f"{path} is there already: it was not changed."]
     else:
         found = detect(os.path.dirname(path))
         text = render(found, store=store)
         settings = parse(text, path)
+        # What cannot be used is found out before a file is written that names it.
+        kept = _kept_store(settings)
+        _require_folder(path)
         notes += found.notices
         parts = ", ".join(f"{each.name} ({each.kind})" for each in found.components)
         lines = [f"{'Would write' if session.dry_run else 'Wrote'} {path}: {parts}."]
         if session.dry_run:
             lines.append("\n" + text.rstrip())
-        else:
-            _write_new(path, text)
-    made = _make_store(settings, dry_run=session.dry_run)
-    lines += made
+    made = [] if kept else _make_store(settings, dry_run=session.dry_run)
+    lines += kept or made
+    if text and not session.dry_run:
+        _write_new(path, text)
     if not session.dry_run:
         lines.append("Next: read rfs.toml, then `rfs doctor`, then `rfs checkpoint`.")
     data = {
@@ -65,8 +70,41 @@ def init(session: Session, store: str | None) -> Answer:
         "store": settings.store.path,
         "key": settings.store.key,
         "store_made": bool(made) and not session.dry_run,
+        "store_kept": bool(kept),
     }
     return Answer(data, "\n".join(lines), path, notes=tuple(notes))
+
+
+def _kept_store(settings: Settings) -> list[str]:
+    """Return what is to be said of the store that is there already; nothing when there is none.
+
+    Raises:
+        RollbackError: it is another application's, is damaged, or its key does not open it.
+    """
+    from rfs.production.rollback.application import Application
+    from rfs.production.rollback.store import Store
+
+    if not Store.exists(settings.store.path):
+        return []
+    try:
+        with Application(settings) as app:
+            app.store.check_key()
+            ordinary, safety = len(list(app.catalog.ordinary())), app.catalog.count_safety()
+    except UsageError as error:
+        if error.key not in ("store.key_missing", "store.key_wrong") or os.path.lexists(settings.path):
+            raise
+        raise UsageError("init.store", store=settings.store.path, key=settings.store.key) from error
+    held = f"{counted(ordinary, 'checkpoint')}, and {counted(safety, 'safety checkpoint')} of rollbacks"
+    return [f"The store {settings.store.path} is there already, with {held}: it is kept, as is its key."]
+
+
+def _require_folder(path: str) -> None:
+    """Refuse, before a store is made, a place for rfs.toml that cannot be written."""
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        raise UsageError("init.unwritable", path=path, why=os.strerror(errno.ENOENT))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError("init.unwritable", path=path, why=os.strerror(errno.EACCES))
 
 
 def _write_new(path: str, text: str) -> None:
@@ -86,18 +124,13 @@ def _make_store(settings: Settings, *, dry_run: bool) -> list[str]:
 
     path, key = settings.store.path, settings.store.key
     had_key = os.path.lexists(key)
-    try:
-        if not dry_run:
-            Store.create(path, key).close()
-        elif os.path.lexists(path):
-            return []
-    except UsageError as error:
-        if error.key != "store.exists":
-            raise
-        return []
+    if not dry_run:
+        Store.create(path, key).close()
     would = "Would make" if dry_run else "Made"
     lines = [f"{would} the store {path}."]
-    if not had_key:
+    if had_key:
+        lines.append(f"Its key is {key}, which is there already.")
+    else:
         lines.append(f"{would} its key {key}. Keep a copy elsewhere: without it no checkpoint can be read.")
     return lines
 

@@ -86,6 +86,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "{folder} is a whole system or a home, not an application.",
         "Run `rfs init` in the application's own folder.",
     ),
+    "init.store": (
+        "There is a store at {store} already, and its key is not {key}.",
+        "Name another folder with --store; to use this one, write rfs.toml by hand, with its key in [store] key.",
+    ),
     "init.unwritable": (
         "{path} cannot be written: {why}.",
         "Run `rfs init` as a user who may write there.",
@@ -199,9 +203,13 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "There is a store at {path} already.",
         "Nothing was changed; use another [store] path for a new one.",
     ),
+    "store.occupied": (
+        "{path} is no store, and holds something else: {what}.",
+        "Name an empty folder, or one that is not there yet, with [store] path (`rfs init --store`).",
+    ),
     "store.shared": (
         "The store {store} belongs to the application of {other}.",
-        "Give this application a store of its own with [store] path, then run `rfs init` again.",
+        "Give this application a store of its own: [store] path in rfs.toml, or `rfs init --store DIR` for a new one.",
     ),
     "store.format": (
         "The store at {path} has format {found}; this release reads up to {known}.",

@@ -61,6 +61,20 @@ class Store:
         self._sealer = Sealer(lambda: unwrap(record, key, path))
         self._shelf = Shelf(Place(path), record.id, self._sealer)
 
+    @staticmethod
+    def exists(path: str) -> bool:
+        """Tell whether there is a store at `path`, whole or not; when there is none, one can be made there.
+
+        Raises:
+            UsageError: store.occupied, there is something else.
+            RollbackError: store.unreadable, this user may not look.
+        """
+        place = Place(path)
+        if _is_store(place):
+            return True
+        _refuse_occupied(place)
+        return False
+
     @classmethod
     def create(cls, path: str, key: str) -> Store:
         """Make an empty store.
@@ -70,17 +84,17 @@ class Store:
             key: the key file, made with mode 0600 when missing; an existing one is used.
 
         Raises:
-            UsageError: store.exists, store.writable, store.key_open or store.key_wrong.
+            UsageError: store.exists, store.occupied, store.writable, store.key_open or store.key_wrong.
             RollbackError: store.no_space or store.unwritable.
         """
         place = Place(path)
-        if _is_store(place):
+        if cls.exists(path):
             raise UsageError("store.exists", path=path)
-        make_key_file(key)
-        check_key_file(key)
         with writing(path):
             _make_private(path)
         _refuse_writable(path)
+        make_key_file(key)
+        check_key_file(key)
         record = new_repository(key, path)
         with writing(path):
             for folder in (place.packs, place.tmp):
@@ -394,6 +408,17 @@ def _read_record(name: str, path: str) -> Repository | None:
     except OSError as error:
         raise RollbackError("store.unreadable", path=name, why=error.strerror) from error
     return decode_repository(data, path)
+
+
+def _refuse_occupied(place: Place) -> None:
+    """Refuse a folder that holds anything but what an interrupted `create` leaves."""
+    if os.path.lexists(place.root) and not os.path.isdir(place.root):
+        raise UsageError("store.occupied", path=place.root, what="it is a file")
+    with reading(place.root), suppress(FileNotFoundError, NotADirectoryError):
+        held = [name for name in os.listdir(place.root) if not name.endswith(".new")]
+        strange = [name for name in held if os.path.join(place.root, name) not in (place.packs, place.tmp)]
+        if strange:
+            raise UsageError("store.occupied", path=place.root, what=strange[0])
 
 
 def _make_private(path: str) -> None:
