@@ -257,9 +257,9 @@ def systemctl(*arguments: str, check: bool = True) -> str:
     return ran.stdout.strip()
 
 
-def prop(unit: str, name: str) -> str:
-    """Return a property of a unit."""
-    return systemctl("show", "--value", f"--property={name}", "--", unit)
+def prop(unit: str | None, name: str) -> str:
+    """Return a property of a unit; of systemd itself for None."""
+    return systemctl("show", "--value", f"--property={name}", *(["--", unit] if unit else []))
 
 
 def write_unit(name: str, text: str) -> Path:
@@ -283,18 +283,19 @@ def raze() -> None:
     """Stop and remove every unit that a test made."""
     ours = [path for path in UNITS.iterdir() if path.name != "rfs-test.target"]
     names = [path.name for path in ours if not path.is_dir() and "@." not in path.name]
-    loaded = systemctl("list-units", "--all", "--plain", "--no-legend", "--full", "*@*").splitlines()
-    instances = [line.split()[0] for line in loaded]
+    if any("@." in path.name for path in ours):
+        shown = systemctl("show", "--all", "--property=Id", "--", "*@*").splitlines()
+        names += [line.removeprefix("Id=") for line in shown if line]
+    # What listens would start again what is stopped.
+    starters = [name for name in names if name.endswith((".socket", ".timer", ".path"))]
+    for which in (starters, sorted({*names} - {*starters})):
+        if which:
+            systemctl("stop", "--", *which, check=False)
     for path in ours:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        elif path.is_symlink() and os.readlink(path) == "/dev/null":
+        else:
             path.unlink()
-    systemctl("daemon-reload")
-    if names or instances:
-        systemctl("kill", "--signal=KILL", "--", *names, *instances, check=False)
-        systemctl("stop", "--", *names, *instances, check=False)
-    for path in ours:
-        path.unlink(missing_ok=True) if not path.is_dir() else None
-    systemctl("daemon-reload")
-    systemctl("reset-failed")
+    if ours:
+        systemctl("daemon-reload")
+        systemctl("reset-failed")

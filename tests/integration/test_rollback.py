@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 from stack import Stack, snapshot
 
-from rfs.production.rollback.errors import HeldError, RevertedError, RollbackError
+from rfs.production.rollback.errors import HeldError, RevertedError
 from rfs.production.rollback.model import OperationStatus
 
 
@@ -178,24 +178,3 @@ def test_killed_between_a_step_and_its_done_then_recovered(stack: Stack, moment:
     before = stack.acked
     stack.wait_for(lambda: stack.acked != before, "the writer to go on")
     assert not [name for name in os.listdir(stack.home) if "stage" in name]
-
-
-def test_services_that_could_not_be_started_again_are_told_of_before_anything_is_stopped(stack: Stack) -> None:
-    with stack.open() as app:
-        app.checkpoint(message="v1")
-        stack.deploy_v2()
-        stack.supervisord.terminate()
-        stack.supervisord.wait(20)
-        v2 = stable(stack)
-        with pytest.raises(RollbackError, match="supervisor of the component writer does not answer") as caught:
-            app.rollback("@latest")
-        assert not isinstance(caught.value, RevertedError)
-        assert stable(stack) == v2
-        operation = app.catalog.operations()[0]
-        assert operation.status is OperationStatus.REVERTED
-        assert operation.stopped_at is None
-        # Where nothing is to run, nothing has to be started.
-        app.checkpoint(message="v2, all stopped")
-        (stack.home / "tree" / "new.txt").write_text("written since\n")
-        assert app.rollback("@latest").status is OperationStatus.COMPLETED
-        assert stable(stack) == v2

@@ -134,7 +134,7 @@ def test_every_suggestion_is_valid_when_its_marks_are_taken_off(app: Path) -> No
         if table.kind == "service":
             assert convert_table(settings, table.options, ServiceOptions, ("components", table.name))
     assert settings.health == ({"name": "http", "http": "http://127.0.0.1:8123/health", "required": True},)
-    assert "systemctl" in text
+    assert 'manager = "systemd"' in text
 
 
 def test_a_database_that_is_not_covered_is_said_aloud(app: Path) -> None:
@@ -182,11 +182,35 @@ def test_units_of_the_system_that_run_this_folder(app: Path, tmp_path: Path) -> 
     (programs / "other.conf").write_text("[program:other]\n", encoding="utf-8")
     found = looked(app, system)
     assert paths(found, "environment") == [".env", str(environment)]
-    assert "systemd runs shop." in said(found)
+    assert "shop is for systemd, but is not installed here, or systemd does not run here" in said(found)
     assert "Name it:" in said(found), "its supervisord.conf is not there"
     (system / "etc/supervisor/supervisord.conf").write_text("[supervisord]\n", encoding="utf-8")
     (service,) = [component for component in looked(app, system).components if component.kind == "service"]
     assert service.options["units"] == ["shop"]
+
+
+def test_units_of_a_systemd_that_runs_become_a_component(
+    app: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/kim")
+    system = tmp_path / "system"
+    units, own = system / "etc/systemd/system", system / "home/kim/.config/systemd/user"
+    for folder in (units, own, system / "run/systemd/system"):
+        folder.mkdir(parents=True)
+    for path in (units / "shop.service", units / "shop-worker@.service", own / "mail.service"):
+        path.write_text(f"[Service]\nWorkingDirectory={app}\n", encoding="utf-8")
+    (units / "web.service").symlink_to("shop.service")
+    (app / "shop.service").write_text("[Service]\n", encoding="utf-8")
+    found = looked(app, system)
+    assert [each.options for each in found.components if each.kind == "service"] == [
+        {"manager": "systemd", "units": ["shop-worker@*", "shop"]},
+        {"manager": "systemd", "scope": "user", "units": ["mail"]},
+    ]
+    assert "systemd" not in said(found)
+    settings = parse(render(found), str(app / "rfs.toml"))
+    for table in settings.components:
+        if table.kind == "service":
+            assert convert_table(settings, table.options, ServiceOptions, ("components", table.name))
 
 
 def test_a_port_that_listens_is_believed_most(app: Path, tmp_path: Path) -> None:

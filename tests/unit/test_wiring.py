@@ -49,6 +49,13 @@ def test_what_another_component_owns_is_carved_out_of_a_folder() -> None:
     assert parts(text)["db"].component.carved == ()
 
 
+def test_what_runs_is_told_of_the_files_and_folders_of_the_others() -> None:
+    # A unit may share its environment file with them, and leaves it to them.
+    web = '[components.web]\nkind = "service"\nmanager = "supervisor"\nconfig = "supervisord.conf"\n'
+    env = '[components.env]\nkind = "environment"\npath = ".env"\n'
+    assert parts(FILES + env + web)["web"].component.carved == ("/srv/shop/.env", "/srv/shop/current")
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "complaint"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 import pytest
 
@@ -21,6 +23,7 @@ COMMANDS = {"start": ["up"], "stop": ["down"], "status": ["up?"]}
         {"manager": "supervisor", "config": "supervisord.conf"},
         {"manager": "supervisor", "url": "unix:///run/s.sock", "units": ["a", "b:*"], "stop_timeout": "10s"},
         {"manager": "supervisor", "url": "env:SUPERVISOR"},
+        {"manager": "systemd", "units": ["web", "worker@*", "a-b@c:d.service", "x\\x2dy.timer"], "scope": "user"},
         {"manager": "command", **COMMANDS, "pidfile": "run/web.pid", "start_timeout": 5},
         {"manager": "command", "units": ["a", "b"], **{key: [*value, "{unit}"] for key, value in COMMANDS.items()}},
     ],
@@ -33,7 +36,13 @@ def test_good_options(table):
     ("table", "said"),
     [
         ({}, "manager"),
-        ({"manager": "systemd", "units": ["web"]}, "later release"),
+        ({"manager": "systemd"}, "needs units"),
+        ({"manager": "systemd", "units": ["web; reboot"]}, "no name of a unit"),
+        ({"manager": "systemd", "units": ["--now"]}, "no name of a unit"),
+        ({"manager": "systemd", "units": ["worker@.service"]}, "worker@*"),
+        ({"manager": "systemd", "units": ["web"], "scope": "session"}, "scope"),
+        ({"manager": "systemd", "units": ["web"], "pidfile": "x"}, "pidfile belongs to"),
+        ({"manager": "supervisor", "config": "a", "scope": "user"}, "scope belongs to"),
         ({"manager": "compose"}, "later release"),
         ({"manager": "runit"}, "unknown"),
         ({"manager": "supervisor"}, "config"),
@@ -56,6 +65,15 @@ def test_bad_options(table, said):
         msgspec.convert(table, ServiceOptions)
     assert said in str(raised.value)
     assert "hunter2" not in str(raised.value)
+
+
+def test_how_long_a_stop_may_take():
+    def seconds(**table):
+        return msgspec.convert(table, ServiceOptions).stop_seconds
+
+    assert seconds(manager="command", **COMMANDS) == 60
+    assert seconds(manager="systemd", units=["web"]) == math.inf, "its unit files say it"
+    assert seconds(manager="systemd", units=["web"], stop_timeout="2m") == 120
 
 
 @pytest.fixture

@@ -111,6 +111,8 @@ def detect(folder: str, *, system: str = "/") -> Detected:
     configs = _configs(tree.files)
     databases = [path for path in tree.files if _is_sqlite(os.path.join(folder, path))]
     services, odd = _supervisor(folder, tree.files, system)
+    units, loose = _systemd(folder, tree.files, system)
+    services += units
     notices = []
     if not tree.complete:
         notices.append(f"{folder} has more than {MAX_ENTRIES:,} entries: only the first ones were looked at.")
@@ -126,12 +128,12 @@ def detect(folder: str, *, system: str = "/") -> Detected:
     ]
     components += [
         Found(name, "service", options, "Stopped before data is restored, started after it.")
-        for name, options in zip(names.of("services", [each["config"] for each in services]), services, strict=True)
+        for name, options in zip(names.of("services", [*map(_which, services)]), services, strict=True)
     ]
     texts = {path: _read(os.path.join(folder, path)) for path in [*envs, *configs, *_alembic(tree.files)]}
     elsewhere = _databases_elsewhere(texts)
     notices += [each.why for each in elsewhere]
-    suggestions = [*odd, *elsewhere, *_units(folder, tree.files, system), *_compose(tree.files)]
+    suggestions = [*odd, *elsewhere, *loose, *_compose(tree.files)]
     suggestions += _migrations(tree.files)
     suggestions.append(_health(texts, system))
     return Detected(
@@ -385,31 +387,41 @@ def _programs(parser: RawConfigParser) -> list[str]:
     return sorted(set(units))
 
 
+def _which(options: dict[str, Any]) -> str:
+    """Return what tells one service component from another."""
+    return str(options.get("config") or f"systemd {options.get('scope', '')}".strip())
+
+
 def _installed_units(folder: str, system: str) -> Iterator[tuple[str, str]]:
-    for path in sorted(glob.glob(os.path.join(system, "etc/systemd/system/*.service"))):
-        text = _read(path).decode("utf-8", errors="replace")
-        if re.search(re.escape(folder) + r"(/|\s|\"|$)", text):
-            yield path, text
+    """Yield the path and the text of each unit of systemd that names the folder: the system's, and this user's."""
+    own = os.path.expanduser("~/.config/systemd/user").lstrip("/")
+    for place in ("etc/systemd/system", own):
+        for path in sorted(glob.glob(os.path.join(system, place, "*.service"))):
+            # A link of another name is an alias.
+            if os.path.basename(os.path.realpath(path)) == os.path.basename(path):
+                text = _read(path).decode("utf-8", errors="replace")
+                if re.search(re.escape(folder) + r"(/|\s|\"|$)", text):
+                    yield path, text
 
 
-def _units(folder: str, files: Sequence[str], system: str) -> list[Suggestion]:
-    names = {os.path.basename(path) for path, _ in _installed_units(folder, system)}
-    names |= {os.path.basename(path) for path in files if path.endswith(".service")}
-    if not names:
-        return []
-    units = sorted(name.removesuffix(".service") for name in names)
-    why = (
-        f"systemd runs {', '.join(units)}. rfs will speak to systemd itself in a later release;\n"
-        "until then its commands do. Without this the services go on running during a rollback."
-    )
-    options = {
-        "manager": "command",
-        "units": units,
-        "start": ["systemctl", "start", "{unit}"],
-        "stop": ["systemctl", "stop", "{unit}"],
-        "status": ["systemctl", "is-active", "--quiet", "{unit}"],
-    }
-    return [Suggestion(why, _table("services", "service", options))]
+def _systemd(folder: str, files: Sequence[str], system: str) -> tuple[list[dict[str, Any]], list[Suggestion]]:
+    """Return the options of a service component for each systemd that has units of this folder, and what to decide."""
+    etc = os.path.join(system, "etc/")
+    found = [(path.startswith(etc), _unit_name(path)) for path, _ in _installed_units(folder, system)]
+    parts = [({}, [name for etc, name in found if etc]), ({"scope": "user"}, [name for etc, name in found if not etc])]
+    services = [{"manager": "systemd", **more, "units": units} for more, units in parts if units]
+    loose = sorted({_unit_name(path) for path in files if path.endswith(".service")} - {name for _, name in found})
+    if services and not os.path.isdir(os.path.join(system, "run/systemd/system")):
+        services, loose = [], sorted({*loose, *(name for _, name in found)})
+    if not loose or services:
+        return services, []
+    why = f"{', '.join(loose)} is for systemd, but is not installed here, or systemd does not run here. Once it does:"
+    return [], [Suggestion(why, _table("services", "service", {"manager": "systemd", "units": loose}))]
+
+
+def _unit_name(path: str) -> str:
+    name = os.path.basename(path).removesuffix(".service")
+    return f"{name}*" if name.endswith("@") else name
 
 
 def _compose(files: Sequence[str]) -> list[Suggestion]:

@@ -382,7 +382,9 @@ class Engine(Capturer):
 
     def _lies_in_another(self, part: Part) -> bool:
         owned = part.driver.owns(part.component)
-        return any(path in other.component.carved for other in self.parts.values() for path in owned)
+        # What runs is told of everybody's files, but looks at nothing that a restore could make stale.
+        others = [other.component.carved for other in self.parts.values() if not other.driver.runs]
+        return any(path in carved for carved in others for path in owned)
 
     def _verify(self, operation: Operation, step: Step) -> Operation:
         part = self._part(step)

@@ -336,6 +336,22 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "The {manager} of the component {component} does not answer at {where}: {why}.",
         "Start it, or correct its url or config in rfs.toml.",
     ),
+    "service.no_systemd": (
+        "systemd cannot be asked about the component {component}: {why}.",
+        'Run rfs where systemd is process 1, or give the component manager = "supervisor" or "command".',
+    ),
+    "service.no_user_systemd": (
+        "The systemd of the user {user} cannot be asked about the component {component}: {why}.",
+        "Run `loginctl enable-linger {user}` so that it always runs, or run rfs as the user whose units these are.",
+    ),
+    "service.denied": (
+        "`{what}` was refused to the user {user} (component {component}): {why}.",
+        "Run rfs as root (sudo), or allow that user org.freedesktop.systemd1.manage-units in a polkit rule.",
+    ),
+    "service.no_return": (
+        "The unit {unit} was not stopped, because it could not be started again: {why}.",
+        "{hint}",
+    ),
     "service.unknown_unit": (
         "{manager} knows no unit {unit} (component {component}).",
         "Its units are: {known}.",

@@ -89,7 +89,8 @@ class Component(msgspec.Struct, frozen=True, kw_only=True):
         depends_on: names of the components captured and restored before it.
         home: absolute folder of rfs.toml; relative paths are relative to it.
         work: absolute folder for the driver's own local state (indexes); it may vanish at any time.
-        carved: absolute paths inside it that other components own: neither captured nor touched.
+        carved: absolute paths inside it that other components own: neither captured nor touched. For processes,
+            which may share files with others: all that other components own, and their folders.
     """
 
     name: str

@@ -34,7 +34,7 @@ class Ended(msgspec.Struct, frozen=True):
 
     Attributes:
         status: its exit status; the negative number of the signal that ended it.
-        output: the last 4 KiB of what it wrote to standard output and standard error.
+        output: the last of what it wrote to standard output and standard error.
         seconds: how long it ran.
     """
 
@@ -56,6 +56,7 @@ def run(
     pulse: Pulse | None = None,
     log: str | None = None,
     keep_children: bool = False,
+    tail: int = TAIL_BYTES,
 ) -> Ended:
     """Run a command to its end and return how it ended.
 
@@ -68,36 +69,37 @@ def run(
             where a pipe without a reader would end it with SIGPIPE.
         keep_children: leave alone what the command left running in its process group;
             otherwise that is killed when the command has ended.
+        tail: how many bytes of the output are kept, 4 KiB unless told.
 
     Raises:
         RollbackError: `command.missing`, it could not be started.
         TimedOutError: `command.slow`, it did not end in time; or what `pulse` raised.
     """
     began = time.monotonic()
-    tail = _Tail(log)
+    output = _Tail(log, tail)
     try:
-        child = _start(command, cwd, tail.writer)
+        child = _start(command, cwd, output.writer)
     except (OSError, ValueError) as error:
-        tail.close()
+        output.close()
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise RollbackError("command.missing", command=_named(command), why=why) from error
     try:
-        tail.started(child.pid)
+        output.started(child.pid)
         while not _has_ended(child.pid):
             if time.monotonic() - began >= timeout:
                 raise TimedOutError("command.slow", command=_named(command), seconds=f"{timeout:g}")
             if pulse is not None:
                 pulse.tick()
-            tail.wait(min(_POLL_SECONDS, max(0.0, timeout - (time.monotonic() - began))))
+            output.wait(min(_POLL_SECONDS, max(0.0, timeout - (time.monotonic() - began))))
         # Before the leader is reaped its group's number cannot be given to anybody else.
         if not keep_children:
             _signal_group(child.pid, signal.SIGKILL)
-        return Ended(child.wait(), tail.text(), time.monotonic() - began)
+        return Ended(child.wait(), output.text(), time.monotonic() - began)
     except BaseException:  # whatever ends the wait, the command must not go on without us
         _end(child)
         raise
     finally:
-        tail.close()
+        output.close()
 
 
 def _start(command: Sequence[str], cwd: str, output: int) -> subprocess.Popen[bytes]:
@@ -138,7 +140,8 @@ def _named(command: Sequence[str]) -> str:
 class _Tail:
     """Where a command writes to, and the last of what it wrote."""
 
-    def __init__(self, log: str | None) -> None:
+    def __init__(self, log: str | None, size: int) -> None:
+        self._size = size
         self._kept = bytearray()
         self._pipe = self._log = self._exit = -1
         if log is None:
@@ -168,7 +171,7 @@ class _Tail:
     def text(self) -> str:
         if self._log >= 0:
             size = os.fstat(self._log).st_size
-            return os.pread(self._log, TAIL_BYTES, max(0, size - TAIL_BYTES)).decode(errors="replace").strip()
+            return os.pread(self._log, self._size, max(0, size - self._size)).decode(errors="replace").strip()
         if self._pipe >= 0:
             self._drain()
         return bytes(self._kept).decode(errors="replace").strip()
@@ -183,7 +186,7 @@ class _Tail:
             if not data:
                 return False
             self._kept += data
-            del self._kept[:-TAIL_BYTES]
+            del self._kept[: -self._size]
         return True
 
     def close(self) -> None:

@@ -148,7 +148,7 @@ def _carve(parts: Mapping[str, Part], store: str) -> dict[str, Part]:
     for name, part in parts.items():
         root = part.driver.root(part.component)
         if root is None:
-            carved[name] = part
+            carved[name] = _with_carved(part, _others(parts, owned, name)) if part.driver.runs else part
             continue
         if inside(root, store):
             raise UsageError("components.store_inside", store=store, component=name)
@@ -157,21 +157,21 @@ def _carve(parts: Mapping[str, Part], store: str) -> dict[str, Part]:
         for other, path in within:
             _refuse_nested(parts, name, root, other, path)
         holes = tuple(sorted({path for _, path in within} | ({store} if inside(store, root) else set())))
-        carved[name] = Part(
-            Component(
-                name=name,
-                kind=part.component.kind,
-                options=part.component.options,
-                home=part.component.home,
-                work=part.component.work,
-                depends_on=part.component.depends_on,
-                carved=holes,
-            ),
-            part.driver,
-        )
+        carved[name] = _with_carved(part, holes)
         for inner in dict.fromkeys(other for other, _ in within):
             outer.setdefault(inner, []).append(name)
     return _outer_first(carved, outer)
+
+
+def _with_carved(part: Part, carved: tuple[str, ...]) -> Part:
+    return Part(msgspec.structs.replace(part.component, carved=carved), part.driver)
+
+
+def _others(parts: Mapping[str, Part], owned: Mapping[str, Sequence[str]], name: str) -> tuple[str, ...]:
+    """Return the files and folders that the components beside `name` look after."""
+    found = {path for other, paths in owned.items() if other != name for path in paths}
+    roots = (part.driver.root(part.component) for other, part in parts.items() if other != name)
+    return tuple(sorted(found.union(root for root in roots if root is not None)))
 
 
 def _outer_first(parts: Mapping[str, Part], outer: Mapping[str, Sequence[str]]) -> dict[str, Part]:

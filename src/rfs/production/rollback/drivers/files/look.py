@@ -61,8 +61,7 @@ class Look:
         held_parts = frozenset(number for number, part in enumerate(self.reusable) if part is not None)
         blocks = {os.fsdecode(path): block for path, block in known.blocks.items()}
         same_rules = known.rules == self.rules.identity
-        seen_before = Known(blocks, held_parts, same_rules, steady=places.steady_devices())
-        scan = Scan(self._c.name, self.rules, seen_before, sink, rehash=rehash)
+        scan = Scan(self._c.name, self.rules, Known(blocks, held_parts, same_rules), sink, rehash=rehash)
         with places.opened(self._c, self.place.real) as fd:
             tree = scan.run(fd, self.place.link)
         self.warnings += scan.warnings

@@ -18,17 +18,7 @@ import msgspec
 from rfs.production.rollback.driver import Pulse
 from rfs.production.rollback.drivers.files.options import Rules
 from rfs.production.rollback.drivers.files.reader import OPEN_FOLDER, Before, Folder, Reader
-from rfs.production.rollback.drivers.files.tree import (
-    MODE,
-    ROW,
-    ROW_BYTES,
-    Block,
-    empty_block,
-    join,
-    pack_rows,
-    row_of,
-    seal,
-)
+from rfs.production.rollback.drivers.files.tree import MODE, ROW, Block, empty_block, join, pack_rows, row_of, seal
 from rfs.production.rollback.drivers.meta import shown
 from rfs.production.rollback.errors import RollbackError
 
@@ -45,22 +35,12 @@ class Known(NamedTuple):
         held_parts: parts of which the store surely still has everything.
         same_rules: whether it was made with the present rules.
         held: further folders of which the store was found to have everything.
-        steady: the devices whose folders need not be listed again while their own times stand.
     """
 
     blocks: dict[str, Block]
     held_parts: frozenset[int] = frozenset()
     same_rules: bool = True
     held: frozenset[str] = frozenset()
-    steady: frozenset[int] = frozenset()
-
-    def folders_in(self, path: str) -> dict[str, bytes]:
-        """Return the rows of the folders in a folder, by name."""
-        block = self.blocks.get(path)
-        if block is None or not block.below:
-            return {}
-        names = block.listed()
-        return {names[at]: block.rows[at * ROW_BYTES : (at + 1) * ROW_BYTES] for at in block.below}
 
     def before(self, path: str, *, storing: bool) -> Before:
         """Return what is known of one folder."""
@@ -70,22 +50,15 @@ class Known(NamedTuple):
 
 
 class _Frame:
-    """A folder that is being walked through. Its descriptor may be closed while it waits far above.
+    """A folder that is being walked through. Its descriptor may be closed while it waits far above."""
 
-    Attributes:
-        row: its own numbers.
-        below: what was known of the folders in it.
-    """
-
-    __slots__ = ("below", "counted", "fd", "identity", "path", "row", "waiting")
+    __slots__ = ("counted", "fd", "identity", "path", "waiting")
 
     def __init__(self, fd: int, path: str, *, counted: bool) -> None:
         status = os.fstat(fd)
         self.fd, self.path, self.counted = fd, path, counted
         self.waiting: list[str] = []
         self.identity = (status.st_dev, status.st_ino)
-        self.row = pack_rows(row_of(status))
-        self.below: dict[str, bytes] = {}
 
 
 class Walker:
@@ -138,9 +111,7 @@ class Walker:
         Raises:
             RollbackError: path.unreadable, path.changing, or what the pulse raises.
         """
-        folder, _, name = path.rpartition("/")
-        known = self._known.folders_in(folder).get(name) if path else None
-        stack = [self._enter(root, path, known, counted=counted)]
+        stack = [self._enter(root, path, counted=counted)]
         try:
             yield
             while stack:
@@ -184,14 +155,12 @@ class Walker:
                 return None
             raise self._reader.unreadable(path, error) from error
         counted = frame.counted and not self._rules.keep.match(frame.path, name, is_folder=True)
-        return self._enter(fd, path, frame.below.get(name), counted=counted)
+        return self._enter(fd, path, counted=counted)
 
-    def _enter(self, fd: int, path: str, known: bytes | None, *, counted: bool) -> _Frame:
+    def _enter(self, fd: int, path: str, *, counted: bool) -> _Frame:
         try:
             frame = _Frame(fd, path, counted=counted)
-            frame.waiting = self._look(frame, known)
-            if frame.waiting:
-                frame.below = self._known.folders_in(path)
+            frame.waiting = self._look(frame)
         except BaseException:  # an interruption too must not leak the folder
             os.close(fd)
             raise
@@ -199,12 +168,12 @@ class Walker:
 
     # — one folder —
 
-    def _look(self, frame: _Frame, known: bytes | None) -> list[str]:
-        """Look at a folder, of which `known` was its own row; return the names of the folders in it, last one first."""
+    def _look(self, frame: _Frame) -> list[str]:
+        """Look at a folder; return the names of the folders in it, last one first."""
         fd, path = frame.fd, frame.path
         self.devices[path] = frame.identity[0]
         try:
-            names, flat, left_out = self._known_names(frame, known) or self._list(fd, path)
+            names, flat, left_out = self._list(fd, path)
         except OSError as error:
             raise self._reader.unreadable(path, error) from error
         rows = pack_rows(flat)
@@ -241,26 +210,6 @@ class Walker:
             and not self._rehash
             and self._reader.holds_all(self._before(frame.path))
         )
-
-    def _known_names(self, frame: _Frame, known: bytes | None) -> tuple[list[str], list[int], bool] | None:
-        """Return as `_list` does, without listing, if no name in the folder can have changed.
-
-        Its own time would have: one that was too young to tell is doubted, and matches nothing.
-        """
-        if known != frame.row or frame.identity[0] not in self._known.steady or self._rehash:
-            return None
-        old = self._known.blocks.get(frame.path)
-        # Where something is kept, it is not known whether something was left out, too.
-        if old is None or old.kept or not self._known.same_rules:
-            return None
-        names, fd = old.listed(), frame.fd
-        flat: list[int] = []
-        try:
-            for name in names:
-                flat += row_of(os.stat(name, dir_fd=fd, follow_symlinks=False))
-        except FileNotFoundError:
-            return None
-        return names, flat, old.sheltering
 
     def _list(self, fd: int, path: str) -> tuple[list[str], list[int], bool]:
         """Return the sorted names of a folder, their rows, and whether something was left out."""

@@ -7,10 +7,9 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 
 from rfs.production.rollback.driver import Finding, Pulse
-from rfs.production.rollback.drivers.service.family import Family, end_family
-from rfs.production.rollback.drivers.service.manager import Survey
+from rfs.production.rollback.drivers.service.family import Family, ancestry, end_family
+from rfs.production.rollback.drivers.service.manager import Places, Survey
 from rfs.production.rollback.drivers.service.options import ServiceOptions
-from rfs.production.rollback.duration import parse_duration
 from rfs.production.rollback.errors import RollbackError, TimedOutError
 from rfs.production.rollback.model import Component
 from rfs.production.rollback.process import Ended, run
@@ -29,22 +28,17 @@ class CommandManager:
         self._options = options
         self._units = options.units or (c.name,)
 
-    def definition_paths(self) -> list[str]:
+    def places(self) -> Places:
         """See Manager: what defines these units is rfs.toml itself."""
-        return []
-
-    def definition_folders(self) -> list[str]:
-        """See Manager."""
-        return []
+        return Places()
 
     def survey(self) -> Survey:
         """See Manager."""
         return Survey({unit: self._runs(unit) for unit in self._units})
 
-    def leaders(self) -> frozenset[int]:
-        """See Manager: what the pid files say."""
-        found = (self._pid(unit) for unit in self._units)
-        return frozenset(pid for pid in found if pid is not None)
+    def contains_caller(self) -> bool:
+        """See Manager: by what the pid files say."""
+        return not ancestry().isdisjoint(pid for pid in map(self._pid, self._units) if pid is not None)
 
     def examine(self) -> Iterator[Finding]:
         """See Manager."""
@@ -60,7 +54,7 @@ class CommandManager:
 
     def stop(self, pulse: Pulse) -> None:
         """See Manager."""
-        until = time.monotonic() + min(parse_duration(self._options.stop_timeout), pulse.remaining())
+        until = time.monotonic() + min(self._options.stop_seconds, pulse.remaining())
         for unit in reversed(self._units):
             memory = os.path.join(self._c.work, f"stopping-{self._units.index(unit)}.json")
             pid = self._pid(unit)
@@ -88,7 +82,7 @@ class CommandManager:
 
     def start(self, wanted: Collection[str], pulse: Pulse) -> None:
         """See Manager."""
-        until = time.monotonic() + min(parse_duration(self._options.start_timeout), pulse.remaining())
+        until = time.monotonic() + min(self._options.start_seconds, pulse.remaining())
         for unit in self._units:
             runs = self._runs(unit)
             if unit in wanted and not runs:

@@ -6,12 +6,13 @@ import contextlib
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
 from rfs.production.rollback.driver import BlobSink, BlobSource
 from rfs.production.rollback.drivers import meta as files
+from rfs.production.rollback.drivers.service.manager import Places
 from rfs.production.rollback.errors import IntegrityError, RollbackError
 from rfs.production.rollback.model import Component
 
@@ -44,7 +45,7 @@ class Recorded(msgspec.Struct, frozen=True, array_like=True):
     meta: files.Meta
 
 
-def expand_links(paths: Sequence[str]) -> list[str]:
+def expand_links(paths: Iterable[str]) -> list[str]:
     """Return the absolute paths that matter for reading these: links, what they point to, files. Sorted."""
     found: set[str] = set()
     left = list(paths)
@@ -58,22 +59,60 @@ def expand_links(paths: Sequence[str]) -> list[str]:
     return sorted(found)
 
 
-def read_definitions(c: Component, paths: Sequence[str]) -> dict[str, Definition]:
+def present(c: Component, places: Places) -> list[str]:
+    """Return the absolute paths of the definitions that are there and the component's own to look after. Sorted."""
+    return sorted({*_own(places), *(path for path in expand_links(places.shared) if not _is_anothers(c, path))})
+
+
+def without_others(c: Component, definitions: Mapping[str, Definition], places: Places) -> dict[str, Definition]:
+    """Return the definitions that the component has to look after; others own what it only shares with them now."""
+    own = {*_own(places), *places.files, *places.links}
+    return {path: each for path, each in definitions.items() if path in own or not _is_anothers(c, path)}
+
+
+def _own(places: Places) -> list[str]:
+    return [*expand_links(places.files), *(path for path in places.links if os.path.lexists(path))]
+
+
+def _is_anothers(c: Component, path: str) -> bool:
+    return any(path == other or path.startswith(other.rstrip("/") + "/") for other in c.carved)
+
+
+def next_to_change(wanted: Mapping[str, Definition], live: Mapping[str, Definition], places: Places) -> list[str]:
+    """Return the absolute paths that a restore has to put right next; none when it is done.
+
+    What is wanted comes first, since with it the other files may define nothing any more; and of those the links,
+    since without them what they lead to may be somebody else's. What a link in `places.files` leads to stays.
+    Of what is wanted, files in folders that are not looked into yet come last: by then the definitions that name
+    them are there, so that `tidy` finds what is left there of a restore that is killed.
+    """
+    different = list(differing(wanted, live))
+    looked_into = [path for path in wanted if {os.path.dirname(path), _folder_above(path)} & set(places.folders)]
+    for which in (looked_into, wanted, places.links, places.files, places.shared):
+        found = [path for path in different if path in which]
+        if found:
+            return found
+    return []
+
+
+def read_definitions(c: Component, paths: Iterable[str]) -> dict[str, Definition]:
     """Return what stands at these absolute paths, by path; those that are not there are left out.
 
     Raises:
         RollbackError: path.unreadable.
     """
     found: dict[str, Definition] = {}
-    for path in expand_links(paths):
+    for path in paths:
         try:
-            if os.path.islink(path):
-                status = os.lstat(path)
+            status = os.lstat(path)
+            if stat.S_ISLNK(status.st_mode):
                 about = files.Meta(status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns)
                 data = os.fsencode(os.readlink(path))
-            else:
+            elif stat.S_ISREG(status.st_mode):
                 data, about = files.read_file(path)
-        except FileNotFoundError:
+            else:
+                continue  # a device, or a folder in the place of a file: that defines nothing
+        except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
             shown = files.shown(path)
@@ -113,6 +152,45 @@ def differing(wanted: Mapping[str, Definition], live: Mapping[str, Definition]) 
     for path in sorted(wanted.keys() | live.keys()):
         if wanted.get(path) != live.get(path):
             yield path
+
+
+class Made:
+    """What restores of one operation made where nothing was: one that turns back does not leave it.
+
+    A restore removes only what its own definitions still name, so it has to be told of this.
+    """
+
+    def __init__(self, c: Component) -> None:
+        self._path = os.path.join(c.work, "made.json")
+
+    def note(self, paths: Iterable[str]) -> None:
+        """Note, before they are made, those of these paths where nothing is."""
+        new = [os.fsencode(path) for path in paths if not os.path.lexists(path)]
+        if new:
+            os.makedirs(os.path.dirname(self._path), exist_ok=True)
+            with open(f"{self._path}.new", "wb") as file:
+                file.write(msgspec.json.encode(sorted({*self._noted(), *new})))
+            os.replace(f"{self._path}.new", self._path)
+
+    def paths(self) -> list[str]:
+        """Return the absolute paths that were noted."""
+        return [os.fsdecode(path) for path in self._noted()]
+
+    def forget(self) -> None:
+        """Forget them: the operation is over."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+
+    def _noted(self) -> list[bytes]:
+        try:
+            with open(self._path, "rb") as file:
+                return msgspec.json.decode(file.read(), type=list[bytes])
+        except (OSError, msgspec.MsgspecError):
+            return []
+
+
+def _folder_above(path: str) -> str:
+    return os.path.dirname(os.path.dirname(path))
 
 
 def put_back(c: Component, path: str, wanted: Definition | None) -> None:

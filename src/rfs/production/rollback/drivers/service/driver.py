@@ -3,37 +3,53 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from typing import Any, ClassVar
 
 import msgspec
 
 from rfs.production.rollback.driver import BlobSink, BlobSource, Driver, Finding, Pulse
+from rfs.production.rollback.drivers.keys import key_changes
+from rfs.production.rollback.drivers.parsing import Value
 from rfs.production.rollback.drivers.service import definitions as files
 from rfs.production.rollback.drivers.service.definitions import Definition, Recorded
-from rfs.production.rollback.drivers.service.family import ancestry
-from rfs.production.rollback.drivers.service.manager import Manager
+from rfs.production.rollback.drivers.service.manager import Manager, Places
 from rfs.production.rollback.drivers.service.options import ServiceOptions
 from rfs.production.rollback.errors import RollbackError
 from rfs.production.rollback.model import Capture, Change, ChangeKind, Component, Fingerprint, Ref, Restored
 
-# Putting a main configuration back may include other files than before, so one round may not be enough.
-_ROUNDS = 4
+# Putting a definition back may include other files than before, so one round may not be enough.
+_ROUNDS = 8
 
 
 class Body(msgspec.Struct, frozen=True):
-    """A capture's manifest: whether each unit ran, and its definition files, in the order of their blobs."""
+    """A capture's manifest, in the order of its blobs.
+
+    Attributes:
+        units: whether each ran.
+        definitions: their files.
+        enabled: as the manager told it.
+        environments: the units whose environment was recorded.
+    """
 
     units: dict[str, bool]
     definitions: tuple[Recorded, ...] = ()
+    enabled: dict[str, str] = {}
+    environments: tuple[str, ...] = ()
 
 
 class State(msgspec.Struct, frozen=True):
-    """A component's state: which units run, and the definition files by absolute path."""
+    """A component's state: its units, and the definition files by absolute path.
+
+    What is not in the fingerprint: whether units are enabled, which is what links among the definitions say;
+    and what they were started with, which nothing but the definitions brings back.
+    """
 
     units: dict[str, bool]
     definitions: dict[str, Definition]
+    enabled: dict[str, str] = {}
+    environments: dict[str, bytes] = {}
 
     @property
     def running(self) -> list[str]:
@@ -48,7 +64,7 @@ class State(msgspec.Struct, frozen=True):
 
 
 class ServiceDriver(Driver):
-    """Units under supervisor or behind plain commands.
+    """Units under supervisor or systemd, or behind plain commands.
 
     The engine calls `stop`, then `restore` and `verify` while everything is stopped, and `start` last.
     So `restore` and `verify` are about the definition files alone; which units run is brought about by
@@ -66,10 +82,11 @@ class ServiceDriver(Driver):
         Raises:
             RollbackError: service.unreachable, the manager is there but does not answer.
         """
-        survey = _manager(c).survey()
-        state = State(survey.units, _definitions(c))
+        state, warnings = _look(c)
         blobs, recorded = files.record(state.definitions, sink)
-        body = Body(state.units, tuple(recorded))
+        units = sorted(state.environments)
+        blobs += [sink.put(state.environments[unit]) for unit in units]
+        body = Body(state.units, tuple(recorded), state.enabled, tuple(units))
         part = sink.put_part(blobs, msgspec.msgpack.encode(body))
         sink.tick(len(state.units))
         fingerprint = state.fingerprint()
@@ -80,38 +97,30 @@ class ServiceDriver(Driver):
             parts=(part,),
             entries=fingerprint.entries,
             size=fingerprint.size,
-            warnings=survey.warnings,
+            warnings=warnings,
         )
 
     def fingerprint(self, c: Component, *, rehash: bool) -> Fingerprint:
         """See Driver."""
-        return _live(c).fingerprint()
-
-    def stage(self, c: Component, source: BlobSource, want: Capture) -> None:
-        """See Driver. There is nothing to prepare; but what could not be started later is refused now.
-
-        Raises:
-            RollbackError: service.unreachable, units are to run and their manager does not.
-        """
-        if _recorded(c, source, want).running and (absent := _manager(c).survey().absent) is not None:
-            raise absent
+        return _look(c)[0].fingerprint()
 
     def restore(self, c: Component, source: BlobSource, want: Capture) -> Restored:
         """See Driver: put the definition files back exactly, and remove those that define units otherwise.
 
         Of a link that led elsewhere, what it led to is left alone: without the link it defines nothing.
         """
-        wanted = _recorded(c, source, want).definitions
-        _tidy(c, wanted)
+        recorded = _recorded(c, source, want).definitions
+        _tidy(c, recorded)
         changed: set[str] = set()
+        made, manager = files.Made(c), _manager(c)
         for _ in range(_ROUNDS):
-            paths = _manager(c).definition_paths()
-            different = list(files.differing(wanted, files.read_definitions(c, paths)))
-            if not different:
+            wanted, live, places = _compared(c, manager, recorded)
+            paths = files.next_to_change(wanted, live, places)
+            paths = paths or [path for path in made.paths() if path not in wanted and os.path.lexists(path)]
+            if not paths:
                 break
-            for path in different:
-                if path not in wanted and path not in paths:
-                    continue
+            made.note(wanted.keys() & set(paths))
+            for path in paths:
                 files.put_back(c, path, wanted.get(path))
                 changed.add(path)
                 source.tick(1)
@@ -119,11 +128,13 @@ class ServiceDriver(Driver):
 
     def verify(self, c: Component, source: BlobSource, want: Capture) -> list[Change]:
         """See Driver. The units are still stopped, so that only their definitions are compared."""
-        return list(_definition_changes(c.name, _recorded(c, source, want).definitions, _definitions(c)))
+        wanted, live, _ = _compared(c, _manager(c), _recorded(c, source, want).definitions)
+        return list(_definition_changes(c.name, source, wanted, live))
 
     def release(self, c: Component) -> None:
         """See Driver: remove the temporary files of a restore that was killed."""
         _tidy(c, ())
+        files.Made(c).forget()
 
     def stop(self, c: Component, pulse: Pulse) -> None:
         """See Driver. On return the units' processes and their children are gone.
@@ -144,19 +155,24 @@ class ServiceDriver(Driver):
     def changes(self, c: Component, source: BlobSource, a: Capture, b: Capture | None) -> Iterator[Change]:
         """See Driver. Keys are the names of units, and the paths of definition files."""
         before = _recorded(c, source, a)
-        after = _recorded(c, source, b) if b is not None else _live(c)
-        found = [*_unit_changes(c.name, before, after)]
-        found += _definition_changes(c.name, before.definitions, after.definitions)
+        if b is not None:
+            after = _recorded(c, source, b)
+        else:
+            after, places = _look(c)[0], _manager(c).places()
+            kept = files.without_others(c, before.definitions, places)
+            before = msgspec.structs.replace(before, definitions=kept)
+        found = [*_unit_changes(c.name, before, after), *_environment_changes(c, source, before, after)]
+        found += _definition_changes(c.name, source, before.definitions, after.definitions)
         yield from sorted(found, key=lambda change: change.key)
 
     def outline(self, c: Component) -> Any:
         """See Driver: whether each unit runs."""
-        return {name: "running" if runs else "stopped" for name, runs in sorted(_live(c).units.items())}
+        return {name: "running" if runs else "stopped" for name, runs in sorted(_manager(c).survey().units.items())}
 
     def owns(self, c: Component) -> tuple[str, ...]:
-        """See Driver: the definition files that a capture would record."""
+        """See Driver: the definition files that a capture would record, without those that others may own."""
         try:
-            return tuple(files.expand_links(_manager(c).definition_paths()))
+            return tuple(files.present(c, msgspec.structs.replace(_manager(c).places(), shared=())))
         except RollbackError:
             return ()  # a configuration that cannot be understood is told of by examine and capture
 
@@ -170,10 +186,9 @@ class ServiceDriver(Driver):
         False when the manager does not answer, or (for commands without a pidfile) cannot tell.
         """
         try:
-            leaders = _manager(c).leaders()
+            return _manager(c).contains_caller()
         except RollbackError:
             return False
-        return not leaders.isdisjoint(ancestry())
 
 
 def _manager(c: Component) -> Manager:
@@ -182,63 +197,95 @@ def _manager(c: Component) -> Manager:
         from rfs.production.rollback.drivers.service.command import CommandManager
 
         return CommandManager(c, options)
+    if options.manager == "systemd":
+        from rfs.production.rollback.drivers.service.systemd import SystemdManager
+
+        return SystemdManager(c, options)
     from rfs.production.rollback.drivers.service.supervisor import SupervisorManager
 
     return SupervisorManager(c, options)
 
 
-def _definitions(c: Component) -> dict[str, Definition]:
-    return files.read_definitions(c, _manager(c).definition_paths())
-
-
 def _tidy(c: Component, paths: Iterable[str]) -> None:
-    manager = _manager(c)
     try:
-        paths = {*paths, *files.expand_links(manager.definition_paths())}
-        folders = manager.definition_folders()
+        places = _manager(c).places()
     except RollbackError:
         return  # it is only tidying; whoever needs the configuration says what is wrong with it
-    for folder in sorted({*folders, *map(os.path.dirname, paths)}):
+    for folder in sorted({*places.folders, *map(os.path.dirname, {*paths, *files.present(c, places)})}):
         files.tidy(folder)
 
 
-def _live(c: Component) -> State:
-    return State(_manager(c).survey().units, _definitions(c))
+def _look(c: Component) -> tuple[State, tuple[str, ...]]:
+    """Return the live state, and what was unclear about it."""
+    manager = _manager(c)
+    survey = manager.survey()
+    definitions = files.read_definitions(c, files.present(c, manager.places()))
+    return State(survey.units, definitions, survey.enabled, survey.environments), survey.warnings
+
+
+def _compared(
+    c: Component, manager: Manager, recorded: Mapping[str, Definition]
+) -> tuple[dict[str, Definition], dict[str, Definition], Places]:
+    """Return the definitions that are wanted, those that are live, and where these lie.
+
+    While not everything is put back, a manager may not count a file yet that is in its place already.
+    """
+    places = manager.places()
+    wanted = files.without_others(c, recorded, places)
+    return wanted, files.read_definitions(c, {*wanted, *files.present(c, places)}), places
 
 
 def _recorded(c: Component, source: BlobSource, capture: Capture) -> State:
     blobs, encoded = source.get_part(capture.parts[0])
     body = msgspec.msgpack.decode(encoded, type=Body)
-    return State(body.units, files.recall(c, blobs, body.definitions, source))
+    count = len(body.definitions)
+    definitions = files.recall(c, blobs[:count], body.definitions, source)
+    environments = {unit: source.get(blob) for unit, blob in zip(body.environments, blobs[count:], strict=True)}
+    return State(body.units, definitions, body.enabled, environments)
 
 
 def _unit_changes(component: str, before: State, after: State) -> Iterator[Change]:
     for name in sorted(before.units.keys() | after.units.keys()):
-        was, now = before.units.get(name, False), after.units.get(name, False)
-        if was != now:
-            yield Change(component, ChangeKind.CHANGED, name, _running(was), _running(now))
+        runs = [state.units.get(name, False) for state in (before, after)]
+        enabled = [state.enabled.get(name, "") for state in (before, after)]
+        words = [["running" if each else "stopped"] for each in runs]
+        # Where one side does not tell, as in what older releases recorded, there is nothing to compare.
+        if all(enabled) and enabled[0] != enabled[1]:
+            words = [[*each, word] for each, word in zip(words, enabled, strict=True)]
+        old, new = (", ".join(each) for each in words)
+        if old != new:
+            yield Change(component, ChangeKind.CHANGED, name, Ref(old, 0, old), Ref(new, 0, new))
 
 
-def _running(runs: bool) -> Ref:
-    word = "running" if runs else "stopped"
-    return Ref(word, 0, word)
+def _environment_changes(c: Component, source: BlobSource, before: State, after: State) -> Iterator[Change]:
+    """Yield the variables that a unit runs with and did not, or the other way round. No value is ever shown."""
+    for unit in sorted(before.environments.keys() & after.environments.keys()):
+        old, new = (_variables(state.environments[unit]) for state in (before, after))
+        for change in key_changes(c, source, old, new):
+            yield msgspec.structs.replace(change, key=f"{unit} environment {change.key}")
+
+
+def _variables(environment: bytes) -> dict[str, Value]:
+    pairs = (word.partition("=") for word in environment.decode("utf-8", "backslashreplace").split("\0"))
+    return {name: Value(text, secret=True) for name, equals, text in pairs if equals}
 
 
 def _definition_changes(
-    component: str, before: dict[str, Definition], after: dict[str, Definition]
+    component: str, source: BlobSource, before: Mapping[str, Definition], after: Mapping[str, Definition]
 ) -> Iterator[Change]:
     for path in files.differing(before, after):
         old, new = before.get(path), after.get(path)
         kind = ChangeKind.ADDED if old is None else ChangeKind.REMOVED if new is None else ChangeKind.CHANGED
-        yield Change(component, kind, _key(old or new), _definition(old), _definition(new))
+        yield Change(component, kind, _key(old or new), _definition(source, old), _definition(source, new))
 
 
 def _key(definition: Definition | None) -> str:
     return "" if definition is None else files.shown(definition.path)
 
 
-def _definition(definition: Definition | None) -> Ref | None:
+def _definition(source: BlobSource, definition: Definition | None) -> Ref | None:
     if definition is None:
         return None
-    digest = sha256(msgspec.msgpack.encode((definition.meta, definition.data))).hexdigest()
-    return Ref(digest, len(definition.data), "definition")
+    # Keyed: a file with a password in it may hold nothing else that could not be guessed.
+    identity = source.identify(msgspec.msgpack.encode((definition.meta, definition.data)))
+    return Ref(identity.hex(), len(definition.data), "link" if definition.is_link else "definition")

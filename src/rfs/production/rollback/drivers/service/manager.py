@@ -1,4 +1,4 @@
-"""What ServiceDriver asks of whatever runs the processes: supervisor, plain commands, and those to come."""
+"""What ServiceDriver asks of whatever runs the processes: supervisor, systemd, plain commands, and those to come."""
 
 from __future__ import annotations
 
@@ -8,7 +8,24 @@ from typing import Protocol
 import msgspec
 
 from rfs.production.rollback.driver import Finding, Pulse
-from rfs.production.rollback.errors import RollbackError
+
+
+class Places(msgspec.Struct, frozen=True):
+    """Where what defines a component's units lies now. Absolute paths, sorted; not all of them need to be there.
+
+    Attributes:
+        files: they define its units; where one is a link, what it leads to does so, too.
+        links: links that matter for themselves alone: what they lead to is counted elsewhere, or is somebody else's.
+        shared: files that other units may share, or that a definition only names. Another component that owns
+            one of them looks after it; and one that was not there is removed only when nothing else differs any
+            more, since the definitions that are put back may not name it.
+        folders: that such files may lie in.
+    """
+
+    files: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
 
 
 class Survey(msgspec.Struct, frozen=True):
@@ -17,12 +34,15 @@ class Survey(msgspec.Struct, frozen=True):
     Attributes:
         units: whether it runs, by the unit's name. A unit that fails to start does not run.
         warnings: sentences about what was unclear.
-        absent: the manager itself does not run, and this is what starting a unit would raise.
+        enabled: what the manager does with a unit by itself ("enabled", "masked"), where it tells; by name.
+        environments: the variables that running units were started with, as "NAME=value" with NULs between.
+            For comparing only: nothing brings them back but the definitions.
     """
 
     units: dict[str, bool]
     warnings: tuple[str, ...] = ()
-    absent: RollbackError | None = None
+    enabled: dict[str, str] = {}
+    environments: dict[str, bytes] = {}
 
     @property
     def running(self) -> tuple[str, ...]:
@@ -33,11 +53,12 @@ class Survey(msgspec.Struct, frozen=True):
 class Manager(Protocol):
     """Controls the units of one component."""
 
-    def definition_paths(self) -> list[str]:
-        """Return the absolute paths of the files that define the units now, sorted; none where there are none."""
+    def places(self) -> Places:
+        """Tell where the files lie that define the units, as they are on the disk now.
 
-    def definition_folders(self) -> list[str]:
-        """Return the absolute paths of the folders that such files may lie in, sorted."""
+        Raises:
+            RollbackError: it cannot be told.
+        """
 
     def survey(self) -> Survey:
         """Tell which units run.
@@ -63,5 +84,9 @@ class Manager(Protocol):
     def examine(self) -> Iterator[Finding]:
         """Yield what would go wrong, for `rfs doctor`."""
 
-    def leaders(self) -> frozenset[int]:
-        """Return the process ids that the running units were started as; empty where that cannot be told."""
+    def contains_caller(self) -> bool:
+        """Tell whether `stop` would end this very process; False where that cannot be told.
+
+        Raises:
+            RollbackError: the manager does not answer.
+        """

@@ -16,12 +16,11 @@ import msgspec
 
 from rfs.production.rollback.driver import Finding, Pulse
 from rfs.production.rollback.drivers.service import supervisor_rpc as rpc
-from rfs.production.rollback.drivers.service.family import Family, end_family, process_table, with_environment
-from rfs.production.rollback.drivers.service.manager import Survey
+from rfs.production.rollback.drivers.service.family import Family, ancestry, end_family, process_table, with_environment
+from rfs.production.rollback.drivers.service.manager import Places, Survey
 from rfs.production.rollback.drivers.service.options import ServiceOptions
 from rfs.production.rollback.drivers.service.supervisor_config import SupervisorConfig, read_config
 from rfs.production.rollback.drivers.service.supervisor_rpc import AbsentError, RefusedError, Rpc
-from rfs.production.rollback.duration import parse_duration
 from rfs.production.rollback.errors import NotFoundError, RollbackError, UsageError
 from rfs.production.rollback.http_request import Address, parse_url
 from rfs.production.rollback.model import Component
@@ -70,29 +69,25 @@ class SupervisorManager:
 
     # — looking —
 
-    def definition_paths(self) -> list[str]:
+    def places(self) -> Places:
         """See Manager. The main configuration, and included files that define a unit or cannot be parsed."""
         config = self._config()
         if config is None:
-            return []
+            return Places()
         ours = [
             path
             for path, groups in config.groups.items()
             if path == config.path or groups is None or any(self._owns_group(group) for group in groups)
         ]
-        return sorted(ours)
-
-    def definition_folders(self) -> list[str]:
-        """See Manager."""
-        config = self._config()
-        return sorted({*config.folders, *map(os.path.dirname, config.groups)}) if config is not None else []
+        folders = {*config.folders, *map(os.path.dirname, config.groups)}
+        return Places(files=tuple(sorted(ours)), folders=tuple(sorted(folders)))
 
     def survey(self) -> Survey:
         """See Manager. While supervisord itself is stopped, nothing runs: that is a state like any other."""
         server = self._rpc()
         try:
             units = self._settled(server)
-        except AbsentError as error:
+        except AbsentError:
             self._refuse_if_alive(server)
             config = self._config()
             groups = [group for group in config.all_groups() if self._owns_group(group)] if config else []
@@ -103,7 +98,7 @@ class SupervisorManager:
                 text = (
                     f"The supervisor of {self._c.name} is gone, but its units' processes {numbers} run on without it."
                 )
-            return Survey(dict.fromkeys(groups, False), (text,), absent=server.unreachable(str(error)))
+            return Survey(dict.fromkeys(groups, False), (text,))
         warnings = [
             f"The unit {unit.name} does not start ({unit.statename}): it is recorded as stopped."
             for unit in units
@@ -114,18 +109,18 @@ class SupervisorManager:
             warnings.append(f"The definitions of {self._c.name} are not recorded: rfs.toml gives no config.")
         return Survey({unit.name: unit.state in (STARTING, RUNNING) for unit in units}, tuple(warnings))
 
-    def leaders(self) -> frozenset[int]:
-        """See Manager. Empty for a supervisord of another machine or PID namespace."""
+    def contains_caller(self) -> bool:
+        """See Manager. False for a supervisord of another machine or PID namespace."""
         server = self._rpc()
         if not server.local:
-            return frozenset()
+            return False
         try:
             pids = [unit.pid for unit in self._units(server) if unit.pid]
             parent = server.call("getPID")
         except AbsentError:
-            return frozenset()
+            return False
         table = process_table()
-        return frozenset(pid for pid in pids if pid in table and table[pid].parent == parent)
+        return not ancestry().isdisjoint(pid for pid in pids if pid in table and table[pid].parent == parent)
 
     def examine(self) -> Iterator[Finding]:
         """See Manager."""
@@ -158,8 +153,7 @@ class SupervisorManager:
 
     def stop(self, pulse: Pulse) -> None:
         """See Manager."""
-        timeout = parse_duration(self._options.stop_timeout)
-        until = time.monotonic() + min(timeout, pulse.remaining())
+        until = time.monotonic() + min(self._options.stop_seconds, pulse.remaining())
         server = self._rpc()
         try:
             family = self._family(server)
@@ -200,7 +194,7 @@ class SupervisorManager:
         moment, also when it was stopped at the checkpoint: it is stopped again at once. Groups that
         hold no unit of the component are not touched.
         """
-        until = time.monotonic() + min(parse_duration(self._options.start_timeout), pulse.remaining())
+        until = time.monotonic() + min(self._options.start_seconds, pulse.remaining())
         server = self._rpc()
         try:
             others = self._update(server, pulse, until)
