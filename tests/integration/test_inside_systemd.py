@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,7 +21,6 @@ from rfs.production.rollback.model import OperationStatus
 UNIT = """
 [Service]
 ExecStart={python} {home}/web.py {home}
-KillMode={kill_mode}
 TimeoutStopSec=60
 """
 
@@ -50,17 +51,24 @@ pidfile = "web.pid"
 """
 
 
+BY_SYSTEMD = """
+manager = "systemd"
+units = ["web"]
+"""
+
+
 class Web(Server):
     """Version 2 of a server in `home`, with a checkpoint of version 1."""
 
-    def __init__(self, home: Path, web: str, kill_mode: str = "control-group") -> None:
+    def __init__(self, home: Path, web: str, more: str = "") -> None:
+        raze()  # whatever a test that failed has left
         self.home = home
         (home / "tree").mkdir()
         (home / "tree" / "code.txt").write_text("v1\n")
         (home / "web.py").write_text(SERVER)
         (home / "health.py").write_text(HEALTH)
         (home / "rfs.toml").write_text(CONFIG.format(home=home, python=sys.executable, web=web))
-        write_unit("web.service", UNIT.format(home=home, python=sys.executable, kill_mode=kill_mode))
+        write_unit("web.service", UNIT.format(home=home, python=sys.executable) + more)
         systemctl("daemon-reload")
         systemctl("start", "web")
         self.serves("v1")
@@ -71,6 +79,10 @@ class Web(Server):
         self.serves("v2")
         (home / "checking").unlink()
 
+    @property
+    def version(self) -> str:
+        return (self.home / "tree" / "code.txt").read_text().strip()
+
 
 @pytest.fixture
 def home() -> Iterator[Path]:
@@ -79,14 +91,19 @@ def home() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+def group_of(pid: int) -> str:
+    lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    return next(line.removeprefix("0::") for line in lines if line.startswith("0::"))
+
+
 @pytest.mark.inside_systemd
-def test_a_service_rolls_itself_back_and_undoes_it(home: Path) -> None:
-    web = Web(home, BY_COMMANDS)
+@pytest.mark.parametrize("manager", [BY_COMMANDS, BY_SYSTEMD], ids=["commands", "systemd"])
+def test_a_service_rolls_itself_back(home: Path, manager: str) -> None:
+    web = Web(home, manager)
     web.touch("hold-check")
     rolled_back = web.ask_meanwhile("/rollback")
     web.exists("checking")
-    groups = Path(f"/proc/{web.carrier}/cgroup").read_text().splitlines()
-    (group,) = [line.removeprefix("0::") for line in groups if line.startswith("0::")]
+    group = group_of(web.carrier)
     assert re.fullmatch(r"/system\.slice/rfs-outside-[0-9a-f]{12}\.scope", group)
     web.remove("hold-check")
     said = rolled_back()
@@ -96,6 +113,51 @@ def test_a_service_rolls_itself_back_and_undoes_it(home: Path) -> None:
     assert (done.reason, done.inside) == ("asked inside", "web")
     assert done.outage is not None
     assert done.outage < 20
+    assert web.version == "v1"
     web.serves("v1")
     until(lambda: prop(group.rpartition("/")[2], "LoadState") == "not-found")
+    raze()
+
+
+@pytest.mark.inside_systemd
+def test_a_sick_target_is_turned_back_and_version_2_runs_again(home: Path) -> None:
+    web = Web(home, BY_SYSTEMD)
+    pid = web.serves("v2")
+    (home / "sick").write_text("v1")
+    assert web.ask("/rollback")["status"] == "running"
+    done = web.ended()
+    assert done.status is OperationStatus.REVERTED
+    assert web.version == "v2"
+    assert web.serves("v2") != pid
+    raze()
+
+
+@pytest.mark.inside_systemd
+def test_a_killed_carrier_is_settled_from_inside(home: Path) -> None:
+    web = Web(home, BY_SYSTEMD)
+    web.touch("hold-check")
+    rolled_back = web.ask_meanwhile("/rollback")
+    web.exists("checking")
+    os.kill(web.carrier, signal.SIGKILL)
+    assert rolled_back()["error"] == "outside.lost"
+    web.remove("hold-check")
+    # It had stopped nothing: so it is dropped, and the checkpoint is taken.
+    assert web.ask("/checkpoint")
+    raze()
+
+
+@pytest.mark.inside_systemd
+def test_what_may_not_leave_is_refused_before_anything_is_touched(home: Path) -> None:
+    (home / "bin").mkdir()
+    for name in ("systemctl", "journalctl"):
+        (home / "bin" / name).symlink_to(str(shutil.which(name)))
+    web = Web(home, BY_SYSTEMD, f"Environment=PATH={home}/bin\n")
+    pid = web.serves("v2")
+    said = web.ask("/rollback")
+    assert said["error"] == "rollback.inside"
+    assert "systemd-run could not be started" in said["text"]
+    assert web.version == "v2"
+    assert web.ask("/version") == ["v2", pid]
+    with web.open() as app:
+        assert len(app.catalog.checkpoints()) == 1
     raze()

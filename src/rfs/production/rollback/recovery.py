@@ -311,9 +311,13 @@ class Recoverable:
         """To be called before services are stopped, with the lock held, which is let go of by what this raises.
 
         Raises:
-            InsideError: this process belongs to one of them, and does not do this for another one.
+            InsideError: this process belongs to one of them.
+            ConflictError: so it does, though it was started to do this outside of them.
         """
-        components = () if self.carried else self.inside()
+        components = self.inside()
+        if components and self.carried:
+            why = "the process that was to do it outside is part of it, too"
+            raise ConflictError("rollback.inside", component=", ".join(components), why=why)
         if components:
             raise InsideError(components)
 
