@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rfs.production.rollback.drivers.keys import key_changes
-from rfs.production.rollback.drivers.masking import MASK, SHOWN, is_secret_name, is_secret_value, label
+from rfs.production.rollback.drivers.masking import MASK, SHOWN, is_secret_name, is_secret_value, label, masked
 from rfs.production.rollback.drivers.parsing import Value
 from rfs.production.rollback.model import Component
 from rfs.testing import MemoryStore
@@ -74,20 +77,25 @@ def test_what_became_secret_is_masked_on_both_sides() -> None:
     assert change.before.id != change.after.id
 
 
-values = st.dictionaries(st.text(max_size=5), st.text(max_size=8).map(Value), max_size=5)
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers(2) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+values = st.dictionaries(
+    st.text(max_size=5), st.text(max_size=8).map(lambda text: Value(text, secret=True)), max_size=5
+)
 
 
 @given(values, values)
 def test_changes_are_those_of_a_model(old: dict[str, Value], new: dict[str, Value]) -> None:
-    changes = list(key_changes(C, MemoryStore(), old, new, mask_all=True))
+    changes = list(key_changes(C, MemoryStore(), old, new))
     assert [change.key for change in changes] == sorted(k for k in {*old, *new} if old.get(k) != new.get(k))
     for change in changes:
         assert (change.before is not None) == (change.key in old)
         assert (change.after is not None) == (change.key in new)
         assert {ref.label for ref in (change.before, change.after) if ref} == {MASK}
-    turned = [
-        (change.key, change.after, change.before) for change in key_changes(C, MemoryStore(), new, old, mask_all=True)
-    ]
+    turned = [(change.key, change.after, change.before) for change in key_changes(C, MemoryStore(), new, old)]
     assert turned == [(change.key, change.before, change.after) for change in changes]
 
 
@@ -102,3 +110,23 @@ def test_a_secret_is_nowhere(secret: str, name: str) -> None:
         ]
     )
     assert secret not in said.replace(name, "").replace("other", "")
+
+
+@given(JSON)
+def test_no_secret_is_left_in_a_masked_state(state: Any) -> None:
+    found = masked({"plain": state, "db_password": state, "url": "tcp://me:hunter2@host"})
+    assert found["url"] == MASK
+    assert found["plain"] == masked(state)
+    assert all(each in (MASK, None, True, False) for each in leaves(found["db_password"]))
+    assert all(each in (MASK, None, True, False) for each in leaves(masked(state, secret=True)))
+
+
+def leaves(state: Any) -> Iterator[Any]:
+    if isinstance(state, dict):
+        for each in state.values():
+            yield from leaves(each)
+    elif isinstance(state, list):
+        for each in state:
+            yield from leaves(each)
+    else:
+        yield state
