@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import sys
 import time
@@ -25,6 +26,20 @@ def alive(pid):
         return not select.select([handle], [], [], 5)[0]
     finally:
         os.close(handle)
+
+
+def test_in_a_server_with_very_many_open_files():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2000:
+        pytest.skip("no more files may be opened here than select() can watch")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
+    opened = [os.open("/", os.O_RDONLY) for _ in range(1100)]
+    try:
+        assert sh("echo one; sleep 0.1; echo two").output == "one\ntwo"
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_status_and_output():

@@ -161,9 +161,12 @@ class _Tail:
 
     def wait(self, seconds: float) -> None:
         """Wait for output or the command's end, for `seconds` at most."""
-        watched = [descriptor for descriptor in (self._pipe, self._exit) if descriptor >= 0]
-        ready = select.select(watched, [], [], seconds if self._exit >= 0 else min(seconds, _POLL_SECONDS / 5))[0]
-        if self._pipe in ready and not self._drain():
+        watch = select.poll()  # not select(), which cannot be used in a server that has a thousand files open
+        for descriptor in (self._pipe, self._exit):
+            if descriptor >= 0:
+                watch.register(descriptor, select.POLLIN)
+        ready = watch.poll(1000 * (seconds if self._exit >= 0 else min(seconds, _POLL_SECONDS / 5)))
+        if any(descriptor == self._pipe for descriptor, _ in ready) and not self._drain():
             # Nobody writes any more, but the command runs on: there is nothing left to read.
             os.close(self._pipe)
             self._pipe = -1
