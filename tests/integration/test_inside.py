@@ -157,10 +157,11 @@ def test_a_service_rolls_itself_back_and_undoes_it(web: Web) -> None:
     web.serves("v2")
 
 
-def test_what_was_written_until_the_stop_is_kept(web: Web) -> None:
+def test_meanwhile_the_carrier_is_apart_and_what_is_written_until_the_stop_is_kept(web: Web) -> None:
     web.touch("hold-stop")
     rolled_back = web.ask_meanwhile("/rollback")
     web.exists("stopping")
+    assert_nothing_of_the_unit(web)
     before = web.acked
     web.wait_for(lambda: web.acked > before + 5, "the writer to go on")
     late = web.acked
@@ -311,12 +312,8 @@ def test_abort_from_inside_tells_the_real_end(web: Web) -> None:
 # — the carrier —
 
 
-def test_the_carrier_has_nothing_of_the_unit(web: Web) -> None:
-    pid = web.serves("v2")
-    web.touch("hold-stop")
-    rolled_back = web.ask_meanwhile("/rollback")
-    web.exists("stopping")
-    carrier = web.carrier
+def assert_nothing_of_the_unit(web: Web) -> None:
+    pid, carrier = web.serves("v2"), web.carrier
     assert os.getsid(carrier) != os.getsid(pid)
     assert os.getpgid(carrier) != os.getpgid(pid)
     assert sockets(carrier).isdisjoint(sockets(pid))
@@ -327,9 +324,6 @@ def test_the_carrier_has_nothing_of_the_unit(web: Web) -> None:
     assert os.stat(web.home / ".rfs" / "work" / "_outside.log").st_mode & 0o777 == 0o600
     with web.open() as app, pytest.raises(RollbackError, match=f"process {carrier},"):
         app.checkpoint()
-    web.remove("hold-stop")
-    rolled_back()
-    web.ended()
 
 
 def sockets(pid: int) -> set[str]:

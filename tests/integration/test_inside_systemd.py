@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -129,20 +127,6 @@ def test_a_sick_target_is_turned_back_and_version_2_runs_again(home: Path) -> No
     assert done.status is OperationStatus.REVERTED
     assert web.version == "v2"
     assert web.serves("v2") != pid
-    raze()
-
-
-@pytest.mark.inside_systemd
-def test_a_killed_carrier_is_settled_from_inside(home: Path) -> None:
-    web = Web(home, BY_SYSTEMD)
-    web.touch("hold-check")
-    rolled_back = web.ask_meanwhile("/rollback")
-    web.exists("checking")
-    os.kill(web.carrier, signal.SIGKILL)
-    assert rolled_back()["error"] == "outside.lost"
-    web.remove("hold-check")
-    # It had stopped nothing: so it is dropped, and the checkpoint is taken.
-    assert web.ask("/checkpoint")
     raze()
 
 
