@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from inside_web import HEALTH, HELD, SERVER, Server
 from stack import CONFIG, SUPERVISORD, Stack, snapshot
 
 from rfs.cli.views import operation_text
-from rfs.production.rollback.application import Application
+from rfs.production.rollback import RollbackManager
 from rfs.production.rollback.capturing import Part
 from rfs.production.rollback.catalog import entry
 from rfs.production.rollback.drivers.service import ServiceDriver
@@ -28,7 +29,6 @@ from rfs.production.rollback.lock import holder
 from rfs.production.rollback.model import HealthReport, OperationStatus
 from rfs.production.rollback.operation import Mark
 from rfs.production.rollback.outside import Channel, Request
-from rfs.production.rollback.pulse import Beat
 from rfs.testing import MemoryDriver, component
 
 # A second service, which is stopped before the other one. It can be made to take its time.
@@ -368,14 +368,18 @@ def test_code_of_the_caller_alone_is_not_left_behind(web: Web, monkeypatch: pyte
             app.rollback("@latest")
         assert app.catalog.checkpoints() == known
 
-    class Careful(Application):
-        def check_health(self, beat: Beat, *, once: bool = False) -> HealthReport:
+    class Careful(RollbackManager):
+        async def health_check(self) -> HealthReport:
             return HealthReport()
 
-    with Careful.open(str(web.home / "rfs.toml")) as app:
-        with pytest.raises(ConflictError, match="check_health is code"):
-            app.rollback("@latest")
-        assert app.catalog.checkpoints() == known
+    careful, described = (kind(web.home / "rfs.toml") for kind in (Careful, RollbackManager))
+    described.register_component("mine", get=lambda: 1, restore=lambda _: None)
+    for manager, own in ((careful, "check_health"), (described, "mine")):
+        refused = asyncio.run(manager.rollback_to_checkpoint("@latest"))
+        assert refused.is_failure()
+        assert refused.error.key == "rollback.inside"
+        assert own in str(refused.error)
+    assert len(web.checkpoints()) == len(known)
     assert web.stable() == web.v2
 
 
