@@ -33,6 +33,8 @@ def main() -> None:
             report = shutdown_sweep(bench, options["device"], options["base"], limit=limit, seed=seed)
         elif options["mode"] == "nested":
             report = Sweep(bench, seed=seed).nested(limit)
+        elif options["mode"] == "reboots":
+            report = Sweep(bench, seed=seed).reboots(limit)
         else:
             faults = [Fault(word) for word in options["faults"]]
             report = Sweep(bench, faults, limit=limit, seed=seed).run()

@@ -62,6 +62,9 @@ class Scenario(ABC):
     def recover(self, world: Path) -> None:
         """Do what a user does after a crash. The default is nothing."""
 
+    def live_on(self, world: Path) -> None:
+        """Do what happens between a crash and its recovery. The default is nothing."""
+
     @abstractmethod
     def judge(self, world: Path) -> str:
         """Return "old", "new", or a problem: "mixed: …", "lost: …", "corrupt: …"."""
@@ -291,6 +294,41 @@ class Sweep:
             self._nest(report, at)
         report.seconds = time.monotonic() - began
         return report
+
+    def reboots(self, rounds: int) -> Report:
+        """Kill the act; then several times over let the scenario live on for a moment, and kill its recovery."""
+        report = Report(f"{type(self.bench.scenario).__name__} with reboots")
+        began = time.monotonic()
+        self.bench.prepare()
+        calls = len(self._count(report))
+        for _ in range(rounds):
+            self._reboot(report, calls)
+        report.seconds = time.monotonic() - began
+        return report
+
+    def _reboot(self, report: Report, calls: int) -> None:
+        bench = self.bench
+        outcome, at = bench.broken(Fault.KILL, self.random.randint(1, calls))
+        where = f"kill at call {at}"
+        if outcome.how != "killed":
+            report.add(where, f"unfired: {outcome.how} {outcome.text}")
+            return
+        report.fired += 1
+        for _ in range(self.random.randint(0, 3)):
+            self._live_on()
+            inner = self.random.randint(1, calls // 2)
+            outcome = bench.recover(Fault.KILL, inner)
+            if outcome.how not in ("killed", "ok"):
+                report.add(where, f"stuck: recover {outcome.how}: {outcome.text}")
+                return
+            where += f", then in its recovery at call {inner}" if outcome.how == "killed" else ", recovered"
+        self._live_on()
+        report.add(where, bench.verdict())
+
+    def _live_on(self) -> None:
+        outcome = self.bench.stage(lambda: self.bench.scenario.live_on(self.bench.world))
+        if outcome.how != "ok":
+            raise SweepError("living on", outcome)
 
     def _count(self, report: Report) -> list[Kind]:
         """Run it without a fault, which must end in "new"; return the sort of each call."""

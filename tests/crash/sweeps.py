@@ -56,6 +56,11 @@ def nested(scenario: type, pairs: int, seed: int = 1) -> Found:
     return _run(scenario, mode="nested", limit=pairs, seed=seed)
 
 
+def reboots(scenario: type, rounds: int, seed: int = 1) -> Found:
+    """Kill `scenario`, and several times over let services write on what is there and kill the recovery."""
+    return _run(scenario, mode="reboots", limit=rounds, seed=seed)
+
+
 def power(scenario: type, *, limit: int | None = None, seed: int = 1) -> Found:
     """Lose power in `scenario`."""
     return _run(scenario, mode="power", limit=limit, seed=seed)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 from tests.crash import whole
 from tests.crash.shim import Fault
-from tests.crash.sweeps import MACHINE_FAULTS, needs_shim, nested, power, sweep
+from tests.crash.sweeps import MACHINE_FAULTS, needs_shim, nested, power, reboots, sweep
 
 pytestmark = needs_shim
 
@@ -54,6 +54,14 @@ def test_a_prune_loses_nothing_that_is_kept() -> None:
 
 def test_a_service_runs_again_whatever_happened() -> None:
     sweep(whole.RollbackWithService, limit=15).expect_clean()
+
+
+def test_what_services_write_between_crashes_is_kept() -> None:
+    reboots(whole.RollbackWithReboots, 5).expect_clean()
+
+
+def test_a_recovery_that_keeps_nothing_is_caught() -> None:
+    reboots(whole.RollbackWithRebootsThatKeepsNothing, 4).expect_caught("lost")
 
 
 # — the whole of it: `make crash` —
@@ -103,3 +111,9 @@ def test_a_prune_with_power_lost_at_every_call() -> None:
 @pytest.mark.slow
 def test_a_rollback_with_a_service_at_many_calls() -> None:
     sweep(whole.RollbackWithService, limit=200).expect_clean()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2, 4))
+def test_what_services_write_between_crashes_is_kept_at_many_places(seed: int) -> None:
+    reboots(whole.RollbackWithReboots, 60, seed).expect_clean()

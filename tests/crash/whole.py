@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 from unittest.mock import patch
 
 import apsw
@@ -27,13 +29,14 @@ from tests.crash.tree import make_first_tree, make_second_tree
 
 from rfs.production.rollback import database, upkeep
 from rfs.production.rollback import engine as engine_module
+from rfs.production.rollback import operation as operation_module
 from rfs.production.rollback.application import Application
 from rfs.production.rollback.catalog import entry
 from rfs.production.rollback.engine import Engine
 from rfs.production.rollback.errors import HeldError, RevertedError
 from rfs.production.rollback.model import OperationStatus
-from rfs.production.rollback.operation import Mark, Operation
-from rfs.production.rollback.plan import Step
+from rfs.production.rollback.operation import Mark, Operation, Position, position
+from rfs.production.rollback.plan import Action, Step
 
 IMPORTED = (cryptography.hazmat.primitives.ciphers.aead, ruamel.yaml, tomlkit, zstandard)
 CONFIG = """
@@ -224,6 +227,111 @@ class RollbackWithService(Rollback):
         return super().judge(world)
 
 
+WRITTEN = 10_000
+
+
+class Written(NamedTuple):
+    """The numbers of what the service wrote, as the file and as the database have them."""
+
+    lines: set[int]
+    rows: set[int]
+
+
+class RollbackWithReboots(RollbackWithService):
+    """Between a crash and its recovery the service comes up and writes, a line and a row at a time. Sometimes
+    a prune comes first, sometimes it is aborted instead.
+
+    In the end the application is exactly at version 1 or 2, except for what was written when all was restored
+    already; and whatever was written at any time is live, or in a checkpoint that prune would keep.
+    """
+
+    config = CONFIG + SERVICE + "[retention]\nkeep_last = 1\n"
+
+    def live_on(self, world: Path) -> None:
+        (world / "web").touch()
+        (world / "written").write_text(str(number(world) + 1))
+        with (world / "live" / "tree" / "code.py").open("a") as file:
+            file.write(f"written {number(world)}\n")
+        run(world / "live", f"INSERT INTO orders VALUES ({WRITTEN + number(world)}, 'written')")
+
+    def recover(self, world: Path) -> None:
+        written = number(world)
+        with self.open(world) as app:
+            if written % 2:
+                upkeep.prune(app, dry_run=False)
+            left = app.catalog.open_operation()
+            where = position(left.plan, app.catalog.journal(left.operation_id)) if left else None
+            abort = left is not None and written % 3 == 2
+            (world / "exact").write_text("exact" if where and to_restore(left, where, abort=abort) else "")
+            if abort:
+                with suppress(RevertedError):
+                    app.abort()
+        super().recover(world)
+
+    def judge(self, world: Path) -> str:
+        _, first, second = self.known(world)
+        now, live = without_written(seen(world / "live"))
+        if live.lines != live.rows:
+            return f"mixed: of what was written the file holds {live.lines}, and the database {live.rows}"
+        if now not in (versions := [without_written(each)[0] for each in (first, second)]):
+            return f"mixed: to version 1: {differing(versions[0], now)}; to version 2: {differing(versions[1], now)}"
+        if not (world / "web").exists():
+            return "stuck: the service does not run"
+        with self.open(world) as app:
+            upkeep.prune(app, dry_run=False)
+            operations = app.catalog.operations()
+        kept = {id_: self.written_at(world, id_) for each in operations for id_ in {each.state_before, *each.lefts}}
+        for each in operations if (world / "exact").read_text() else ():
+            wanted = kept[each.state_before] if each.status is OperationStatus.REVERTED else Written(set(), set())
+            if live != wanted:
+                return f"mixed: it is {each.status}, and of what was written meanwhile {live} is live, not {wanted}"
+        every = set(range(1, number(world) + 1))
+        for name in Written._fields:
+            found = getattr(live, name).union(*(getattr(each, name) for each in kept.values()))
+            if found != every:
+                return f"lost: {name} {sorted(every - found)} of {len(every)} are neither live nor in {sorted(kept)}"
+        return "new" if now == versions[0] else "old"
+
+    def written_at(self, world: Path, checkpoint: str) -> Written:
+        """Return what a checkpoint holds of what was written: by rolling back to it, in a copy."""
+        copy = world.with_name("copy")
+        shutil.copytree(world, copy, symlinks=True)
+        try:
+            config = copy / "rfs.toml"
+            config.write_text(config.read_text().replace(str(world), str(copy)))
+            with self.open(copy) as app:
+                app.rollback(checkpoint)
+            return without_written(seen(copy / "live"))[1]
+        finally:
+            shutil.rmtree(copy)
+
+
+def number(world: Path) -> int:
+    """Return how often the service wrote."""
+    memory = world / "written"
+    return int(memory.read_text()) if memory.exists() else 0
+
+
+def to_restore(operation: Operation, where: Position, *, abort: bool) -> bool:
+    """Tell whether carrying the operation on restores anything."""
+    if not where.outage or ((abort or where.turned) and not where.touched):
+        return False
+    data = {step.id for step in operation.plan.steps if step.action in (Action.RESTORE, Action.VERIFY)}
+    return abort or not data <= where.done
+
+
+def without_written(found: dict[str, object]) -> tuple[dict[str, object], Written]:
+    """Return what was seen without what `live_on` writes, and that."""
+    tables = {name: list(rows) for name, rows in found["tables"].items()}
+    in_database = {n - WRITTEN for n, _ in tables["orders"] if n > WRITTEN}
+    tables["orders"] = [row for row in tables["orders"] if row[0] <= WRITTEN]
+    mode, uid, gid, *_, content = str(found["tree/code.py"]).split()
+    lines = bytes.fromhex(content).decode().splitlines()
+    in_file = {int(line.removeprefix("written ")) for line in lines if line.startswith("written ")}
+    code = [mode, uid, gid, *(line for line in lines if not line.startswith("written "))]
+    return {**found, "tables": tables, "tree/code.py": code}, Written(in_file, in_database)
+
+
 class Prune(Whole):
     """Whatever a prune was doing, every checkpoint that is kept is whole."""
 
@@ -313,3 +421,11 @@ class RollbackWithoutCommit(Rollback):
         aside = patch.object(database.Database, "set_aside", lambda file, size: None)
         with aside, patch.object(database, "transaction", wrong):
             super().act(world)
+
+
+class RollbackWithRebootsThatKeepsNothing(RollbackWithReboots):
+    """Carries on without a copy of what is there."""
+
+    def recover(self, world: Path) -> None:
+        with patch.object(operation_module, "_left_kept", lambda plan, where, steps: list(steps)):
+            super().recover(world)
