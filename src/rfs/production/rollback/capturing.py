@@ -167,14 +167,7 @@ class Capturer:
 
     def missing(self, captures: Iterable[Capture]) -> list[bytes]:
         """Return the blobs that these captures need and the store has not, or only damaged."""
-        lost: list[bytes] = []
-        needed: set[bytes] = set()
-        for part in dict.fromkeys(part for capture in captures for part in capture.parts):
-            try:
-                needed |= self.store.reachable([part])
-            except IntegrityError:
-                lost.append(part)
-        return lost + [blob for blob in needed if not self.store.has(blob)]
+        return self.store.missing(part for capture in captures for part in capture.parts)
 
 
 class Blobs:
@@ -184,7 +177,8 @@ class Blobs:
         self.still = False
         # Bound once, not wrapped: they are called for every file.
         self.tick, self.remaining = beat.tick, beat.remaining
-        self.put, self.put_all, self.get = store.put, store.put_all, store.get
+        self.put, self.put_all = store.put, store.put_all
+        self.get, self.expect = store.get, store.expect
         self.put_part, self.get_part = store.put_part, store.get_part
         self.has, self.identify = store.has, store.identify
         # Beyond the protocol: with these a driver may have a forked helper do its share.

@@ -15,7 +15,7 @@ What every driver must keep:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, ClassVar, Protocol
 
 import msgspec
@@ -95,6 +95,9 @@ class BlobSource(Pulse, Protocol):
         Raises:
             IntegrityError: it is missing or damaged.
         """
+
+    def expect(self, blobs: Collection[bytes]) -> None:
+        """Say which blobs will be asked for next, at best some thousands: the disk then reads them all at once."""
 
     def get_part(self, part: bytes) -> tuple[list[bytes], bytes]:
         """Return (refs, body) as they were given to `put_part`.

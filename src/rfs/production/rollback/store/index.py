@@ -28,6 +28,7 @@ _MOST_CACHED = 2_000_000
 _ASKED_BEFORE_CACHING = 1_000
 # So many are read in the time of one question.
 _IDS_LIKE_A_QUESTION = 8
+_ASKED_AT_ONCE = 500
 _LONG_WAL = 1 << 20
 MEMORY = ":memory:"
 _SCHEMA = """
@@ -46,6 +47,8 @@ PRAGMA user_version = 1;
 """
 _COPY = "SELECT packs.name, id, type, offset, length, blobs.size, bad FROM blobs JOIN packs ON number = pack "
 _FIND = "SELECT pack, type, offset, length, size, bad FROM blobs WHERE id = ?"
+# The last one counts, and that is the sound one.
+_PLACES = "SELECT id, pack, type, offset, length, size FROM blobs WHERE id IN ({}) ORDER BY bad DESC"
 _SEVERAL = "WHERE id IN (SELECT id FROM blobs GROUP BY id HAVING count(*) > 1) "
 
 
@@ -197,19 +200,26 @@ class Index:
             return blob in self.known
         self._asked += 1
         try:
-            if self._asked == self._enough:
-                count = self._value("SELECT count(*) FROM blobs")
-                self._enough = max(_ASKED_BEFORE_CACHING, count // _IDS_LIKE_A_QUESTION)
-                if self._asked == self._enough and count <= _MOST_CACHED:
-                    self.known = {row[0] for row in self._db.execute("SELECT id FROM blobs WHERE bad = 0")}
-                    return blob in self.known
+            if self._asked == self._enough and self._hold(self._asked):
+                return self.has(blob)
             return self._value("SELECT 1 FROM blobs WHERE id = ? AND bad = 0", blob) is not None
         except self._error as error:
             raise _translated(error, self.path, self._db) from error
 
+    def _hold(self, questions: int) -> bool:
+        """Hold all ids in memory if that costs no more than so many questions; tell whether they are held."""
+        count = self._value("SELECT count(*) FROM blobs")
+        self._enough = max(_ASKED_BEFORE_CACHING, count // _IDS_LIKE_A_QUESTION)
+        if questions < self._enough or count > _MOST_CACHED:
+            return False
+        self.known = {row[0] for row in self._db.execute("SELECT id FROM blobs WHERE bad = 0")}
+        return True
+
     def absent(self, blobs: Collection[bytes]) -> set[bytes]:
         """Return those of which there is no copy that is not known to be bad."""
-        if self.known is None:
+        with self._explained():
+            held = self.known is not None or (len(blobs) >= _ASKED_BEFORE_CACHING and self._hold(len(blobs)))
+        if not held or self.known is None:
             return {blob for blob in blobs if not self.has(blob)}
         return set(blobs).difference(self.known)
 
@@ -224,6 +234,17 @@ class Index:
         if version != self._version:
             self._version = version
             self.forget()
+
+    def places(self, blobs: Collection[bytes]) -> dict[bytes, tuple[str, Entry]]:
+        """Return, for those that are here, where a copy lies, if possible one that is not known to be bad."""
+        found: dict[bytes, tuple[str, Entry]] = {}
+        wanted = list(blobs)
+        for start in range(0, len(wanted), _ASKED_AT_ONCE):
+            some = wanted[start : start + _ASKED_AT_ONCE]
+            question = _PLACES.format(",".join("?" * len(some)))
+            for blob, pack, kind, offset, length, size in self._rows(question, *some):
+                found[blob] = (self._names.get(pack) or self._name(pack), Entry(blob, kind, offset, length, size))
+        return found
 
     def find(self, blob: bytes) -> list[Copy]:
         """Return all copies of a blob."""

@@ -49,15 +49,23 @@ class Nearby:
         self._asked: dict[str, int] = {}
         # Replaced as a whole, never changed: it is looked through without the lock.
         self._held: tuple[_Located, ...] = ()
+        self._expected: dict[bytes, tuple[str, Entry]] = {}
         self._lock = threading.Lock()
 
     def find(self, blob: bytes) -> tuple[str, Entry] | None:
         """Return a pack in which a blob lies, and where; None when the index must be asked."""
+        expected = self._expected.get(blob)
+        if expected is not None:
+            return expected
         for pack in self._held:
             entry = pack.find(blob)
             if entry is not None:
                 return pack.name, entry
         return None
+
+    def expect(self, places: dict[bytes, tuple[str, Entry]]) -> None:
+        """Hold where some blobs lie, instead of those that were expected before."""
+        self._expected = places
 
     def note(self, pack: str) -> None:
         """Note that a blob of a pack was found through the index; the pack's list is held after many."""
@@ -75,4 +83,5 @@ class Nearby:
         """Drop what is held."""
         with self._lock:
             self._held = ()
+            self._expected = {}
             self._asked.clear()

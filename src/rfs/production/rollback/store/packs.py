@@ -12,7 +12,7 @@ import sys
 import threading
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import accumulate, islice
 from typing import NamedTuple
@@ -303,15 +303,31 @@ class PackFiles:
         """
         # The lock is held while reading, so that no other thread closes this descriptor meanwhile.
         with self._lock:
-            fd = self._files.get(name)
-            if fd is None:
-                fd = os.open(self._place.pack(name), os.O_RDONLY | os.O_CLOEXEC)
-                self._files[name] = fd
-                if len(self._files) > _OPEN_FILES:
-                    os.close(self._files.popitem(last=False)[1])
-            else:
-                self._files.move_to_end(name)
-            return os.pread(fd, length, offset)
+            return os.pread(self._opened(name), length, offset)
+
+    def advise(self, name: str, pieces: Iterable[tuple[int, int]]) -> None:
+        """Have the system read pieces (offset, length) of a pack ahead, without waiting for it.
+
+        Raises:
+            OSError: the pack is gone.
+        """
+        if not hasattr(os, "posix_fadvise"):
+            return
+        with self._lock:
+            fd = self._opened(name)
+            for offset, length in pieces:
+                os.posix_fadvise(fd, offset, length, os.POSIX_FADV_WILLNEED)
+
+    def _opened(self, name: str) -> int:
+        fd = self._files.get(name)
+        if fd is None:
+            fd = os.open(self._place.pack(name), os.O_RDONLY | os.O_CLOEXEC)
+            self._files[name] = fd
+            if len(self._files) > _OPEN_FILES:
+                os.close(self._files.popitem(last=False)[1])
+        else:
+            self._files.move_to_end(name)
+        return fd
 
     def close(self) -> None:
         """Close all descriptors; reading opens them again."""

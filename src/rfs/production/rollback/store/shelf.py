@@ -245,6 +245,17 @@ class Shelf:
         self.note_bad([(copy.entry.blob, copy.pack) for copy in copies])
         raise _damaged(blob, copies[0].pack if copies else "", why)
 
+    def expect(self, blobs: Collection[bytes]) -> None:
+        """Have the disk read these ahead, all at once instead of one after the other; what is not here is left."""
+        places = self.ask(lambda index: index.places(blobs))
+        self._nearby.expect(places)
+        pieces: dict[str, list[tuple[int, int]]] = {}
+        for pack, entry in places.values():
+            pieces.setdefault(pack, []).append((entry.offset, entry.length))
+        for pack, wanted in pieces.items():
+            with suppress(OSError):  # who reads it finds out, and knows what to do
+                self._files.advise(pack, sorted(wanted))
+
     def _check_index(self, copies: list[Copy]) -> None:
         """Compare the index with the packs, and make it anew when it says wrong things about `copies`."""
         self.ask(lambda _: self.compare())
@@ -289,6 +300,12 @@ class Shelf:
             if index is None or index.known is None or not self._own:
                 return self.ask(lambda index: index.has(blob))
             return blob in index.known
+
+    def lacking(self, blobs: set[bytes]) -> set[bytes]:
+        """Return those that are not here, sealed or not, as far as is known undamaged."""
+        with self._lock:
+            unsealed = self._writer.blobs.keys() if self._writer is not None else set()
+            return self.ask(lambda index: index.absent(blobs - unsealed))
 
     def add(self, contents: Mapping[bytes, Data], kind: Type) -> None:
         """Seal and append contents, by id, but for those that are here.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from types import TracebackType
 
@@ -227,6 +227,10 @@ class Store:
         """
         return self._shelf.get(blob, Type.BLOB)
 
+    def expect(self, blobs: Collection[bytes]) -> None:
+        """Say which blobs will be asked for next, so that the disk reads them all at once; missing ones are left."""
+        self._shelf.expect(blobs)
+
     def get_part(self, part: bytes) -> tuple[list[bytes], bytes]:
         """Return (refs, body) of a manifest part, verified against its id.
 
@@ -247,6 +251,17 @@ class Store:
                 found.add(part)
                 found.update(self.get_part(part)[0])
         return found
+
+    def missing(self, parts: Iterable[bytes]) -> list[bytes]:
+        """Return what is not here, or only damaged, of manifest parts and all that they refer to."""
+        lost: list[bytes] = []
+        needed: set[bytes] = set()
+        for part in dict.fromkeys(parts):
+            try:
+                needed.update(self.get_part(part)[0])
+            except IntegrityError:
+                lost.append(part)
+        return lost + sorted(self._shelf.lacking(needed))
 
     # — records —
 

@@ -43,6 +43,9 @@ from rfs.production.rollback.model import Component
 # Up to this many files are synced one by one; for more, one sync of the file system is
 # cheaper, though it also waits for what others have written.
 FEW = 64
+# So many blobs, of so many bytes, are read ahead.
+_EXPECTED = 2_000
+_EXPECTED_SIZE = 64 << 20
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _ACL_FOR_NEW = "system.posix_acl_default"
 
@@ -181,6 +184,8 @@ class Stage:
         builder = Builder(want, source, fd, self._component, sync_each=len(missing) <= FEW)
         listed = []
         for at, task in enumerate(missing):
+            if not at % _EXPECTED:
+                source.expect(_blobs(missing[at : at + _EXPECTED], want))
             name = str(at)
             builder.build(task.path, task.want, fd, name)
             inode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_ino
@@ -236,6 +241,31 @@ def _spread(missing: set[str], made: list[Task], want: Tree) -> None:
             return
         spread |= more
         missing.update(path for path, groups in groups_of.items() if groups & more)
+
+
+def _blobs(tasks: Iterable[Task], want: Tree) -> list[bytes]:
+    """Return the blobs that some tasks need first."""
+    found: list[bytes] = []
+    size = 0
+    for entry in _entries(tasks, want):
+        size += entry.size
+        if size > _EXPECTED_SIZE or len(found) >= _EXPECTED:
+            break
+        if entry.chunks is not None:
+            found += [chunk.blob for chunk in entry.chunks]
+        elif entry.size:
+            found.append(entry.blob)
+    return found
+
+
+def _entries(tasks: Iterable[Task], want: Tree) -> Iterator[Entry]:
+    for task in tasks:
+        if task.want is None:
+            continue
+        yield task.want
+        for folder in want.inside(task.path) if task.want.is_folder else ():
+            block = want.blocks[folder]
+            yield from map(block.entry, range(len(block)))
 
 
 def _check_owners(task: Task, want: Tree) -> None:
