@@ -480,7 +480,7 @@ def rows_of(world: World, engine: Engine, checkpoint_id: str) -> set[int]:
     return set(found.value["rows"])
 
 
-@pytest.mark.parametrize("seed", range(80))
+@pytest.mark.parametrize("seed", range(40))
 def test_what_is_written_between_crashes_is_kept_and_the_end_is_exact(world: World, seed: int) -> None:
     """Die anywhere; services come up and write; die anywhere in the recovery; and so on."""
     chance = random.Random(seed)
