@@ -182,10 +182,16 @@ def test_wanted_files_come_first_then_links_then_files_then_what_is_shared(write
 
 def test_what_a_restore_made_is_known_until_the_operation_is_over(write: Write, tmp_path: Path) -> None:
     c = component("service", tmp_path)
-    made = definitions.Made(c)
-    made.note([write("there"), str(tmp_path / "not\udcff")])
-    made.note([str(tmp_path / "more")])
-    assert definitions.Made(c).paths() == sorted([str(tmp_path / "not\udcff"), str(tmp_path / "more")], key=os.fsencode)
-    made.forget()
-    made.forget()
-    assert made.paths() == []
+    there, odd, edited = write("there"), write("not\udcff"), write("edited")
+    new = definitions.read_definitions(c, [there, odd, edited])
+    for path in (odd, edited):
+        os.unlink(path)
+    definitions.Made(c).note({path: new[path] for path in (there, odd)})
+    definitions.Made(c).note({edited: new[edited]})
+    write("not\udcff")
+    write("edited", "by somebody else since")
+    assert definitions.Made(c).left({}) == [odd]
+    assert definitions.Made(c).left(new) == []
+    definitions.Made(c).forget()
+    definitions.Made(c).forget()
+    assert definitions.Made(c).left({}) == []

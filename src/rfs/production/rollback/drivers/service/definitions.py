@@ -7,6 +7,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
 
 import msgspec
 
@@ -161,32 +162,41 @@ class Made:
     """
 
     def __init__(self, c: Component) -> None:
+        self._c = c
         self._path = os.path.join(c.work, "made.json")
 
-    def note(self, paths: Iterable[str]) -> None:
-        """Note, before they are made, those of these paths where nothing is."""
-        new = [os.fsencode(path) for path in paths if not os.path.lexists(path)]
+    def note(self, definitions: Mapping[str, Definition]) -> None:
+        """Note, before they are made, those of these definitions where nothing is yet."""
+        new = {path: _digest(each) for path, each in definitions.items() if not os.path.lexists(path)}
         if new:
             os.makedirs(os.path.dirname(self._path), exist_ok=True)
             with open(f"{self._path}.new", "wb") as file:
-                file.write(msgspec.json.encode(sorted({*self._noted(), *new})))
+                file.write(
+                    msgspec.msgpack.encode({os.fsencode(path): text for path, text in new.items()} | self._noted())
+                )
             os.replace(f"{self._path}.new", self._path)
 
-    def paths(self) -> list[str]:
-        """Return the absolute paths that were noted."""
-        return [os.fsdecode(path) for path in self._noted()]
+    def left(self, wanted: Mapping[str, Definition]) -> list[str]:
+        """Return the absolute paths of those that are still there as they were made, and are not wanted."""
+        noted = {os.fsdecode(path): text for path, text in self._noted().items()}
+        live = read_definitions(self._c, noted.keys() - wanted.keys())
+        return sorted(path for path, each in live.items() if _digest(each) == noted[path])
 
     def forget(self) -> None:
         """Forget them: the operation is over."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
 
-    def _noted(self) -> list[bytes]:
+    def _noted(self) -> dict[bytes, bytes]:
         try:
             with open(self._path, "rb") as file:
-                return msgspec.json.decode(file.read(), type=list[bytes])
+                return msgspec.msgpack.decode(file.read(), type=dict[bytes, bytes])
         except (OSError, msgspec.MsgspecError):
-            return []
+            return {}
+
+
+def _digest(definition: Definition) -> bytes:
+    return sha256(definition.data).digest()
 
 
 def _folder_above(path: str) -> str:

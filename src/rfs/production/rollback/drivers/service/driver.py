@@ -116,10 +116,10 @@ class ServiceDriver(Driver):
         for _ in range(_ROUNDS):
             wanted, live, places = _compared(c, manager, recorded)
             paths = files.next_to_change(wanted, live, places)
-            paths = paths or [path for path in made.paths() if path not in wanted and os.path.lexists(path)]
+            paths = paths or made.left(wanted)
             if not paths:
                 break
-            made.note(wanted.keys() & set(paths))
+            made.note({path: wanted[path] for path in paths if path in wanted})
             for path in paths:
                 files.put_back(c, path, wanted.get(path))
                 changed.add(path)
