@@ -249,15 +249,20 @@ def test_a_unit_file_behind_a_link_comes_back_with_the_link(house):
 def test_what_a_name_led_to_in_between_stays(house):
     write_unit("web.service", SLEEP)
     other = write_unit("other.service", SLEEP)
+    timer = write_unit("other.timer", "[Timer]\nOnActiveSec=1000\n" + INSTALL)
+    systemctl("enable", "--now", "other.timer")
     c, capture = house.ready("web")
     absent = house.capture(house.part("absent"))
     systemctl("stop", "web")
     (UNITS / "web.service").unlink()
     for name in ("web", "absent"):
         (UNITS / f"{name}.service").symlink_to("other.service")
+    systemctl("daemon-reload")
+    assert "other.timer" in prop("web", "TriggeredBy")
     house.bring(c, capture)
     house.bring(house.part("absent"), absent)
     assert other.exists()
+    assert timer.exists()
     assert (UNITS / "web.service").is_file()
     assert not (UNITS / "absent.service").exists()
 
@@ -407,8 +412,11 @@ def test_a_timer_that_came_later_goes_and_one_that_went_comes_back(house):
     without = house.capture(c)
     house.bring(c, with_timer)
     assert (prop("web.timer", "UnitFileState"), active("web", "web.timer")) == ("enabled", ["active", "active"])
+    odd = write_unit("odd.timer", "[Timer]\nOnActiveSec=1000\nUnit=web.service\n")
+    systemctl("start", "odd.timer")
     house.bring(c, without)
-    assert (timer.exists(), active("web.timer")) == (False, ["inactive"])
+    assert [path.exists() for path in (timer, odd)] == [False, False]
+    assert active("web.timer", "odd.timer") == ["inactive", "inactive"]
 
 
 def test_units_that_need_it_are_stopped_along_and_started_again(house):

@@ -125,7 +125,8 @@ def test_what_starts_a_unit(write: Write, disk: Callable[[], UnitFiles]) -> None
         "odd.timer": "Unit=web.service",
     }.items():
         write(f"etc/{name}", text)
-    assert disk().beside(["web.service", "web@1.service"]) == ["web.socket", "web@1.path"]
+    assert disk().beside(["web.service", "web@1.service"]) == ["odd.timer", "web.socket", "web@1.path"]
+    assert disk().beside(["web.service", "odd.timer"]) == ["web.socket"]
     assert disk().started_by("web.timer") == {"web-job.service"}
     assert disk().started_by("odd.timer") == {"web.service"}
     assert disk().started_by("none.timer") == set()

@@ -64,10 +64,14 @@ class UnitFiles:
         return sorted(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
 
     def beside(self, names: Collection[str]) -> list[str]:
-        """Return the sockets, timers and paths on the disk that start services of these names by their own name."""
+        """Return the sockets, timers and paths on the disk that start one of these units, without those among them.
+
+        Of those that came with the system's packages, only the ones that bear the unit's name.
+        """
         stems = [name.removesuffix(".service") for name in names if name.endswith(".service")]
-        wanted = [stem + suffix for stem in stems for suffix in TRIGGERS]
-        return [name for name in wanted if name not in names and self.started_by(name) & {*names}]
+        maybe = {stem + suffix for stem in stems for suffix in TRIGGERS}
+        maybe |= {name for name in self.known() if name.endswith(TRIGGERS) and "@." not in name}
+        return sorted(name for name in maybe if name not in names and self.started_by(name) & {*names})
 
     def started_by(self, trigger: str) -> set[str]:
         """Return the units that a socket, a timer or a path on the disk starts."""
