@@ -92,7 +92,7 @@ class Host:
             raise
 
     def _boot(self, writable: tuple[Path, ...]) -> None:
-        self.cgroup.mkdir()
+        self.cgroup.mkdir(exist_ok=True)  # a run that was killed had the same number
         # It joins the group before it is told apart from the machine's: its root is that group then.
         join = f'echo $$ > "{self.cgroup}/cgroup.procs" && exec {_UNSHARE} sh -c "$@"'
         # The path of a Unix socket has room for 107 bytes.
