@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pty
@@ -160,12 +159,13 @@ class Terminal:
         os.write(self._master, text.encode() + b"\n")
 
     def interrupt(self) -> None:
-        """Press Ctrl-C, and again as a person does: one that comes just before the read begins only counts after it."""
-        until = time.monotonic() + PATIENCE
-        while self._child.poll() is None and time.monotonic() < until:
-            self._child.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._child.wait(timeout=1)
+        """Press Ctrl-C once it reads: just before, it only counts after the read; a second one may meet it ending."""
+        wait_for(self._asleep)
+        self._child.send_signal(signal.SIGINT)
+
+    def _asleep(self) -> bool:
+        state = Path(f"/proc/{self._child.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+        return state == "S"
 
     def end(self) -> int:
         while self._read():
