@@ -92,10 +92,11 @@ class SqliteDriver(Driver):
         path = _path(c)
         known = recall(c, path)
         if previous is not None and known == previous.fingerprint:
-            return msgspec.structs.replace(previous, stored=0)
+            facts = _salvaged(facts_of(previous), strict=strict)
+            return msgspec.structs.replace(previous, stored=0, meta=msgspec.to_builtins(facts))
         before = glance(path)
         with observed(c, path, _patience(c, sink), strict=strict) as (copy, fd, found):
-            facts, warnings = _checked(path, copy, found)
+            facts, warnings = _checked(path, copy, _salvaged(found, strict=strict))
             fingerprint, parts = store_runs(fd, facts, sink)
         remember(c, path, before, fingerprint)
         return Capture(
@@ -132,7 +133,7 @@ class SqliteDriver(Driver):
                 if live.state != "database" or wanted.state != "database":
                     warnings += move_aside(c, path, live, patience)
                 if wanted.state == "database":
-                    put_database(c, staged, path, live, patience)
+                    warnings += put_database(c, staged, path, live, patience)
                 elif wanted.state == "raw":
                     put_raw(c, path, staged, wanted)
         if wanted.state == "database" and (stretches or live.wal != wanted.wal):
@@ -190,7 +191,7 @@ class SqliteDriver(Driver):
         with observed(c, path, _patience(c, source)) as (copy, fd, live):
             keys = [f"pages {first}–{last}" for first, last in differing(fd, live, want, source)[:LISTED]]
             found = ""
-            if live.state == "database" and not wanted.damaged:
+            if live.state == "database" and not wanted.as_it_was:
                 found = soundness(copy, thorough=live.length <= CHECKED_BYTES)
         changes = [Change(c.name, ChangeKind.CHANGED, key) for key in keys]
         changes += rows.facts_changed(c.name, wanted, live)
@@ -234,6 +235,12 @@ def _seconds(c: Component) -> float:
 def _patience(c: Component, pulse: BlobSink | BlobSource | None = None) -> Patience:
     seconds = _seconds(c)
     return Patience(seconds if pulse is None else min(seconds, pulse.remaining()), pulse)
+
+
+def _salvaged(facts: Facts, *, strict: bool) -> Facts:
+    """Return the facts, marked when they are of a state before that is too large to be checked."""
+    unchecked = facts.state == "database" and facts.length > CHECKED_BYTES
+    return msgspec.structs.replace(facts, salvaged=unchecked and not strict)
 
 
 def _checked(path: str, copy: str, facts: Facts) -> tuple[Facts, tuple[str, ...]]:
@@ -292,7 +299,7 @@ def _assemble(c: Component, source: BlobSource, want: Capture, path: str, fd: in
     facts = facts_of(want)
     assemble(want, source, fd)
     # A database known to be damaged is put back as it was: that may be the state before.
-    if facts.state == "database" and not facts.damaged:
+    if facts.state == "database" and not facts.as_it_was:
         found = soundness(path, thorough=facts.length <= CHECKED_BYTES)
         if found:
             raise IntegrityError("sqlite.damaged", path=_path(c), why=found)

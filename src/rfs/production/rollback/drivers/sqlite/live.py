@@ -194,9 +194,20 @@ def _observe_database(c: Component, path: str, copy: str, fd: int, patience: Pat
     header = os.pread(fd, 100, 0)
     # Opened as it is, the copy of a database with a write-ahead log would want one too.
     write_all(fd, normalised(header), 0)
+    _require_schema(c, path, copy, patience)
     mode, uid, gid = ownership(before)
     size = os.fstat(fd).st_size
     return Facts(page_size=header_page_size(header), length=size, wal=uses_wal(header), mode=mode, uid=uid, gid=gid)
+
+
+def _require_schema(c: Component, path: str, copy: str, patience: Patience) -> None:
+    """Refuse a database of which not even the schema can be read: nothing could be put back through SQLite either."""
+    connection = apsw.Connection(copy, flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        with explained(c, path, patience):
+            connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+    finally:
+        connection.close()
 
 
 def _observe_broken(c: Component, path: str, copy: str, fd: int, patience: Patience) -> Facts:
@@ -204,13 +215,30 @@ def _observe_broken(c: Component, path: str, copy: str, fd: int, patience: Patie
     if found is None:
         return Facts(state="absent")
     try:
-        touch(c, path, "copy_file", patience, writes=c.work, copy=copy)
+        if not _copied_with_log(c, path, copy, patience):
+            os.ftruncate(fd, 0)
+            touch(c, path, "copy_file", patience, writes=c.work, copy=copy)
     except OSError as error:
         if error.errno in _NO_SPACE:
             raise
         raise RollbackError("path.unreadable", component=c.name, path=path, why=error.strerror) from None
     mode, uid, gid = ownership(found)
     return Facts(state="raw", length=os.fstat(fd).st_size, mode=mode, uid=uid, gid=gid)
+
+
+def _copied_with_log(c: Component, path: str, copy: str, patience: Patience) -> bool:
+    """Copy a broken database with what its log holds; tell whether there is one, and SQLite can read it."""
+    try:
+        if not os.lstat(path + "-wal").st_size:
+            return False
+        touch(c, path, "copy_database", patience, writes=c.work, copy=copy)
+    except FileNotFoundError:
+        return False
+    except RollbackError as error:
+        if error.key not in ("sqlite.not_a_database", "sqlite.damaged"):
+            raise
+        return False
+    return True
 
 
 def ownership(found: os.stat_result) -> tuple[int, int, int]:

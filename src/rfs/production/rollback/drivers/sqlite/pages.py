@@ -37,6 +37,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         wal: whether its journal is a write-ahead log.
         mode, uid, gid: of the file.
         damaged: what a check of the captured copy found, or "".
+        salvaged: it was too large to be checked, and is a state before, which has to come back as it was.
     """
 
     state: str = "database"
@@ -47,7 +48,13 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     uid: int = 0
     gid: int = 0
     damaged: str = ""
+    salvaged: bool = False
     format: int = _FORMAT
+
+    @property
+    def as_it_was(self) -> bool:
+        """Whether it is put back without asking whether it is sound."""
+        return bool(self.damaged) or self.salvaged
 
     @property
     def runs(self) -> int:

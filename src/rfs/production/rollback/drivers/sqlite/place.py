@@ -6,11 +6,13 @@ import errno
 import os
 from contextlib import suppress
 
+import msgspec
+
 from rfs.production.rollback.drivers.meta import TEMPORARY_PREFIX, may_own, refused
 from rfs.production.rollback.drivers.sqlite.direct import SIDES, Patience
 from rfs.production.rollback.drivers.sqlite.live import ownership, touch
 from rfs.production.rollback.drivers.sqlite.pages import Facts, write_all
-from rfs.production.rollback.errors import RollbackError
+from rfs.production.rollback.errors import IntegrityError, RollbackError
 from rfs.production.rollback.model import Component, new_id
 
 _DISPLACED = "displaced"
@@ -31,16 +33,29 @@ def require_permission(path: str, live: Facts, wanted: Facts) -> None:
         raise RollbackError("path.owner", path=path)
 
 
-def put_database(c: Component, staged: str, path: str, live: Facts, patience: Patience) -> None:
+def put_database(c: Component, staged: str, path: str, live: Facts, patience: Patience) -> list[str]:
     """Make the staged database the content of the live one, which is made when it is missing.
+
+    Returns:
+        A sentence when the live one was too damaged to be written to, and was moved away.
 
     Raises:
         RollbackError: it stayed locked, or cannot be written.
     """
-    if live.state != "database":
-        # SQLite removes a log or journal that it finds beside an empty database: it is not its own.
-        _create_empty(c, path)
+    moved: list[str] = []
+    if live.state == "database":
+        try:
+            touch(c, path, "write_back", patience, staged=staged)
+        except IntegrityError as error:
+            if error.key != "sqlite.damaged":
+                raise
+            moved = move_aside(c, path, msgspec.structs.replace(live, state="raw"), patience)
+        else:
+            return moved
+    # SQLite removes a log or journal that it finds beside an empty database: it is not its own.
+    _create_empty(c, path)
     touch(c, path, "write_back", patience, staged=staged)
+    return moved
 
 
 def _create_empty(c: Component, path: str) -> None:

@@ -21,6 +21,9 @@ _ROWS, _VALUES, _UNKNOWN = "rows:", "values:", "rows?"
 _PRAGMAS = ("user_version", "application_id", "auto_vacuum", "encoding")
 _SCHEMA = "SELECT type, name, sql FROM {side}.sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
 
+# What SQLite says of pages that make no sense.
+DAMAGED = (apsw.CorruptError, apsw.NotADBError)
+
 Side = tuple[str, Facts]
 
 
@@ -50,7 +53,11 @@ def compare(component: str, before: Side, after: Side, tick: Callable[[], None])
     """
     changes = facts_changed(component, before[1], after[1])
     if before[1].state == after[1].state == "database":
-        changes += _content_changed(component, before[0], after[0], tick)
+        try:
+            changes += _content_changed(component, before[0], after[0], tick)
+        except DAMAGED:
+            # What a rollback is wanted for may be the damage: it must not keep anybody from it.
+            changes.append(_not_compared(component, ""))
     elif before[1].state == after[1].state:
         changes.append(_replaced(component, before[1], after[1]))
     if not changes:
@@ -117,7 +124,7 @@ def losses(component: str, changes: Sequence[Change]) -> Iterator[Loss]:
             known = rows.get(change.key, 0)
             rows[change.key] = None if known is None else known + _count(found)
     for table, count in rows.items():
-        yield Loss(component, f"rows in table {table}", count)
+        yield Loss(component, f"rows in table {table}" if table else "rows", count)
 
 
 def _count(ref: Ref) -> int:
@@ -184,8 +191,8 @@ def _rows_changed(component: str, connection: apsw.Connection) -> Iterator[Chang
     for name in sorted(old.keys() | new.keys()):
         try:
             yield from _table_changed(component, connection, old.get(name), new.get(name))
-        except apsw.SQLError:
-            # A collation, function or module that only the application has.
+        except (apsw.SQLError, *DAMAGED):
+            # A collation, function or module that only the application has; or pages that make no sense.
             yield _not_compared(component, name)
 
 

@@ -1,0 +1,78 @@
+"""A damaged database under a whole rollback: it is mended, and where that fails it comes back damaged, never held."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+from small import Small
+
+from rfs.production.rollback.drivers.sqlite.driver import CHECKED_BYTES
+from rfs.production.rollback.errors import RevertedError
+from rfs.production.rollback.model import CheckOutcome, HealthReport
+from rfs.production.rollback.pulse import Beat
+
+PAGE = 4096
+
+
+def fill(path: Path, size: int) -> None:
+    db = sqlite3.connect(path)
+    db.execute("CREATE TABLE filler (n INTEGER PRIMARY KEY, data)")
+    db.executemany(
+        "INSERT INTO filler (data) VALUES (?)", ((os.urandom(PAGE * 16),) for _ in range(size // PAGE // 16))
+    )
+    db.commit()
+    db.close()
+
+
+def damage(path: Path) -> bytes:
+    """Make the pages of the table senseless; return what the file is then, but for SQLite's counters."""
+    db = sqlite3.connect(path)
+    ((root,),) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'filler'").fetchall()
+    db.close()
+    with path.open("r+b") as file:
+        file.seek((root - 1) * PAGE)
+        file.write(os.urandom(PAGE))
+    return content(path)
+
+
+def content(path: Path) -> bytes:
+    data = path.read_bytes()
+    return data[:24] + data[28:40] + data[44:92] + data[100:]
+
+
+@pytest.mark.parametrize("size", [1 << 20, pytest.param(CHECKED_BYTES + (1 << 20), marks=pytest.mark.slow)])
+def test_a_damaged_database_is_mended_and_comes_back(tmp_path: Path, size: int) -> None:
+    small = Small(tmp_path)
+    path = small.tree / "small.db"
+    fill(path, size)
+    with small.open() as app:
+        app.checkpoint(tags=["sound"])
+    v1, sound = small.state(), content(path)
+    small.version(2)
+    damaged = damage(path)
+    asked: list[bool] = []
+
+    def check(beat: Beat, *, once: bool = False) -> HealthReport:
+        asked.append(once)
+        # Sick on the restored state alone, the first time.
+        return HealthReport((CheckOutcome("h", len(asked) > 1, required=True, detail="sick", seconds=0),))
+
+    with small.open() as app:
+        plan = app.plan("sound")
+        assert {(loss.what, loss.count) for loss in plan.losses if loss.component == "db"} >= {
+            ("rows in table filler", None)
+        }
+        app.engine.check = check
+        with pytest.raises(RevertedError, match="sick"):
+            app.rollback("sound")
+        assert content(path) == damaged
+        assert (small.tree / "only-in-2.txt").exists()
+        app.rollback("sound")
+        assert small.state() == v1
+        assert content(path) == sound
+        app.undo()
+        assert content(path) == damaged
+        assert app.catalog.open_operation() is None
