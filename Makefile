@@ -1,5 +1,6 @@
 # make demo     the 60-second story, on a real shop
 # make test     make check, then the tests with a sample of the faults
+# make slow     the tests that take long: a hundred thousand files, every interruption, every way a disk fills up
 # make check    ruff, mypy --strict, import-linter
 # make format   lets ruff put right what it can
 # make crash    every fault at every call
@@ -30,13 +31,16 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 MINOR := import sys; print(sys.version_info[:2])
 
-.PHONY: demo test check format crash bench-quick lock clean
+.PHONY: demo test slow check format crash bench-quick lock clean
 
 demo: $(STAMP)
 	@$(BIN)/rfs demo
 
 test: check
-	@$(BIN)/pytest -n 2 -m "not (crash and slow)"
+	@$(BIN)/pytest -n 2 -m "not slow"
+
+slow: $(STAMP)
+	@$(BIN)/pytest -n 2 -m "slow and not crash"
 
 check: $(STAMP)
 	@$(BIN)/ruff check --quiet .

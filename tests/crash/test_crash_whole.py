@@ -43,7 +43,9 @@ def test_a_journal_that_lies_is_caught(build: type) -> None:
     sweep(build, Fault.KILL, limit=40).expect_caught()
 
 
-@pytest.mark.parametrize("build", [whole.RollbackWithoutFileSync, whole.RollbackWithoutFolderSync])
+@pytest.mark.parametrize(
+    "build", [whole.RollbackWithoutFileSync, pytest.param(whole.RollbackWithoutFolderSync, marks=pytest.mark.slow)]
+)
 def test_a_rollback_that_forgets_an_fsync_is_caught(build: type) -> None:
     power(build, limit=12).expect_caught()
 

@@ -12,6 +12,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_a_small_run_without_peers(tmp_path: Path) -> None:
     if shutil.which("rsync") is None:
         pytest.skip("NOT TESTED: rsync is not installed")

@@ -51,7 +51,6 @@ def environment(base: Path) -> dict[str, str]:
     return {**os.environ, "TMPDIR": str(base)}
 
 
-@pytest.mark.slow
 def test_every_claim_of_the_story_holds(base: Path) -> None:
     done = subprocess.run(
         [*rfs_command(), "demo"], env=environment(base), capture_output=True, text=True, timeout=SECONDS, check=False

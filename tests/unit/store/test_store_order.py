@@ -90,12 +90,12 @@ def test_key_and_record_are_durable_before_a_store_is_there(tmp_path: Path, call
     Store.create(str(tmp_path / "store"), str(tmp_path / "keys" / "key")).close()
     names = [(call, name.split(".")[0]) for call, name in calls]
     assert names == [
+        ("fsync", tmp_path.name),  # the store's folder
         ("fsync", tmp_path.name),  # the folder of keys
         ("write", "key"),
         ("fsync", "key"),
         ("unlink", "key"),
         ("fsync", "keys"),
-        ("fsync", tmp_path.name),  # the store's folder
         ("fsync", "store"),  # packs
         ("fsync", "store"),  # tmp
         ("write", "repository"),

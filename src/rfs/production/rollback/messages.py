@@ -337,7 +337,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Start it, or correct its url or config in rfs.toml.",
     ),
     "service.no_systemd": (
-        "systemd cannot be asked about the component {component}: {why}.",
+        "The component {component} cannot be asked about: systemd does not answer ({why}).",
         'Run rfs where systemd is process 1, or give the component manager = "supervisor" or "command".',
     ),
     "service.no_user_systemd": (
@@ -345,7 +345,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Run `loginctl enable-linger {user}` so that it always runs, or run rfs as the user whose units these are.",
     ),
     "service.denied": (
-        "`{what}` was refused to the user {user} (component {component}): {why}.",
+        "The user {user} may not do `{what}` (component {component}): {why}.",
         "Run rfs as root (sudo), or allow that user org.freedesktop.systemd1.manage-units in a polkit rule.",
     ),
     "service.no_return": (
