@@ -81,7 +81,7 @@ def test_a_refusal_by_polkit_is_told_as_one(systemctl: Any, said: str) -> None:
     with pytest.raises(RollbackError) as raised:
         systemctl(said, 1).ask("stop", ["web.service"], MemoryStore(), time.monotonic() + 1)
     assert raised.value.key == "service.denied"
-    assert "`systemctl stop` was refused" in str(raised.value)
+    assert "may not do `systemctl stop`" in str(raised.value)
     assert "polkit" in raised.value.hint
 
 
@@ -166,10 +166,21 @@ def test_definitions_are_told_apart_by_content_and_by_what_links_say(tmp_path: P
     assert len({first, second, Notes(c).digest(places)}) == 3
 
 
+def started(environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Return a process that has answered: one that is still being started has no environment yet."""
+    process = subprocess.Popen(["cat"], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write(b"\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == b"\n"
+    return process
+
+
 def test_an_environment_without_what_differs_with_every_start() -> None:
     kept = {"A": "1", "TOKEN": "x"}
     environment = {"PATH": os.environ["PATH"], **kept, "INVOCATION_ID": "1", "JOURNAL_STREAM": "1:2", "PWD": "/"}
-    with subprocess.Popen(["sleep", "1000"], env=environment) as sleeper:
+    with started(environment) as sleeper:
         try:
             found = environment_of(sleeper.pid)
         finally:
@@ -181,7 +192,7 @@ def test_an_environment_without_what_differs_with_every_start() -> None:
 
 def test_a_title_written_over_the_environment_is_no_environment() -> None:
     # As setproctitle does: the memory is used for something else.
-    with subprocess.Popen(["sleep", "1000"], env={"worker process": "1"}) as sleeper:
+    with started({"worker process": "1"}) as sleeper:
         try:
             assert environment_of(sleeper.pid) is None
         finally:
