@@ -138,4 +138,4 @@ def _wait(server: Server, pulse: Pulse, running: Sequence[str]) -> dict[str, str
         pulse.tick()
         if pulse.remaining() <= 0:
             raise TimedOutError("timeout", seconds=0)
-        time.sleep(_POLL_SECONDS)
+        time.sleep(_POLL_SECONDS)  # Redis tells nobody when it has saved
