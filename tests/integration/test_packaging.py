@@ -78,12 +78,13 @@ def test_the_wheel_alone_is_a_working_command_line(wheel: Path, tmp_path: Path) 
     (app / "config" / "app.toml").write_text('greeting = "hello"\n')
     (app / ".env").write_text("PASSWORD=hunter2\n")
 
-    def rfs_(*words: str) -> str:
+    def rfs_(*words: str | Path) -> str:
         return run(fresh.bin / "rfs", *words, cwd=app, HOME=str(tmp_path), XDG_CONFIG_HOME="", PYTHONWARNINGS="error")
 
     assert rfs_("--version") == f"rfs {rfs.__version__}\n"
     assert "checkpoint" in rfs_("--help")
-    rfs_("init")
+    # Root's default is a folder of the machine's, which the next run of this test would find there.
+    rfs_("init", "--store", tmp_path / "store")
     assert "error" not in rfs_("doctor")
     rfs_("checkpoint", "-m", "before", "--tag", "v1")
     (app / "config" / "app.toml").write_text('greeting = "goodbye"\n')
