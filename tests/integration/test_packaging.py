@@ -101,7 +101,7 @@ def test_the_wheel_alone_is_a_working_command_line(wheel: Path, tmp_path: Path) 
 
 
 def test_the_extra_brings_what_the_demo_says_it_lacks(wheel: Path, tmp_path: Path) -> None:
-    assert set(distribution("rfs-rollback").metadata.get_all("Provides-Extra", [])) == {"demo"}
+    assert set(distribution("rfs-rollback").metadata.get_all("Provides-Extra", [])) == {"demo", "postgresql"}
     fresh = Environment(tmp_path / "venv")
     fresh.install(wheel)
     assert "pip install 'rfs-rollback[demo]'" in run(fresh.bin / "rfs", "demo", status=2)
