@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from pg_server import Server, running
 
 CRASH = Path(__file__).parent / "crash"

@@ -97,7 +97,7 @@ class Server:
             time.sleep(0.02)  # a server tells nobody that it is ready
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """Stop it: SIGINT ends sessions at once and writes what is needed, SIGQUIT leaves recovery to the next start."""
+        """Stop it: SIGINT ends sessions and writes what is needed, SIGQUIT leaves recovery to the next start."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(how)
         if self._process is not None:
