@@ -15,7 +15,7 @@ from rfs.cli.views import (
     checkpoint_json,
     checkpoint_table,
     checkpoint_text,
-    health_word,
+    health_phrase,
 )
 
 
@@ -67,7 +67,7 @@ def checkpoint(
     stored = sum(capture.stored for capture in taken.captures.values())
     text = (
         f"Checkpoint {style(taken.checkpoint_id, fg='cyan')}: {counted(len(taken.captures), 'component')}, "
-        f"{nice_size(size)} ({nice_size(stored)} new) in {nice_seconds(taken.seconds)}, {health_word(taken.health)}."
+        f"{nice_size(size)} ({nice_size(stored)} new) in {nice_seconds(taken.seconds)}, {health_phrase(taken.health)}."
     )
     return Answer(checkpoint_json(taken), text, taken.checkpoint_id, warnings=tuple(capture_warnings(taken)))
 

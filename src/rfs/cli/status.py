@@ -73,7 +73,7 @@ def current(session: Session, *, exit_code: bool) -> Answer:
 
 
 def _status_text(found: Status) -> str:
-    from rfs.cli.views import health_word, status_word
+    from rfs.cli.views import health_phrase, status_word
 
     lines = [style(found.app, bold=True)]
     latest = found.latest
@@ -82,7 +82,7 @@ def _status_text(found: Status) -> str:
     else:
         about = f' "{printable(latest.message)}"' if latest.message else ""
         taken = f"{style(latest.checkpoint_id, fg='cyan')}, {nice_time(latest.created_at)}{about}"
-        lines.append(f"Last checkpoint: {taken}, {health_word(latest.health)}")
+        lines.append(f"Last checkpoint: {taken}, {health_phrase(latest.health)}")
     lines.append(table([_drift_row(each) for each in found.drift]))
     if found.running:
         lines.append(f"Running now: {found.running}")

@@ -122,10 +122,15 @@ def capture_warnings(checkpoint: DeploymentCheckpoint) -> list[str]:
 
 
 def health_word(health: HealthReport | None) -> str:
-    """Return the health at the time as one word."""
+    """Return the health at the time, for a column of that name."""
     if health is None or not health.checks:
-        return "unknown"
+        return "not checked"
     return style("healthy", fg="green") if health.healthy else style("unhealthy", fg="red")
+
+
+def health_phrase(health: HealthReport | None) -> str:
+    """Return the health at the time as it stands in a sentence."""
+    return health_word(health) if health is not None and health.checks else "health not checked"
 
 
 def health_warnings(health: HealthReport | None) -> list[str]:
