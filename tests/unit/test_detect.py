@@ -89,8 +89,20 @@ def test_it_finds_what_the_application_consists_of(app: Path) -> None:
     (release,) = [component for component in found.components if component.kind == "files"]
     assert release.options["path"] == "."
     assert release.options["keep"] == ["/uploads/"]
-    assert {"/logs/", "*.log", "__pycache__/", ".git/", "node_modules/", "/rfs.toml"} <= set(release.options["exclude"])
+    assert {"/logs/", "*.log", "__pycache__/", ".git/", "/rfs.toml"} <= set(release.options["exclude"])
     assert "tmp/" not in release.options["exclude"], "only what is there is named"
+
+
+def test_installed_packages_belong_to_the_release_and_are_not_looked_into(app: Path) -> None:
+    """An upgrade replaces them, so a rollback that left them out would start old code on a new framework."""
+    for path in ("env/pyvenv.cfg", "env/lib/x/.env", "env/lib/x/config/app.toml", ".venv/config/app.toml"):
+        (app / path).parent.mkdir(parents=True, exist_ok=True)
+        (app / path).write_text("A=1\n", encoding="utf-8")
+    found = looked(app)
+    assert paths(found, "environment") == [".env"]
+    assert paths(found, "config") == ["app.ini", "config/logging.yaml", "config/settings.toml"]
+    (release,) = [component for component in found.components if component.kind == "files"]
+    assert not {"env/", ".venv/", "node_modules/"} & set(release.options["exclude"])
 
 
 def test_a_package_called_log_is_code_and_odd_names_are_escaped(app: Path) -> None:

@@ -26,6 +26,7 @@ from rfs.production.rollback.known_names import (
     CONFIG_FORMATS,
     CONFIG_WORDS,
     ENV_EXAMPLES,
+    INSTALLED,
     MADE_AGAIN,
     MANIFESTS,
     NOT_CONFIGURATION,
@@ -197,7 +198,7 @@ def _walk(folder: str, release: str) -> _Tree:
                 elif entry.name in PASSING and not _has_code(entry.path):
                     if not inner.startswith(".."):
                         tree.excluded.add(_anchored(inner))
-                elif entry.name != ".rfs":
+                elif entry.name != ".rfs" and not _holds_packages(entry):
                     if entry.name.lower() in UPLOADS and not inner.startswith(".."):
                         tree.keep.add(_anchored(inner))
                     left.append(entry.path)
@@ -215,6 +216,11 @@ def _scan(folder: str) -> list[os.DirEntry[str]]:
         return []  # what cannot be read is reported by the checkpoint, with its reason
 
 
+def _holds_packages(folder: os.DirEntry[str]) -> bool:
+    """Tell whether others wrote what is in there, so that its files say nothing about this application."""
+    return folder.name in INSTALLED or os.path.lexists(os.path.join(folder.path, "pyvenv.cfg"))
+
+
 def _has_code(folder: str) -> bool:
     return any(entry.name.endswith(CODE) for entry in _scan(folder))
 
@@ -230,11 +236,6 @@ def _release(release: str, tree: _Tree, names: _Names) -> Found:
     if tree.keep:
         options["keep"] = sorted(tree.keep)
     why = "Everything in the folder that no other component owns, exactly: what was added since is removed."
-    if {".venv/", "venv/", "node_modules/"} & tree.excluded:
-        why += (
-            "\nInstalled packages are left out, as they can be installed again;"
-            "\ntake them off the list if your deployment replaces them."
-        )
     (name,) = names.of("release", [release])
     return Found(name, "files", options, why)
 

@@ -7,9 +7,11 @@ import re
 MADE_AGAIN = frozenset(
     {
         ".cache", ".git", ".hg", ".hypothesis", ".idea", ".mypy_cache", ".nox", ".parcel-cache", ".pytest_cache",
-        ".ruff_cache", ".svn", ".tox", ".venv", ".vscode", "__pycache__", "node_modules", "venv",
+        ".ruff_cache", ".svn", ".tox", ".vscode", "__pycache__",
     }
 )  # fmt: skip
+# Packages that were installed into the application are of its release: old code does not run on a newer framework.
+INSTALLED = frozenset({".venv", "bower_components", "node_modules", "site-packages", "vendor", "venv"})
 # Left out where they hold no code: a package may well be called "log".
 PASSING = frozenset({"log", "logs", "tmp", "temp"})
 CODE = (".py", ".js", ".ts", ".mjs", ".rb", ".go", ".php", ".java", ".rs", ".ex", ".html", ".css", ".so")
