@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from rfs.production.rollback.drivers.files.options import Rules
@@ -77,15 +77,34 @@ def differences(a: Tree, b: Tree) -> list[Difference]:
     return found
 
 
-def without_what_stays(found: list[Difference], want: Tree, live: Tree) -> list[Difference]:
-    """Return the differences to the live tree without what was added to it and must stay.
-
-    That is what matches `keep`, and folders that only shelter what is left out.
-    """
-    staying = live.kept_paths() | shelters_of(live)
-    if want.absent or not staying:
+def without_what_stays(found: list[Difference], stays: Collection[str]) -> list[Difference]:
+    """Return the differences to a live tree without what was added to it and stays; see `staying`."""
+    if not stays:
         return found
-    return [each for each in found if each.before is not None or each.path not in staying]
+    return [each for each in found if each.before is not None or each.path not in stays]
+
+
+def kept_in(live: Tree, brought: Tree | None = None) -> set[str]:
+    """Return the paths in a live tree that match `keep`, so that they stay when they were added.
+
+    Args:
+        brought: what a rollback brought back where no root was. What is still as in there was added by nobody else.
+    """
+    kept = live.kept_paths()
+    if brought is None:
+        return kept
+    then, now = brought.find_all(kept), live.find_all(kept)
+    return kept - {path for path, entry in then.items() if _is_as_brought(entry, now[path])}
+
+
+def staying(live: Tree, kept: set[str]) -> set[str]:
+    """Return what a restore leaves when it was added: what is kept, and folders that hold that or what is left out."""
+    stays = kept | shelters_of(live, kept)
+    return stays | {""} if stays else stays
+
+
+def _is_as_brought(then: Entry, now: Entry) -> bool:
+    return then.same_content(now) and then.same_meta(now, time=not now.is_folder)
 
 
 def _all_or_nothing(a: Tree, b: Tree) -> list[Difference]:
@@ -168,11 +187,16 @@ def _places(block: Block) -> dict[str, int]:
     return {name: at for at, name in enumerate(block.listed())}
 
 
-def shelters_of(tree: Tree) -> set[str]:
-    """Return every folder that holds, at any depth, what is left out or kept, and so cannot go as a whole."""
+def shelters_of(tree: Tree, kept: set[str]) -> set[str]:
+    """Return every folder that holds, at any depth, what is left out or one of the `kept` paths.
+
+    It cannot go as a whole.
+    """
+    holding = {path for path, block in tree.blocks.items() if block.sheltering}
+    holding.update(path.rpartition("/")[0] for path in kept)
     found: set[str] = set()
-    for path, block in tree.blocks.items():
-        if block.sheltering and path not in found:
+    for path in holding:
+        if path not in found:
             found.add(path)
             found.update(above(path))
     return found
@@ -197,19 +221,20 @@ def _partners(tree: Tree, other: Tree) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def tasks(want: Tree, live: Tree, rules: Rules, differing: list[Difference]) -> list[Task]:
+def tasks(want: Tree, live: Tree, rules: Rules, kept: set[str], differing: list[Difference]) -> list[Task]:
     """Return what turns the live tree into the wanted one, in the order of paths.
 
     A folder that is new, or goes as a whole, is one task.
 
     Args:
+        kept: see `kept_in`.
         differing: how the live tree differs from the wanted one, without what stays.
 
     Raises:
         ConflictError: path.sheltering, when a folder must become something else but holds what is left out.
     """
     group_of = {path: number for number, group in enumerate(want.groups) for path in group}
-    shelters = shelters_of(live)
+    shelters = shelters_of(live, kept)
     regrouped = _regrouped(want, live)
     done: set[str] = set()  # folders that are dealt with as a whole
     found: list[Task] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import ClassVar
 
 import msgspec
@@ -183,12 +183,14 @@ class FilesDriver(Driver):
         job = self._job(c, source, want, look_again=not source.still)
         self._seen = self._compared = None  # from here on the folder is another one
         warnings: list[str] = []
-        if job.want.absent:
+        if job.want.absent and not job.stays:
             changed = root.take_out(c, job.place, job.key, job.live)
         elif job.tasks or job.live.absent or is_there(c, job.place.real, job.key):
             changed = self._apply(c, source, job, warnings)
         else:
             changed = 0
+        if job.want.absent and job.stays:
+            warnings.append(_told_to_stay(job))
         changed += root.set_link(c, job.place.path, job.want.link, job.key)
         return Restored(changed, tuple(warnings))
 
@@ -200,6 +202,8 @@ class FilesDriver(Driver):
                 tasks = [*tasks, *compare.loose_times(job.want, job.live)]
             if tasks or job.live.absent:
                 stage.make(tasks, job.want, source)
+                if job.live.absent:
+                    root.note_brought(c, job.want_parts)
                 root.make_folder(c, job.place)
                 with places.opened(c, job.place.real) as fd:
                     applier = Applier(c.name, fd, stage, (job.want, job.live), source)
@@ -224,37 +228,49 @@ class FilesDriver(Driver):
             look = self._look(c, place)
             live = look.at_tree()
             self._remember(c, look, live)
-        tasks = self._tasks(want, live, look.rules)
+        kept = self._kept(c, source, want, live)
+        stays = compare.staying(live, kept)
+        tasks = [] if want.absent and not stays else self._tasks(want, live, look.rules, kept)
         _refuse_mounts(c, place, tasks)
         if os.geteuid() != 0:
             _refuse_owners(tasks, live)
         root.remember(c, place.real)
         key = blake3(b"".join(capture.parts)).hexdigest(length=8)
-        return _Job(want, live, place, tasks, key)
+        return _Job(want, capture.parts, live, place, tasks, key, kept, stays)
 
-    def _tasks(self, want: Tree, live: Tree, rules: Rules) -> list[Task]:
-        if want.absent:
-            return []
+    def _tasks(self, want: Tree, live: Tree, rules: Rules, kept: set[str]) -> list[Task]:
         compared = self._compare(want, live)
         if compared.tasks is None:
-            differing = compare.without_what_stays(compared.found, want, live)
-            compared.tasks = compare.tasks(want, live, rules, differing)
+            differing = compare.without_what_stays(compared.found, compare.staying(live, kept))
+            compared.tasks = compare.tasks(want, live, rules, kept, differing)
         return compared.tasks
+
+    @staticmethod
+    def _kept(c: Component, source: BlobSource, want: Tree, live: Tree) -> set[str]:
+        """Return which paths `keep` keeps; see `compare.kept_in`."""
+        return compare.kept_in(live, root.brought(c, source) if want.absent and not live.absent else None)
+
+    def _staying(self, c: Component, source: BlobSource, want: Tree, live: Tree) -> set[str]:
+        return compare.staying(live, self._kept(c, source, want, live))
 
     # — comparing —
 
     def verify(self, c: Component, source: BlobSource, want: Capture) -> list[Change]:
         """Look again and return how the live folder differs; what a restore put there is read back."""
         tree = self._load(c, source, want)
-        return self._changes(c, tree, self._live(c, restored=tree), live=True, times=True)
+        live = self._live(c, restored=tree)
+        return self._changes(c, tree, live, times=True, stays=self._staying(c, source, tree, live))
 
     def changes(self, c: Component, source: BlobSource, a: Capture, b: Capture | None) -> Iterator[Change]:
         """Yield the differences, sorted by path; a folder of which only the time differs is none."""
         if b is not None and a.parts == b.parts:
             return
         first = self._tree_of(c, source, a)
-        second = self._live(c) if b is None else self._tree_of(c, source, b)
-        yield from self._changes(c, first, second, live=b is None, times=False)
+        if b is not None:
+            yield from self._changes(c, first, self._tree_of(c, source, b), times=False)
+            return
+        live = self._live(c)
+        yield from self._changes(c, first, live, times=False, stays=self._staying(c, source, first, live))
 
     def _compare(self, a: Tree, b: Tree) -> _Compared:
         done = self._compared
@@ -262,10 +278,10 @@ class FilesDriver(Driver):
             done = self._compared = _Compared(a, b, compare.differences(a, b))
         return done
 
-    def _changes(self, c: Component, a: Tree, b: Tree, *, live: bool, times: bool) -> list[Change]:
-        found = self._compare(a, b).found
-        if live:
-            found = compare.without_what_stays(found, a, b)
+    def _changes(
+        self, c: Component, a: Tree, b: Tree, *, times: bool, stays: Collection[str] = frozenset()
+    ) -> list[Change]:
+        found = compare.without_what_stays(self._compare(a, b).found, stays)
         changes = [compare.as_change(c.name, each) for each in found if times or not _only_time(each)]
         if a.link != b.link:
             changes = [change for change in changes if change.key != "."]
@@ -286,7 +302,8 @@ class FilesDriver(Driver):
             return
         # The link is to be turned back to a folder that the live state says nothing of.
         place = places.place_wanted(c, tree.link)
-        there = self._changes(c, tree, self._look(c, place).at_tree(), live=True, times=False)
+        live = self._look(c, place).at_tree()
+        there = self._changes(c, tree, live, times=False, stays=self._staying(c, source, tree, live))
         paths = _written(there, ChangeKind.CHANGED) + _written(there, ChangeKind.ADDED)
         if paths:
             yield Loss(c.name, f"changed or new files in {shown(place.real)}", len(paths), tuple(paths[:_EXAMPLES]))
@@ -305,10 +322,13 @@ class _Job(msgspec.Struct):
     """A restore as it was found necessary."""
 
     want: Tree
+    want_parts: tuple[bytes, ...]
     live: Tree
     place: Place
     tasks: list[Task]
     key: str
+    kept: set[str]
+    stays: set[str]
 
 
 class _Seen(msgspec.Struct):
@@ -349,6 +369,14 @@ def _adopt(live: Tree, want: Tree) -> None:
             and block.names == wanted.names
         ):
             block.blobs, block.chunks = wanted.blobs, wanted.chunks
+
+
+def _told_to_stay(job: _Job) -> str:
+    kept = sorted(path for path in job.kept if not job.live.blocks.get(path))
+    what = "what is excluded or another component's"
+    if kept:
+        what = f"what is kept and was added: {', '.join(shown(path) for path in kept[:_EXAMPLES])}"
+    return f"{shown(job.place.real)} was to go, and stays with {what}."
 
 
 def _only_time(found: compare.Difference) -> bool:

@@ -125,7 +125,7 @@ class Reader:
         block.counted = folder.counted
         block.kept = self._kept(folder, block)
         block.loose = folder.loose or bool(block.kept)
-        block.sheltering = folder.left_out or bool(block.kept)
+        block.sheltering = folder.left_out
         return block
 
     def _taken_over(self, folder: Folder, before: Before, found: _Columns) -> Sequence[int]:

@@ -9,16 +9,18 @@ from collections.abc import Iterator
 
 import msgspec
 
-from rfs.production.rollback.drivers.files.compare import shelters_of
+from rfs.production.rollback.driver import BlobSource
+from rfs.production.rollback.drivers.files import manifest
 from rfs.production.rollback.drivers.files.places import Place, times_kept
 from rfs.production.rollback.drivers.files.stage import Stage
 from rfs.production.rollback.drivers.files.system import move
 from rfs.production.rollback.drivers.files.tree import Tree
-from rfs.production.rollback.drivers.meta import TEMPORARY_PREFIX, refused, shown, unlock
-from rfs.production.rollback.errors import ConflictError
+from rfs.production.rollback.drivers.meta import TEMPORARY_PREFIX, refused, unlock
+from rfs.production.rollback.errors import RollbackError
 from rfs.production.rollback.model import Component
 
 _PLACES = "files.places"
+_BROUGHT = "files.brought"
 
 
 def link_of(path: str) -> bytes | None:
@@ -62,13 +64,10 @@ def take_out(c: Component, place: Place, key: str, live: Tree) -> int:
     """Take the whole root away to the stage; return how much changed.
 
     Raises:
-        ConflictError: path.sheltering, when it holds what is no part of the component.
         RollbackError: path.unwritable or path.mounted.
     """
     if live.absent:
         return 0
-    if shelters_of(live):
-        raise ConflictError("path.sheltering", path=shown(place.real))
     _move_out(c, place.real, key)
     return 1
 
@@ -121,3 +120,41 @@ def remembered(c: Component) -> set[str]:
             return {os.fsdecode(path) for path in msgspec.msgpack.decode(file.read(), type=list[bytes])}
     except (OSError, msgspec.DecodeError):
         return set()
+
+
+def note_brought(c: Component, parts: tuple[bytes, ...]) -> None:
+    """Note, durably, which state is brought back where no root is: the way back may take that away again.
+
+    Raises:
+        RollbackError: the private folder cannot be written.
+    """
+    path = os.path.join(c.work, _BROUGHT)
+    try:
+        os.makedirs(c.work, mode=0o700, exist_ok=True)
+        with open(path + ".new", "wb") as file:
+            file.write(msgspec.msgpack.encode(parts))
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(path + ".new", path)
+        folder = os.open(c.work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise refused(error, path, c.name) from error
+
+
+def brought(c: Component, source: BlobSource) -> Tree | None:
+    """Return the state that was last brought back where no root was, or None when it is not known, or no longer."""
+    try:
+        with open(os.path.join(c.work, _BROUGHT), "rb") as file:
+            parts = msgspec.msgpack.decode(file.read(), type=tuple[bytes, ...])
+    except (OSError, msgspec.DecodeError):
+        return None
+    if not all(source.has(part) for part in parts):
+        return None  # its checkpoint is gone, so that nothing vouches for what is kept
+    try:
+        return manifest.read(parts, source)
+    except RollbackError:  # damaged: to keep what is there is always right
+        return None

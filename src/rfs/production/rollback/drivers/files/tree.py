@@ -68,7 +68,7 @@ class Block(msgspec.Struct, array_like=True):
         chunks: by position, for files stored in pieces.
         kept: positions of entries that match `keep`.
         loose: whether the folder holds what is no part of the state, so that its time tells nothing.
-        sheltering: whether something that must stay was there when it was looked at.
+        sheltering: whether something that is left out was there when it was looked at.
         counted: False in a folder that itself matches `keep`: then nothing in it is part of the identity.
         digest: of all that is state here, but `kept`.
         part: number of the manifest part that held it, in the local index; -1 when there is none.

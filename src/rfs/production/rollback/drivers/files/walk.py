@@ -180,10 +180,10 @@ class Walker:
         loose = left_out or path in self._rules.carved
         old = self._known.blocks.get(path)
         if old is not None and self._is_unchanged(old, frame, names, rows):
-            loose, sheltering = loose or bool(old.kept), left_out or bool(old.kept)
+            loose = loose or bool(old.kept)
             block = old
-            if (old.loose, old.sheltering) != (loose, sheltering):
-                block = msgspec.structs.replace(old, loose=loose, sheltering=sheltering)
+            if (old.loose, old.sheltering) != (loose, left_out):
+                block = msgspec.structs.replace(old, loose=loose, sheltering=left_out)
         else:
             folder = Folder(path, names, rows, frame.counted, left_out, loose)
             if self._put_off:
