@@ -279,6 +279,9 @@ def test_a_password_is_used_and_never_shown(house):
     house.up()
     house.wait_for("web", "RUNNING")
     assert house.driver.capture(house.part(), house.store, None).warnings == ()
+    noted = [path for path in house.home.rglob("supervisor.json") if b"s.sock" in path.read_bytes()]
+    assert noted
+    assert not any(b"hunter2" in path.read_bytes() for path in noted)
     wrong = house.part(config=None, url=f"unix://kim:hunter3@{house.home}/s.sock")
     (finding,) = house.driver.examine(wrong)
     assert "asks for a user" in finding.text
@@ -605,6 +608,36 @@ def test_a_definition_that_supervisor_refuses_is_an_error(house):
     with pytest.raises(RollbackError, match="soon") as raised:
         house.driver.start(c, house.store, capture)
     assert raised.value.key == "service.definitions"
+
+
+@pytest.mark.parametrize(
+    "broken", [b"no section\n", b"", b"[program:\xff]\n", None, b"[include]\nfiles=%(ENV_NO_SUCH)s\n"]
+)
+def test_a_configuration_that_is_broken_is_mended_and_comes_back_broken(house, broken):
+    house.write(program("other"), name="conf.d/other.conf")
+    c, capture = ready(house, "[include]\nfiles=conf.d/*.conf\n", program("web"))
+    conf, other = house.home / "supervisord.conf", house.home / "conf.d" / "other.conf"
+    whole = conf.read_bytes(), other.read_bytes()
+    conf.unlink() if broken is None else conf.write_bytes(broken)
+    house.write(program("other", autostart="false"), name="conf.d/other.conf")
+    late = other.read_bytes()
+
+    before = house.driver.salvage(c, house.store, capture)
+    assert any("what it said last counts" in warning for warning in before.warnings)
+    assert any("what it said last counts" in finding.text for finding in house.driver.examine(c))
+    house.driver.stop(c, house.store)
+    house.driver.restore(c, house.store, capture)
+    assert (conf.read_bytes(), other.read_bytes()) == whole
+    house.driver.start(c, house.store, capture)
+    assert house.states() == {"web:web": "RUNNING", "other:other": "RUNNING"}
+    assert house.driver.fingerprint(c, rehash=True) == capture.fingerprint
+
+    house.driver.stop(c, house.store)
+    house.driver.restore(c, house.store, before)
+    assert house.driver.verify(c, house.store, before) == []
+    assert (conf.read_bytes() if conf.exists() else None, other.read_bytes()) == (broken, late)
+    house.driver.start(c, house.store, before)
+    assert house.driver.fingerprint(c, rehash=True) == before.fingerprint
 
 
 def test_a_unit_that_ran_and_is_defined_no_more_is_an_error(house):

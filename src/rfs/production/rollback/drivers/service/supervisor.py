@@ -19,7 +19,7 @@ from rfs.production.rollback.drivers.service import supervisor_rpc as rpc
 from rfs.production.rollback.drivers.service.family import Family, ancestry, end_family, process_table, with_environment
 from rfs.production.rollback.drivers.service.manager import Places, Survey
 from rfs.production.rollback.drivers.service.options import ServiceOptions
-from rfs.production.rollback.drivers.service.supervisor_config import SupervisorConfig, read_config
+from rfs.production.rollback.drivers.service.supervisor_config import LastUsable, SupervisorConfig, read_config
 from rfs.production.rollback.drivers.service.supervisor_rpc import AbsentError, RefusedError, Rpc
 from rfs.production.rollback.errors import NotFoundError, RollbackError, UsageError
 from rfs.production.rollback.http_request import Address, parse_url
@@ -66,6 +66,7 @@ class SupervisorManager:
         self._config_path = (
             os.path.normpath(os.path.join(c.home, os.path.expanduser(options.config))) if options.config else None
         )
+        self._last = LastUsable(c, self._config_path or "")
 
     # — looking —
 
@@ -98,8 +99,9 @@ class SupervisorManager:
                 text = (
                     f"The supervisor of {self._c.name} is gone, but its units' processes {numbers} run on without it."
                 )
-            return Survey(dict.fromkeys(groups, False), (text,))
-        warnings = [
+            return Survey(dict.fromkeys(groups, False), (text, *self._noted_config()))
+        warnings = self._noted_config()
+        warnings += [
             f"The unit {unit.name} does not start ({unit.statename}): it is recorded as stopped."
             for unit in units
             if unit.state in (BACKOFF, FATAL)
@@ -108,6 +110,18 @@ class SupervisorManager:
         if self._config_path is None:
             warnings.append(f"The definitions of {self._c.name} are not recorded: rfs.toml gives no config.")
         return Survey({unit.name: unit.state in (STARTING, RUNNING) for unit in units}, tuple(warnings))
+
+    def _noted_config(self) -> list[str]:
+        """Note what the configuration says, in case that it breaks; return what is to be said of one that did."""
+        config = self._config()
+        if config is None:
+            return []
+        self._last.note(config)
+        return [self._broken(config)] if config.broken else []
+
+    @staticmethod
+    def _broken(config: SupervisorConfig) -> str:
+        return f"{config.path} cannot be parsed, or does not say where supervisor listens: what it said last counts."
 
     def contains_caller(self) -> bool:
         """See Manager. False for a supervisord of another machine or PID namespace."""
@@ -130,6 +144,10 @@ class SupervisorManager:
                 "error", text, "Correct config in rfs.toml, or make the file readable for the user who runs rfs."
             )
         try:
+            config = self._config()
+            if config is not None and config.broken:
+                hint = "Mend it: supervisord cannot take it over, and would not start with it."
+                yield Finding("error", self._broken(config), hint)
             server = self._rpc()
             every = self._all_units(server)
         except AbsentError:
@@ -208,7 +226,9 @@ class SupervisorManager:
 
     def _update(self, server: Rpc, pulse: Pulse, until: float) -> set[str]:
         """Make the files' definitions supervisord's own; return other units that ran in groups it replaced."""
-        if self._config_path is None:
+        config = self._config()
+        # What it cannot read it does not take over. A state before that was so comes back so, with what runs.
+        if config is None or not config.readable:
             return set()
         try:
             ((added, changed, removed),) = server.call("reloadConfig")
@@ -276,7 +296,7 @@ class SupervisorManager:
     # — talking to supervisord —
 
     def _config(self) -> SupervisorConfig | None:
-        return read_config(self._config_path) if self._config_path is not None else None
+        return read_config(self._config_path, self._last.read()) if self._config_path is not None else None
 
     def _rpc(self) -> Rpc:
         return Rpc(self._address(), self._c.name)

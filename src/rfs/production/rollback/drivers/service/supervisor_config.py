@@ -6,6 +6,7 @@ while supervisor is stopped, and since supervisor does not tell which file a pro
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 from collections.abc import Iterable, Mapping
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from rfs.production.rollback.errors import UsageError
+from rfs.production.rollback.model import Component
 
 if TYPE_CHECKING:
     from configparser import RawConfigParser
@@ -26,6 +28,8 @@ class SupervisorConfig(msgspec.Struct, frozen=True):
 
     Attributes:
         path: absolute, of the main file.
+        includes: patterns of the files that it includes.
+        broken: the main file cannot be parsed, or does not say where supervisor listens: that is what it said last.
         groups: the names of the process groups that each file defines or takes part in, by absolute path;
             None for a file that cannot be parsed.
         folders: absolute paths of the folders that files are included from.
@@ -41,14 +45,26 @@ class SupervisorConfig(msgspec.Struct, frozen=True):
     user: str | None = None
     password: str = ""
     pidfile: str = ""
+    includes: tuple[str, ...] = ()
+
+    broken: bool = False
+
+    @property
+    def readable(self) -> bool:
+        """Whether supervisord can take it over, as far as that can be told from here."""
+        return not self.broken and None not in self.groups.values()
 
     def all_groups(self) -> list[str]:
         """Return the names of every group, sorted."""
         return sorted({name for names in self.groups.values() for name in names or ()})
 
 
-def read_config(path: str) -> SupervisorConfig:
+def read_config(path: str, last: SupervisorConfig | None = None) -> SupervisorConfig:
     """Return what the configuration at the absolute `path` says. A missing one defines nothing.
+
+    Args:
+        last: what it said when it was usable: supervisord still listens where it did, and what it included
+            then still belongs to the component.
 
     Raises:
         UsageError: config.invalid, a name that it uses cannot be filled in here.
@@ -56,24 +72,73 @@ def read_config(path: str) -> SupervisorConfig:
     here = os.path.dirname(path)
     main = _parse(path)
     parsed = {path: main}
-    folders: set[str] = set()
-    if main is not None and main.has_option("include", "files"):
-        for pattern in _expand(main.get("include", "files"), here, path).split():
-            folders.update(map(os.path.normpath, glob.glob(os.path.dirname(os.path.join(here, pattern)))))
-            for name in sorted(glob.glob(os.path.join(here, pattern))):
-                parsed.setdefault(os.path.normpath(name), _parse(name))
-    values = _merged(parsed)
-    server, user, password = _server(values, here, path)
-    pidfile = _expand(values.get(("supervisord", "pidfile"), "supervisord.pid"), here, path)
+    try:
+        patterns = _expand(main.get("include", "files", fallback=""), here, path).split() if main is not None else []
+        found = _found(parsed, patterns, here)
+        values = _merged(parsed)
+        server, user, password = _server(values, here, path)
+        pidfile = _expand(values.get(("supervisord", "pidfile"), "supervisord.pid"), here, path)
+    except UsageError:
+        if last is None:
+            raise
+        server = ""
+    if last is not None and (main is None or (last.server and not server)):
+        folders = tuple(sorted(_found(parsed, last.includes, here)))
+        return msgspec.structs.replace(last, groups=_groups(parsed), folders=folders, broken=True)
     return SupervisorConfig(
         path,
         _groups(parsed),
-        tuple(sorted(folders)),
+        tuple(sorted(found)),
         server,
         user,
         password,
         os.path.normpath(os.path.join(here, pidfile)),
+        tuple(patterns),
+        main is None,
     )
+
+
+class LastUsable:
+    """What a configuration said when it was last usable, in the component's own folder, without any password.
+
+    supervisord runs on with it when the file is broken, and a broken file must not stand in the way of the
+    rollback that mends it.
+    """
+
+    def __init__(self, c: Component, path: str) -> None:
+        self._at = os.path.join(c.work, "supervisor.json")
+        self._path = path
+
+    def read(self) -> SupervisorConfig | None:
+        """Return it; None when there is none, or it was another file."""
+        try:
+            with open(self._at, "rb") as file:
+                found = msgspec.json.decode(file.read(), type=SupervisorConfig)
+        except (OSError, msgspec.MsgspecError):
+            return None
+        return found if found.path == self._path else None
+
+    def note(self, config: SupervisorConfig) -> None:
+        """Note what a configuration says, if it is usable."""
+        plain = msgspec.structs.replace(config, user=None, password="")
+        if config.broken or plain == self.read():
+            return
+        # Looking must work also for those who may not write here.
+        with contextlib.suppress(OSError):
+            os.makedirs(os.path.dirname(self._at), mode=0o700, exist_ok=True)
+            with open(f"{self._at}.new", "wb") as file:
+                file.write(msgspec.json.encode(plain))
+            os.replace(f"{self._at}.new", self._at)
+
+
+def _found(parsed: dict[str, RawConfigParser | None], patterns: Iterable[str], here: str) -> set[str]:
+    """Parse the included files; return the folders that such files may lie in."""
+    folders: set[str] = set()
+    for pattern in patterns:
+        folders.update(map(os.path.normpath, glob.glob(os.path.dirname(os.path.join(here, pattern)))))
+        for name in sorted(glob.glob(os.path.join(here, pattern))):
+            parsed.setdefault(os.path.normpath(name), _parse(name))
+    return folders
 
 
 def _parse(path: str) -> RawConfigParser | None:
