@@ -292,6 +292,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "{path} of the component {component} is {found}, not {wanted}.",
         "Correct its path or kind in rfs.toml.",
     ),
+    "path.displaced": (
+        "At {path} of the component {component} stood {what}; it was set aside, and is there no longer.",
+        "Put it back there by hand, or leave the component out with --except.",
+    ),
     "path.unsafe": (
         "The manifest names a path outside its component: {path}.",
         "The checkpoint was tampered with or is damaged; choose another one.",

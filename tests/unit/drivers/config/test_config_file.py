@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +11,7 @@ import msgspec
 import pytest
 
 from rfs.production.rollback.driver import Driver
+from rfs.production.rollback.drivers import onefile
 from rfs.production.rollback.drivers.config import ConfigDriver, ConfigOptions
 from rfs.production.rollback.drivers.environment import EnvironmentDriver
 from rfs.production.rollback.errors import IntegrityError, RollbackError
@@ -46,6 +49,8 @@ class Place:
             return str(self.path.readlink())
         if not self.path.exists():
             return None
+        if self.path.is_dir():
+            return "a folder"
         found = self.path.stat()
         xattrs = {name: os.getxattr(self.path, name) for name in os.listxattr(self.path)}
         return (
@@ -151,26 +156,86 @@ def test_a_link_is_refused_and_what_it_leads_to_is_left_alone(place: Place) -> N
     assert target.read_bytes() == b"not ours"
 
 
-def test_a_folder_in_its_place_is_refused(place: Place) -> None:
-    want = place.capture()
+def put(place: Place, what: str) -> None:
+    """Put something that is no readable file in its place."""
     place.path.unlink()
-    place.path.mkdir()
-    for call in (place.restore, lambda want: place.capture()):
-        with pytest.raises(RollbackError, match="is a folder, not a regular file"):
-            call(want)
-    assert place.path.is_dir()
+    if what == "a folder":
+        place.path.mkdir(mode=0o750)
+        (place.path / "precious").write_bytes(b"not ours")
+    elif what == "a special file":
+        os.mkfifo(place.path)
+    else:
+        place.path.write_bytes(b"hidden")
 
 
-def test_a_fifo_in_its_place_does_not_block(place: Place) -> None:
-    place.path.unlink()
-    os.mkfifo(place.path)
-    with pytest.raises(RollbackError, match="special file"):
+def look_at(place: Place) -> object:
+    found = place.path.lstat()
+    below = [path.read_bytes() for path in place.path.iterdir()] if place.path.is_dir() else None
+    return found.st_mode, found.st_ino, found.st_mtime_ns, below
+
+
+@pytest.mark.parametrize("what", ["a folder", "a special file", "a file that cannot be read"])
+def test_what_is_no_file_is_set_aside_and_comes_back(place: Place, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    want, whole = place.capture(), place.look()
+    put(place, what)
+    if what == "a file that cannot be read":
+        hidden, read = place.path.stat().st_ino, onefile.read_file
+
+        def refuse(path: str) -> object:
+            if os.stat(path).st_ino == hidden:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+            return read(path)
+
+        monkeypatch.setattr(onefile, "read_file", refuse)
+    other, above = look_at(place), place.home.stat().st_mtime_ns
+    with pytest.raises(RollbackError) as caught:
         place.capture()
+    assert caught.value.key == ("path.unreadable" if "read" in what else "path.kind")
+    assert place.changes(want)[0][3] == what
+    before = place.driver.salvage(place.c, place.store, want)
+    place.driver.stage(place.c, place.store, want)
+    done = place.driver.restore(place.c, place.store, want)
+    assert place.look() == whole
+    assert place.driver.verify(place.c, place.store, want) == []
+    (aside,) = place.home.glob(".rfs-tmp-*")
+    assert f"moved to {aside}" in done.warnings[0]
+    place.driver.release(place.c)
+    place.driver.stage(place.c, place.store, before)
+    place.restore(before)
+    assert look_at(place) == other
+    assert place.driver.verify(place.c, place.store, before) == []
+    assert place.home.stat().st_mtime_ns == above
+    assert place.restore(before) == 0
+    place.restore(want)
+    shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
+    with pytest.raises(RollbackError) as caught:
+        place.restore(before)
+    assert caught.value.key == "path.displaced"
 
 
-@pytest.mark.parametrize(
-    ("start", "goal"), [(s, g) for s in ("file", "none", "link") for g in ("file", "none", "link")]
-)
+def test_a_missing_folder_is_made_and_goes_again(tmp_path: Path) -> None:
+    (tmp_path / "etc" / "shop").mkdir(parents=True)
+    place = Place(tmp_path, ConfigDriver(), "etc/shop/settings.toml", SETTINGS)
+    want, whole = place.capture(), place.look()
+    shutil.rmtree(tmp_path / "etc")
+    before = place.driver.salvage(place.c, place.store, want)
+    place.driver.stage(place.c, place.store, want)
+    (warning,) = place.driver.restore(place.c, place.store, want).warnings
+    assert f"The folder {tmp_path}/etc/shop was not there" in warning
+    assert place.look() == whole
+    place.restore(before)
+    assert not (tmp_path / "etc").exists()
+    place.restore(want)
+    (tmp_path / "etc" / "shop" / "mine").write_text("x")
+    place.restore(before)
+    assert os.listdir(tmp_path / "etc" / "shop") == ["mine"]
+    assert place.driver.verify(place.c, place.store, before) == []
+
+
+STATES = ("file", "none", "link", "folder")
+
+
+@pytest.mark.parametrize(("start", "goal"), [(s, g) for s in STATES for g in STATES])
 def test_a_fault_at_any_call_converges(place: Place, start: str, goal: str, fail_at: Callable[..., object]) -> None:
     states = {"file": (place.capture(), place.look())}
     place.path.unlink()
@@ -178,11 +243,16 @@ def test_a_fault_at_any_call_converges(place: Place, start: str, goal: str, fail
     place.path.symlink_to("elsewhere")
     states["link"] = (place.driver.salvage(place.c, place.store, None), "elsewhere")
     place.path.unlink()
+    place.path.mkdir()
+    states["folder"] = (place.driver.salvage(place.c, place.store, None), "a folder")
+    place.restore(states["none"][0])
     if start == "file":
         place.path.write_bytes(b"PORT=9\n")
         os.setxattr(place.path, "user.note", b"x")
     elif start == "link":
         place.path.symlink_to("somewhere")
+    elif start == "folder":
+        place.path.mkdir()
     began, seen = place.driver.salvage(place.c, place.store, None), place.look()
     want, wanted = states[goal]
     number, fired = 0, True
@@ -195,13 +265,15 @@ def test_a_fault_at_any_call_converges(place: Place, start: str, goal: str, fail
         except (OSError, RollbackError):
             assert fault.fired
             fault.stop()
-            assert place.look() in (seen, wanted)
+            # A folder has to be out of the way before a file can be there.
+            assert place.look() in (seen, wanted, *([None] if "a folder" in (seen, wanted) else []))
         fired = fault.fired
         fault.stop()
         place.restore(want)
         assert place.look() == wanted
         place.restore(want)
-        assert sorted(os.listdir(place.home)) == sorted({".work", *([place.path.name] if wanted is not None else [])})
+        left = {name for name in os.listdir(place.home) if not name.startswith(".rfs-tmp-displaced-")}
+        assert left == {".work", *([place.path.name] if wanted is not None else [])}
     assert number > 1 or start == goal == "none"
 
 

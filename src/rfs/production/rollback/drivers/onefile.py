@@ -18,6 +18,7 @@ import msgspec
 from blake3 import blake3
 
 from rfs.production.rollback.driver import BlobSink, BlobSource, Driver, Finding
+from rfs.production.rollback.drivers import displaced
 from rfs.production.rollback.drivers.envfile import UnparsableError
 from rfs.production.rollback.drivers.keys import shown_keys
 from rfs.production.rollback.drivers.meta import (
@@ -45,9 +46,10 @@ class File:
     """A state of the file.
 
     Attributes:
-        kind: "file", "absent", or "link" (recorded only as the state before a rollback).
+        kind: "file" or "absent"; or, recorded only as the state before a rollback, "link" or "other".
         meta: None unless a file.
-        data: the content, or the link's text.
+        data: the content, the link's text, or which other thing it is; when even its folder is not there, the
+            nearest one above that is.
     """
 
     kind: str
@@ -58,7 +60,8 @@ class File:
     @property
     def fingerprint(self) -> Fingerprint:
         identity = msgspec.msgpack.encode((MANIFEST_FORMAT, self.kind, self.meta))
-        return Fingerprint(blake3(identity + self.data).hexdigest(), int(self.kind != "absent"), len(self.data))
+        data = b"" if self.kind == "absent" else self.data
+        return Fingerprint(blake3(identity + data).hexdigest(), int(self.kind != "absent"), len(data))
 
 
 class OneFileDriver(Driver):
@@ -90,7 +93,7 @@ class OneFileDriver(Driver):
         return self._capture(c, sink, _live(c, self.path(c)))
 
     def salvage(self, c: Component, sink: BlobSink, previous: Capture | None) -> Capture:
-        return self._capture(c, sink, _live(c, self.path(c), link=True))
+        return self._capture(c, sink, _live(c, self.path(c), as_it_is=True))
 
     def _capture(self, c: Component, sink: BlobSink, file: File) -> Capture:
         wrong = self.invalid(c, file)
@@ -110,33 +113,46 @@ class OneFileDriver(Driver):
         )
 
     def fingerprint(self, c: Component, *, rehash: bool) -> Fingerprint:
-        return _live(c, self.path(c), link=True).fingerprint
+        return _live(c, self.path(c), as_it_is=True).fingerprint
 
     def stage(self, c: Component, source: BlobSource, want: Capture) -> None:
         # The file is small: to stage it is to know that it can be fetched, and put in its place.
         file, path = stored(want, source), self.path(c)
-        _live(c, path, link=True)
+        _live(c, path, as_it_is=True)
         if file.meta is not None:
             check_owner(path, file.meta)
 
     def restore(self, c: Component, source: BlobSource, want: Capture) -> Restored:
         file, path = stored(want, source), self.path(c)
-        if _live(c, path, link=True).fingerprint == want.fingerprint:
-            return Restored(0)
-        source.tick(1, len(file.data))
+        live = _live(c, path, as_it_is=True)
+        warnings: list[str] = []
+        if live.fingerprint != want.fingerprint:
+            source.tick(1, len(file.data))
+            if live.kind == "other":
+                warnings.append(displaced.set_aside(path, c.name))
+            if file.kind in ("file", "link"):
+                warnings += displaced.make_folders(path, c.name)
+            self._put(c, path, file)
+        if file.kind == "absent" and file.data:
+            displaced.remove_folders(path, file.data)
+        return Restored(int(live.fingerprint != want.fingerprint), tuple(warnings))
+
+    @staticmethod
+    def _put(c: Component, path: str, file: File) -> None:
         if file.meta is not None:
             replace_file(path, file.data, file.meta, component=c.name)
         elif file.kind == "link":
             _replace_link(c, path, os.fsdecode(file.data))
         else:
             remove_file(path, component=c.name)
-        return Restored(1)
+            if file.kind == "other":
+                displaced.put_back(path, file.data, c.name)
 
     def release(self, c: Component) -> None:
         remove_leftover(self.path(c), component=c.name)
 
     def outline(self, c: Component) -> Any:
-        file = _live(c, self.path(c), link=True)
+        file = _live(c, self.path(c), as_it_is=True)
         try:
             return shown_keys(self.keys(c, file)) if file.kind == "file" else super().outline(c)
         except UnparsableError:
@@ -173,16 +189,18 @@ class OneFileDriver(Driver):
             yield Finding("error", str(error), error.hint)
 
     def verify(self, c: Component, source: BlobSource, want: Capture) -> list[Change]:
-        live = _live(c, self.path(c), link=True)
+        live = _live(c, self.path(c), as_it_is=True)
         return [] if live.fingerprint == want.fingerprint else self._compare(c, source, stored(want, source), live)
 
     def changes(self, c: Component, source: BlobSource, a: Capture, b: Capture | None) -> Iterator[Change]:
-        after = _live(c, self.path(c), link=True) if b is None else stored(b, source)
+        after = _live(c, self.path(c), as_it_is=True) if b is None else stored(b, source)
         if after.fingerprint != a.fingerprint:
             yield from self._compare(c, source, stored(a, source), after)
 
     def _compare(self, c: Component, source: BlobSource, before: File, after: File) -> list[Change]:
-        if before.kind != after.kind or before.kind == "link":
+        if before.kind == after.kind == "absent":
+            return []
+        if before.kind != after.kind or before.kind != "file":
             return [whole(c, source, before, after)]
         changes = list(_meta_changes(c, before.meta, after.meta))
         if before.data != after.data:
@@ -199,6 +217,8 @@ def whole(c: Component, source: BlobSource, before: File, after: File) -> Change
         if file.kind == "absent":
             return None
         label = "a symbolic link" if file.kind == "link" else f"{len(file.data):,} bytes"
+        if file.kind == "other":
+            label = displaced.label(file.data)
         return Ref(source.identify(file.data).hex(), len(file.data), label)
 
     kind = ChangeKind.CHANGED
@@ -262,7 +282,7 @@ def stored(capture: Capture, source: BlobSource) -> File:
         version, kind, meta = msgspec.msgpack.decode(body, type=tuple[int, str, Meta | None])
     except msgspec.DecodeError:
         raise wrong from None
-    if version != MANIFEST_FORMAT or len(refs) != 1 or kind not in ("file", "absent", "link"):
+    if version != MANIFEST_FORMAT or len(refs) != 1 or kind not in ("file", "absent", "link", "other"):
         raise wrong
     if (kind == "file") != (meta is not None) or (meta is not None and not stat.S_ISREG(meta.mode)):
         raise wrong
@@ -272,11 +292,11 @@ def stored(capture: Capture, source: BlobSource) -> File:
     return file
 
 
-def _live(c: Component, path: str, *, link: bool = False) -> File:
+def _live(c: Component, path: str, *, as_it_is: bool = False) -> File:
     """Return the state of the live file.
 
     Args:
-        link: record a symbolic link as one, instead of refusing it.
+        as_it_is: record also what is no regular file, or cannot be read, instead of refusing it.
 
     Raises:
         RollbackError: it cannot be read, or something else stands in its place.
@@ -284,19 +304,30 @@ def _live(c: Component, path: str, *, link: bool = False) -> File:
     try:
         found = os.lstat(path)
         if stat.S_ISREG(found.st_mode):
-            data, meta = read_file(path)
-            return File("file", meta, data)
-        if stat.S_ISLNK(found.st_mode):
-            if link:
-                return File("link", None, os.fsencode(os.readlink(path)))
-            kind = f"a symbolic link to {shown(os.readlink(path))}"
-        else:
-            kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a special file"
+            return _read(path, found, as_it_is=as_it_is)
+        if as_it_is:
+            is_link = stat.S_ISLNK(found.st_mode)
+            return File("link", None, os.fsencode(os.readlink(path))) if is_link else _other(found)
     except (FileNotFoundError, NotADirectoryError):
-        return File("absent")
+        return File("absent", None, displaced.lacking(path))
     except OSError as error:
         raise RollbackError("path.unreadable", path=shown(path), component=c.name, why=reason(error)) from error
+    kind = f"a symbolic link to {shown(os.readlink(path))}" if stat.S_ISLNK(found.st_mode) else displaced.kind_of(found)
     raise RollbackError("path.kind", path=shown(path), component=c.name, found=kind, wanted="a regular file")
+
+
+def _read(path: str, found: os.stat_result, *, as_it_is: bool) -> File:
+    try:
+        data, meta = read_file(path)
+    except PermissionError:
+        if not as_it_is:
+            raise
+        return _other(found)
+    return File("file", meta, data)
+
+
+def _other(found: os.stat_result) -> File:
+    return File("other", None, displaced.identity(found))
 
 
 def _replace_link(c: Component, path: str, text: str) -> None:

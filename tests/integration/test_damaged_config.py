@@ -1,0 +1,78 @@
+"""Settings of which nothing can be read: the rollback mends them, and one that fails brings back what was there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from small import Small
+
+from rfs.production.rollback.errors import RevertedError
+from rfs.production.rollback.model import CheckOutcome, HealthReport
+from rfs.production.rollback.pulse import Beat
+
+MORE = """
+[components.env]
+kind = "environment"
+path = "etc/small.env"
+"""
+
+
+def a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+    (path / "precious").write_text("not ours")
+
+
+def a_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def a_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("elsewhere")
+
+
+def no_folder(path: Path) -> None:
+    shutil.rmtree(path.parent)
+
+
+def described(folder: Path) -> object:
+    return {
+        str(path.relative_to(folder)): os.readlink(path)
+        if path.is_symlink()
+        else (path.stat().st_mode, path.stat().st_ino)
+        for path in (folder, *folder.rglob("*"))
+        if path.exists() or path.is_symlink()
+    }
+
+
+@pytest.mark.parametrize("broken", [a_folder, a_fifo, a_link, no_folder])
+def test_it_is_mended_and_comes_back(tmp_path: Path, broken: Callable[[Path], None]) -> None:
+    (tmp_path / "etc").mkdir()
+    path = tmp_path / "etc" / "small.env"
+    path.write_text("TOKEN=hunter2\n")
+    small = Small(tmp_path, more=MORE)
+    with small.open() as app:
+        app.checkpoint(tags=["whole"])
+        broken(path)
+        before = described(tmp_path / "etc")
+        assert app.plan("whole").changes["env"]
+        asked: list[bool] = []
+
+        def check(beat: Beat, *, once: bool = False) -> HealthReport:
+            asked.append(once)
+            return HealthReport((CheckOutcome("h", len(asked) > 1, required=True, detail="sick", seconds=0),))
+
+        app.engine.check = check
+        with pytest.raises(RevertedError, match="sick"):
+            app.rollback("whole")
+        assert described(tmp_path / "etc") == before
+        app.rollback("whole")
+        assert path.read_text() == "TOKEN=hunter2\n"
+        app.undo()
+        assert described(tmp_path / "etc") == before
