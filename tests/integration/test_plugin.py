@@ -112,4 +112,4 @@ def test_a_driver_is_found_works_and_is_missed(fresh: Environment, tmp_path: Pat
     shutil.move(info, tmp_path / "aside")
     gone = rfs("checkpoint", status=10)
     assert "unknown kind: document" in gone
-    assert "config, environment, files, redis, service, sqlite" in gone
+    assert "config, environment, files, postgresql, redis, service, sqlite" in gone

@@ -336,6 +336,66 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "The database {path} fails its integrity check: {why}.",
         "Repair it, or roll back to an earlier checkpoint.",
     ),
+    "postgresql.psycopg": (
+        "The component {component} needs psycopg, which is not usable here: {why}.",
+        "Run `pip install 'rfs-rollback[postgresql]'`.",
+    ),
+    "postgresql.url": (
+        "The {key} of the component {component} is not usable: {why}.",
+        'Write it as postgresql://USER@HOST/DATABASE, or name where it stands: "env:DATABASE_URL".',
+    ),
+    "postgresql.unreachable": (
+        "The database of the component {component} cannot be reached ({where}): {why}.",
+        "Start the server, or correct url in rfs.toml; `rfs doctor` tries it again.",
+    ),
+    "postgresql.failed": (
+        "The database {database} of the component {component} refused: {why}.",
+        "Do what it asks for, then try again.",
+    ),
+    "postgresql.privilege": (
+        "In the database {database} of the component {component} this role lacks a privilege: {why}.",
+        "`rfs doctor` tells which privileges are needed.",
+    ),
+    "postgresql.slow": (
+        "The database {database} of the component {component} did not finish in time: {why}.",
+        "Give it more time: --timeout, or max_rollback_time in rfs.toml.",
+    ),
+    "postgresql.no_dump": (
+        "There is no pg_dump, which the component {component} needs.",
+        "Install the PostgreSQL client programs, version {server} or newer, or name their folder with bin.",
+    ),
+    "postgresql.old_dump": (
+        "{path} is of version {found} and cannot read the server of the component {component}, version {server}.",
+        "Install the PostgreSQL client programs, version {server} or newer, or name their folder with bin.",
+    ),
+    "postgresql.dump_failed": (
+        "pg_dump could not read the database {database} of the component {component}: {why}.",
+        "Let url name a role that may read all of it; nothing was changed.",
+    ),
+    "postgresql.staged_differs": (
+        "What was built of the checkpoint for the component {component} differs from it: {what}.",
+        "The live database is untouched; report this with what differs.",
+    ),
+    "postgresql.displaced_gone": (
+        "The database that was {database} before (oid {oid}) is no longer beside it: somebody dropped it.",
+        "`rfs rollback CHECKPOINT` goes to a checkpoint, which has a copy of its own; {component} was not touched.",
+    ),
+    "postgresql.prepared": (
+        "The database {database} of {component} has prepared transactions, which would stay in the way: {names}.",
+        "COMMIT PREPARED or ROLLBACK PREPARED each of them, then try again.",
+    ),
+    "postgresql.slots": (
+        "The database {database} of {component} has logical replication slots, which would be cut off: {names}.",
+        "Stop the replication and drop them (pg_drop_replication_slot), then try again.",
+    ),
+    "postgresql.subscriptions": (
+        "The database {database} of {component} receives by subscriptions, which would go on elsewhere: {names}.",
+        "ALTER SUBSCRIPTION … DISABLE each of them, then try again.",
+    ),
+    "postgresql.in_use": (
+        "The database {database} of {component} is in use: {sessions}.",
+        "End that, or let the rollback wait longer or end it: wait and on_open_transactions in rfs.toml.",
+    ),
     "service.unreachable": (
         "The {manager} of the component {component} does not answer at {where}: {why}.",
         "Start it, or correct its url or config in rfs.toml.",

@@ -28,6 +28,7 @@ BUILT_IN = {
     "config": ("config", "ConfigDriver"),
     "environment": ("environment", "EnvironmentDriver"),
     "sqlite": ("sqlite", "SqliteDriver"),
+    "postgresql": ("postgresql", "PostgresqlDriver"),
     "service": ("service", "ServiceDriver"),
 }
 

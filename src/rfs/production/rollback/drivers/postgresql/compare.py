@@ -1,0 +1,352 @@
+"""How two states of a database differ, told by object and by row.
+
+Pieces of rows that both have are seen by their ids and cost nothing. Of the rest every row is looked at, as
+a hash: by its primary key where both have the same, else as one of a bag of rows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+from blake3 import blake3
+
+from rfs.production.rollback.driver import BlobSource
+from rfs.production.rollback.drivers.postgresql.connect import administering, place_of
+from rfs.production.rollback.drivers.postgresql.content import Contents, Digest, Piecewise, Script
+from rfs.production.rollback.drivers.postgresql.facts import Database, plain
+from rfs.production.rollback.drivers.postgresql.marks import allow, databases
+from rfs.production.rollback.drivers.postgresql.script import PREAMBLE, End, Piece, Rows, Statements, Table
+from rfs.production.rollback.drivers.postgresql.staging import dumped
+from rfs.production.rollback.errors import ConflictError
+from rfs.production.rollback.model import Capture, Change, ChangeKind, Component, Loss, Ref
+
+# A row is about 200 bytes of memory here. Beyond that the number of rows is all that is told.
+MOST_ROWS = 1_000_000
+_ROWS = "rows:"
+_VALUES = "values:"
+_UNKNOWN = "unknown"
+_IDENTIFIER = re.compile(r'"((?:[^"]|"")*)"|([^\s",.()]+)')
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """A table as COPY names it: schema, name and columns."""
+
+    table: tuple[str, str]
+    columns: tuple[str, ...]
+
+    @property
+    def shown(self) -> str:
+        schema, name = self.table
+        return name if schema == "public" else f"{schema}.{name}"
+
+
+def shape_of(header: str) -> Shape:
+    """Read what stands between COPY and FROM."""
+    words = [plain if plain else quoted.replace('""', '"') for quoted, plain in _IDENTIFIER.findall(header)]
+    return Shape((words[0], words[1]), tuple(words[2:]))
+
+
+class Piled(msgspec.Struct):
+    """The rows of one table: pieces by id, each with its number of rows and the way to its text."""
+
+    shape: Shape
+    blobs: list[tuple[bytes, int, Callable[[], bytes]]]
+
+    @property
+    def count(self) -> int:
+        return sum(count for _, count, _ in self.blobs)
+
+
+class State(msgspec.Struct):
+    """One side of a comparison.
+
+    Attributes:
+        objects: the hash of each object's statements, and their bytes.
+        tables: by schema and name.
+    """
+
+    database: Database
+    identity: str
+    keys: dict[tuple[str, str], tuple[str, ...]]
+    objects: dict[str, tuple[bytes, int]]
+    tables: dict[tuple[str, str], Piled]
+
+
+def changes(c: Component, source: BlobSource, a: Capture, b: Capture | None) -> Iterator[Change]:
+    """Yield how two states differ, sorted by key; see Driver.changes."""
+    if b is not None and a.fingerprint == b.fingerprint:
+        return
+    with _state(c, source, a) as before, _state(c, source, b, set(_blobs(before))) as after:
+        found = [*_facts(c.name, before, after), *_objects(c.name, before, after)]
+        for table in sorted(before.tables.keys() | after.tables.keys()):
+            source.tick()
+            found += _table(c.name, before, after, table)
+        if not found and before.identity != after.identity:
+            same = Ref("order", label="the same rows, in another order")
+            found = [Change(c.name, ChangeKind.CHANGED, "rows", same, same)]
+    yield from sorted(found, key=lambda change: (change.key, change.kind))
+
+
+def losses(component: str, found: Sequence[Change]) -> Iterator[Loss]:
+    """Yield, from changes to the live state, what exists now and would not afterwards."""
+    for change in found:
+        after = change.after
+        if after is None or not change.key:
+            continue
+        if after.id == _UNKNOWN:
+            yield Loss(component, f"rows in table {change.key}", None)
+        elif after.id.startswith(_VALUES) and _number(after):
+            table, _, column = change.key.rpartition(".")
+            yield Loss(component, f"values in column {column} of table {table}", _number(after))
+        elif after.id.startswith(_ROWS) and change.kind is ChangeKind.ADDED:
+            yield Loss(component, f"rows in table {change.key}", _number(after))
+        elif after.id.startswith(_ROWS):
+            yield Loss(component, f"changed rows in table {change.key}", _number(after))
+
+
+def outline(dump: Iterable[Piece]) -> dict[str, Any]:
+    """Return the names of the objects of a dump, and of each table how many rows it has."""
+    objects: list[str] = []
+    rows: dict[str, int] = {}
+    table = ""
+    for piece in dump:
+        match piece:
+            case Statements(name, _) if name != PREAMBLE and name not in objects[-1:]:
+                objects.append(name)
+            case Table(header):
+                table = shape_of(header).shown
+                rows[table] = 0
+            case Rows(text):
+                rows[table] += text.count(b"\n")
+    return {"objects": objects, "rows": rows}
+
+
+def _blobs(state: State) -> Iterator[bytes]:
+    for table in state.tables.values():
+        yield from (blob for blob, _, _ in table.blobs)
+
+
+@contextmanager
+def _state(
+    c: Component, source: BlobSource, capture: Capture | None, known: set[bytes] | None = None
+) -> Iterator[State]:
+    """Yield a state to compare: from the store, or read from the server now.
+
+    Args:
+        known: ids of pieces that the other side has, of which no text is kept.
+    """
+    if capture is not None and capture.meta["state"] == "dump":
+        yield _stored(source, capture)
+        return
+    with _opened(c, capture) as name:
+        yield _live(c, source, name, known or set())
+
+
+def _stored(source: BlobSource, capture: Capture) -> State:
+    contents = Contents(capture, source)
+    hashes: dict[str, Any] = {}
+    sizes: Counter[str] = Counter()
+    tables: dict[tuple[str, str], Piled] = {}
+    for item, refs in contents.items():
+        if isinstance(item, Script):
+            for piece in contents.statements(item, refs):
+                _hash(hashes, sizes, piece)
+            continue
+        shape = shape_of(item.header)
+        pile = [(refs[n], count, _getter(source, refs[n])) for n, count in zip(item.blobs, item.counts, strict=True)]
+        tables[shape.table] = Piled(shape, pile)
+    keys = {(schema, table): tuple(columns) for schema, table, columns in capture.meta["keys"]}
+    database = msgspec.convert(capture.meta["database"], Database)
+    return State(database, capture.fingerprint.digest, keys, _finished(hashes, sizes), tables)
+
+
+def _getter(source: BlobSource, blob: bytes) -> Callable[[], bytes]:
+    return lambda: source.get(blob)
+
+
+def _hash(hashes: dict[str, Any], sizes: Counter[str], piece: Statements) -> None:
+    if piece.name != PREAMBLE:
+        hashes.setdefault(piece.name, blake3()).update(piece.text)
+        sizes[piece.name] += len(piece.text)
+
+
+def _finished(hashes: dict[str, Any], sizes: Counter[str]) -> dict[str, tuple[bytes, int]]:
+    return {name: (each.digest(), sizes[name]) for name, each in hashes.items()}
+
+
+def _live(c: Component, source: BlobSource, name: str, known: set[bytes]) -> State:
+    hashes: dict[str, Any] = {}
+    sizes: Counter[str] = Counter()
+    tables: dict[tuple[str, str], Piled] = {}
+    kept = _Kept(c)
+    with dumped(c, name, source) as (moment, dump):
+        digest = Digest(plain(moment.database))
+        table, cutter = Piled(Shape(("", ""), ()), []), Piecewise()
+        for piece in dump:
+            digest.add(piece)
+            match piece:
+                case Statements():
+                    _hash(hashes, sizes, piece)
+                case Table(header):
+                    shape = shape_of(header)
+                    table, cutter = tables.setdefault(shape.table, Piled(shape, [])), Piecewise()
+                case Rows() | End():
+                    found = cutter.add(piece.text) if isinstance(piece, Rows) else cutter.finish()
+                    for data in found:
+                        blob = source.identify(data)
+                        text = kept.missing if blob in known else kept.keep(data)
+                        table.blobs.append((blob, data.count(b"\n"), text))
+    return State(moment.database, digest.fingerprint().digest, moment.keys, _finished(hashes, sizes), tables)
+
+
+class _Kept:
+    """The rows that only the server has, for as long as they are compared: compressed, as they may be many."""
+
+    def __init__(self, c: Component) -> None:
+        from zstandard import ZstdCompressor, ZstdDecompressor
+
+        self._c = c
+        self._pack, self._unpack = ZstdCompressor(level=1), ZstdDecompressor()
+
+    def keep(self, data: bytes) -> Callable[[], bytes]:
+        packed = self._pack.compress(data)
+        return lambda: self._unpack.decompress(packed)
+
+    def missing(self) -> bytes:
+        raise AssertionError(self._c.name)  # what both sides have is never looked into
+
+
+@contextmanager
+def _opened(c: Component, capture: Capture | None) -> Iterator[str]:
+    """Yield the name of the live database, or of that which a reference means, open for as long as it is read."""
+    if capture is None:
+        yield place_of(c).database
+        return
+    with administering(c) as connection:
+        found = next((each for each in databases(connection) if each.oid == capture.meta["oid"]), None)
+        if found is None:
+            live = place_of(c).database
+            raise ConflictError("postgresql.displaced_gone", component=c.name, database=live, oid=capture.meta["oid"])
+        if found.open:
+            yield found.name
+            return
+        allow(connection, found.name, allowed=True)
+        try:
+            yield found.name
+        finally:
+            allow(connection, found.name, allowed=False)
+
+
+def _facts(component: str, before: State, after: State) -> Iterator[Change]:
+    for field in Database.__struct_fields__:
+        if getattr(before.database, field) != getattr(after.database, field):
+            # Settings may hold secrets: that they differ is all that is told.
+            yield Change(component, ChangeKind.CHANGED, f"database {field}", Ref("fact"), Ref("fact"))
+
+
+def _objects(component: str, before: State, after: State) -> Iterator[Change]:
+    for name in before.objects.keys() | after.objects.keys():
+        old, new = before.objects.get(name), after.objects.get(name)
+        if old == new:
+            continue
+        sides = [Ref("definition", each[1]) if each is not None else None for each in (old, new)]
+        kind = ChangeKind.CHANGED if old and new else ChangeKind.REMOVED if old else ChangeKind.ADDED
+        yield Change(component, kind, f"schema {name}", *sides)
+
+
+def _table(component: str, before: State, after: State, table: tuple[str, str]) -> Iterator[Change]:
+    old, new = before.tables.get(table), after.tables.get(table)
+    shown = Shape(table, ()).shown
+    if old is None or new is None:
+        added, removed, changed = new.count if new else 0, old.count if old else 0, 0
+    else:
+        keys = (before.keys.get(table), after.keys.get(table))
+        key = keys[0] if keys[0] == keys[1] else None
+        difference = _Difference(old, new, key)
+        if difference.rows > MOST_ROWS:
+            unknown = Ref(_UNKNOWN, label=f"{old.count:,} rows before, {new.count:,} after, not compared")
+            yield Change(component, ChangeKind.CHANGED, shown, unknown, unknown)
+            return
+        difference.run()
+        added, removed, changed = difference.counts()
+        yield from _columns(component, old.shape, new.shape, difference)
+    if added:
+        yield Change(component, ChangeKind.ADDED, shown, None, _counted(_ROWS, added))
+    if changed:
+        yield Change(component, ChangeKind.CHANGED, shown, _counted(_ROWS, changed), _counted(_ROWS, changed))
+    if removed:
+        yield Change(component, ChangeKind.REMOVED, shown, _counted(_ROWS, removed), None)
+
+
+def _columns(component: str, old: Shape, new: Shape, difference: _Difference) -> Iterator[Change]:
+    for column in old.columns:
+        if column not in new.columns:
+            filled = _counted(_VALUES, difference.filled[0][column])
+            yield Change(component, ChangeKind.REMOVED, f"{old.shown}.{column}", filled, None)
+    for column in new.columns:
+        if column not in old.columns:
+            filled = _counted(_VALUES, difference.filled[1][column])
+            yield Change(component, ChangeKind.ADDED, f"{new.shown}.{column}", None, filled)
+
+
+class _Difference:
+    """The rows of a table that only one of two states has, as hashes."""
+
+    def __init__(self, old: Piled, new: Piled, key: tuple[str, ...] | None) -> None:
+        common = [column for column in new.shape.columns if column in old.shape.columns]
+        self._sides = (self._only(old, new), self._only(new, old))
+        self._shapes = (old.shape, new.shape)
+        self._common = common
+        self._key = key if key and set(key) <= set(common) else None
+        self.rows = sum(count for side in self._sides for _, count, _ in side)
+        self.filled: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
+        self._bags: tuple[Counter[tuple[int, int]], Counter[tuple[int, int]]] = (Counter(), Counter())
+
+    @staticmethod
+    def _only(one: Piled, other: Piled) -> list[tuple[bytes, int, Callable[[], bytes]]]:
+        if one.shape != other.shape:
+            return one.blobs
+        shared = Counter(blob for blob, _, _ in other.blobs)
+        only = []
+        for each in one.blobs:
+            if shared[each[0]]:
+                shared[each[0]] -= 1
+            else:
+                only.append(each)
+        return only
+
+    def run(self) -> None:
+        for side, shape, bag, filled in zip(self._sides, self._shapes, self._bags, self.filled, strict=True):
+            columns = [shape.columns.index(column) for column in self._common]
+            keys = [shape.columns.index(column) for column in self._key or ()]
+            own = [(column, n) for n, column in enumerate(shape.columns) if column not in self._common]
+            whole = columns == list(range(len(shape.columns)))
+            for _, _, text in side:
+                for row in text().splitlines():
+                    values = row.split(b"\t")
+                    filled.update(column for column, n in own if values[n] != b"\\N")
+                    content = row if whole else b"\t".join(values[n] for n in columns)
+                    key = b"\t".join(values[n] for n in keys) if self._key else content
+                    bag[hash(key), hash(content)] += 1
+
+    def counts(self) -> tuple[int, int, int]:
+        """Return how many rows were added, removed and changed."""
+        before, after = self._bags[0] - self._bags[1], self._bags[1] - self._bags[0]
+        changed = 0
+        if self._key:
+            changed = len({key for key, _ in before} & {key for key, _ in after})
+        return after.total() - changed, before.total() - changed, changed
+
+
+def _counted(prefix: str, count: int) -> Ref:
+    noun = prefix[:-2] if count == 1 else prefix[:-1]
+    return Ref(f"{prefix}{count}", label=f"{count:,} {noun}")
+
+
+def _number(ref: Ref) -> int:
+    return int(ref.id.partition(":")[2])

@@ -1,0 +1,212 @@
+"""The driver of PostgreSQL databases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from blake3 import blake3
+
+from rfs.production.rollback.driver import BlobSink, BlobSource, Driver, Finding
+from rfs.production.rollback.drivers.postgresql import compare, doctor
+from rfs.production.rollback.drivers.postgresql.connect import PostgresqlOptions, administering, place_of
+from rfs.production.rollback.drivers.postgresql.content import fingerprint_of, store
+from rfs.production.rollback.drivers.postgresql.facts import Database, plain, read, system_of
+from rfs.production.rollback.drivers.postgresql.marks import Beside, allow, databases
+from rfs.production.rollback.drivers.postgresql.notes import recall, remember
+from rfs.production.rollback.drivers.postgresql.staging import build, differences, dumped, staged, unstage
+from rfs.production.rollback.drivers.postgresql.swap import swap
+from rfs.production.rollback.errors import ConflictError, IntegrityError
+from rfs.production.rollback.model import (
+    Capture,
+    Change,
+    ChangeKind,
+    Component,
+    Fingerprint,
+    Loss,
+    Ref,
+    Restored,
+)
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+FORMAT = 1
+
+
+class PostgresqlDriver(Driver):
+    """A database of a PostgreSQL server, captured online and restored by a change of names.
+
+    A checkpoint is what pg_dump writes of one moment, and what it does not write: the database's own
+    privileges, settings, owner and comment. To restore, that is built beside the live database while it
+    serves, and read back; in the outage two names change places. What was live stays beside it, closed:
+    so the state before a rollback is kept at no cost, and the safety capture of a rollback only refers to it.
+    """
+
+    kind = "postgresql"
+    options = PostgresqlOptions
+
+    def capture(self, c: Component, sink: BlobSink, previous: Capture | None) -> Capture:
+        name = place_of(c).database
+        with dumped(c, name, sink) as (moment, dump):
+            database = plain(moment.database)
+            fingerprint, parts = store(database, dump, sink)
+        notes = recall(c)
+        if fingerprint.digest in notes.spelled:
+            # From now on this spelling is a state of its own, with a checkpoint.
+            spelled = {raw: meant for raw, meant in notes.spelled.items() if raw != fingerprint.digest}
+            remember(c, msgspec.structs.replace(notes, spelled=spelled))
+        keys = [[schema, table, list(columns)] for (schema, table), columns in moment.keys.items()]
+        meta = {"format": FORMAT, "state": "dump", "database": database, "keys": keys, "version": moment.version}
+        return Capture(
+            component=c.name,
+            kind=self.kind,
+            fingerprint=fingerprint,
+            parts=parts,
+            entries=fingerprint.entries,
+            size=fingerprint.size,
+            meta=meta,
+        )
+
+    def salvage(self, c: Component, sink: BlobSink, previous: Capture | None) -> Capture:
+        """See Driver: a reference to the live database, which the rollback will set aside and keep."""
+        with administering(c) as connection:
+            live = _named(databases(connection), place_of(c).database)
+            meta = {
+                "format": FORMAT,
+                "state": "reference",
+                "system": system_of(connection),
+                "oid": live.oid if live is not None else 0,
+            }
+        identity = blake3(msgspec.msgpack.encode((meta["system"], meta["oid"]))).hexdigest()
+        return Capture(component=c.name, kind=self.kind, fingerprint=Fingerprint(identity), meta=meta)
+
+    def fingerprint(self, c: Component, *, rehash: bool) -> Fingerprint:
+        with dumped(c, place_of(c).database, _Unhurried()) as (moment, dump):
+            found = fingerprint_of(plain(moment.database), dump)
+        return msgspec.structs.replace(found, digest=recall(c).spelled.get(found.digest, found.digest))
+
+    def restore(self, c: Component, source: BlobSource, want: Capture) -> Restored:
+        _require_known(want)
+        with administering(c) as connection:
+            every = databases(connection)
+            live = _named(every, place_of(c).database)
+            reopened = live is not None and not live.open
+            if live is not None and reopened:
+                # Closed by a run that was killed before it could change the names.
+                allow(connection, live.name, allowed=True)
+            if _is_reference(want):
+                oid = want.meta["oid"]
+                if (live.oid if live is not None else 0) == oid and system_of(connection) == want.meta["system"]:
+                    return Restored(int(reopened))
+                incoming = _displaced(connection, c, every, want) if oid else None
+            else:
+                incoming = staged(connection, c, want)
+                if incoming is None:
+                    if live is not None and not differences(c, live.name, source, want)[0]:
+                        return Restored(int(reopened))
+                    incoming = build(connection, c, source, want)
+            if incoming is not None:
+                found = (incoming.oid, want.fingerprint.digest)
+                remember(c, msgspec.structs.replace(recall(c), swapped=found))
+            swap(connection, c, live, incoming, source)
+        return Restored(1)
+
+    def outline(self, c: Component) -> Any:
+        """See Driver: the names of what is in the database, with the number of each table's rows."""
+        with dumped(c, place_of(c).database, _Unhurried()) as (_, dump):
+            return compare.outline(dump)
+
+    def examine(self, c: Component) -> Iterator[Finding]:
+        yield from doctor.examine(c)
+
+    def stage(self, c: Component, source: BlobSource, want: Capture) -> None:
+        _require_known(want)
+        with administering(c) as connection:
+            every = databases(connection)
+            live = _named(every, place_of(c).database)
+            if _is_reference(want):
+                if want.meta["oid"] and (live is None or live.oid != want.meta["oid"]):
+                    _displaced(connection, c, every, want)
+                return
+            unstage(connection, c, but=want.fingerprint.digest)
+            if staged(connection, c, want) is not None:
+                return
+            if live is None or differences(c, live.name, source, want)[0]:
+                build(connection, c, source, want)
+
+    def release(self, c: Component) -> None:
+        with administering(c) as connection:
+            unstage(connection, c)
+
+    def verify(self, c: Component, source: BlobSource, want: Capture) -> list[Change]:
+        _require_known(want)
+        with administering(c) as connection:
+            live = _named(databases(connection), place_of(c).database)
+            database = read(connection, live.name) if live is not None else None
+        if _is_reference(want):
+            right = (live.oid if live is not None else 0) == want.meta["oid"]
+            return [] if right else [_other(c, want, live)]
+        if live is None or database is None:
+            return [_other(c, want, None)]
+        notes = recall(c)
+        remember(c, msgspec.structs.replace(notes, swapped=None))
+        if notes.swapped == (live.oid, want.fingerprint.digest):
+            # Its content was read back when it was staged, and nobody could reach it until its name changed.
+            like = msgspec.convert(want.meta["database"], Database)
+            fields = [field for field in like.__struct_fields__ if getattr(like, field) != getattr(database, field)]
+            return [_changed(c, f"database {field}") for field in fields]
+        return [_changed(c, name) for name in differences(c, live.name, source, want)[0]]
+
+    def changes(self, c: Component, source: BlobSource, a: Capture, b: Capture | None) -> Iterator[Change]:
+        yield from compare.changes(c, source, a, b)
+
+    def losses(self, c: Component, source: BlobSource, want: Capture, changes: Sequence[Change]) -> Iterator[Loss]:
+        yield from compare.losses(c.name, changes)
+
+
+class _Unhurried:
+    """The pulse of what is only looked at: nobody set it a time."""
+
+    def tick(self, items: int = 0, size: int = 0) -> None:
+        pass
+
+    def remaining(self) -> float:
+        return 86_400.0
+
+
+def _named(found: Sequence[Beside], name: str) -> Beside | None:
+    return next((each for each in found if each.name == name), None)
+
+
+def _is_reference(want: Capture) -> bool:
+    return bool(want.meta["state"] == "reference")
+
+
+def _displaced(connection: Connection[Any], c: Component, found: Sequence[Beside], want: Capture) -> Beside:
+    """Return the database that a reference means.
+
+    Raises:
+        ConflictError: it is gone, or no longer what it was.
+    """
+    known = next((each for each in found if each.oid == want.meta["oid"]), None)
+    live = place_of(c).database
+    if known is None or known.mark.live != live or system_of(connection) != want.meta["system"]:
+        raise ConflictError("postgresql.displaced_gone", component=c.name, database=live, oid=want.meta["oid"])
+    return known
+
+
+def _require_known(want: Capture) -> None:
+    if want.meta["format"] > FORMAT:
+        raise IntegrityError("capture.newer", component=want.component, found=want.meta["format"], known=FORMAT)
+
+
+def _other(c: Component, want: Capture, live: Beside | None) -> Change:
+    if live is None:
+        return Change(c.name, ChangeKind.REMOVED, "database", Ref("database"), None)
+    return Change(c.name, ChangeKind.CHANGED, "database", Ref("database"), Ref(f"oid {live.oid}"))
+
+
+def _changed(c: Component, key: str) -> Change:
+    return Change(c.name, ChangeKind.CHANGED, key, Ref("captured"), Ref("live"))

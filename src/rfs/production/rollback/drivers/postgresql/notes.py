@@ -1,0 +1,48 @@
+"""What this machine remembers of a component's databases; without it everything is read again."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from rfs.production.rollback.model import Component
+
+_FILE = "postgresql.json"
+
+
+class Notes(msgspec.Struct, frozen=True):
+    """Facts that spare work.
+
+    Attributes:
+        making: names of databases that are being created, and may have no mark yet.
+        swapped: (oid, digest) of the database that was checked when it was staged and is swapped in; until the
+            read-back that it stands for.
+        spelled: the identity that a restored database has, to the identity of the capture that it was made of:
+            a server writes some expressions in other words once they were dumped and restored.
+    """
+
+    making: tuple[str, ...] = ()
+    swapped: tuple[int, str] | None = None
+    spelled: dict[str, str] = {}
+
+
+def recall(c: Component) -> Notes:
+    try:
+        with open(os.path.join(c.work, _FILE), "rb") as file:
+            return msgspec.json.decode(file.read(), type=Notes)
+    except (OSError, msgspec.DecodeError):
+        return Notes()
+
+
+def remember(c: Component, notes: Notes) -> None:
+    """Write them down so that they are there wholly or as they were."""
+    os.makedirs(c.work, mode=0o700, exist_ok=True)
+    path = os.path.join(c.work, _FILE)
+    fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.write(fd, msgspec.json.encode(notes))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(path + ".new", path)

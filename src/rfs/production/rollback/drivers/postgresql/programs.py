@@ -1,0 +1,118 @@
+"""pg_dump: which one, and its output as a stream."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from typing import IO, Any, cast
+
+from rfs.production.rollback.driver import Pulse
+from rfs.production.rollback.drivers.postgresql.connect import options_of, place_of
+from rfs.production.rollback.errors import RollbackError, UsageError
+from rfs.production.rollback.model import Component
+from rfs.production.rollback.secret import absolute
+
+_READ = 1 << 20
+_WHERE = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin")
+_SECRET_WORDS = {"password": "PGPASSWORD", "sslpassword": "PGSSLPASSWORD"}
+_LOCK_SECONDS = 30
+_versions: dict[str, int] = {}
+
+
+def pg_dump(c: Component, server: int) -> str:
+    """Return the path of a pg_dump that can read the server: of its own major version if there is one, else newer.
+
+    Args:
+        server: the major version of the server.
+
+    Raises:
+        UsageError: there is none, or only older ones.
+    """
+    found = {version: path for path in _candidates(c) if (version := _version(path)) is not None}
+    if server in found:
+        return found[server]
+    newer = [version for version in found if version > server]
+    if newer:
+        return found[min(newer)]
+    if found:
+        best = max(found)
+        raise UsageError("postgresql.old_dump", component=c.name, path=found[best], found=best, server=server)
+    raise UsageError("postgresql.no_dump", component=c.name, server=server)
+
+
+def _candidates(c: Component) -> list[str]:
+    folder = options_of(c).bin
+    if folder is not None:
+        return [os.path.join(absolute(folder, c.home), "pg_dump")]
+    beside = [os.path.join(each, "pg_dump") for pattern in _WHERE for each in sorted(glob.glob(pattern))]
+    first = shutil.which("pg_dump")
+    # The one on the PATH last: of equal versions it is the one that is meant.
+    return [*beside, *([first] if first else [])]
+
+
+def _version(path: str) -> int | None:
+    import subprocess
+
+    path = os.path.realpath(path) if not path.endswith("pg_dump") else path
+    if path not in _versions:
+        try:
+            said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30, check=False).stdout
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        number = re.search(r"(\d+)", said.partition(")")[2])
+        if number is None:
+            return None
+        _versions[path] = int(number[1])
+    return _versions[path]
+
+
+def dumping(c: Component, database: str, server: int, snapshot: str, pulse: Pulse) -> Iterator[bytes]:
+    """Yield what pg_dump writes of a database, as it was at a snapshot that somebody holds.
+
+    Raises:
+        RollbackError: it failed, or cannot read all of it.
+    """
+    import subprocess
+    import tempfile
+
+    program = pg_dump(c, server)
+    words = {**place_of(c).words, "dbname": database}
+    environment = {**os.environ, "PGTZ": "UTC", "PGAPPNAME": "rfs", "LC_MESSAGES": "C"}
+    for word, variable in _SECRET_WORDS.items():
+        if word in words:  # what stands on a command line can be read by everybody
+            environment[variable] = str(words.pop(word))
+    command = [program, "--no-password", f"--snapshot={snapshot}", f"--lock-wait-timeout={_LOCK_SECONDS}s"]
+    command += ["-d", _conninfo(words)]
+    with tempfile.TemporaryFile() as errors:
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, env=environment
+        )
+        stdout = cast("IO[bytes]", child.stdout)
+        try:
+            while data := stdout.read(_READ):
+                pulse.tick(0, 0)
+                yield data
+            status = child.wait()
+        finally:
+            stdout.close()
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+        if status != 0:
+            errors.seek(0)
+            raise _failed(c, database, errors.read().decode(errors="replace"))
+
+
+def _conninfo(words: dict[str, Any]) -> str:
+    from psycopg.conninfo import make_conninfo
+
+    return make_conninfo("", **words)
+
+
+def _failed(c: Component, database: str, said: str) -> RollbackError:
+    lines = [line.partition("error: ")[2] for line in said.splitlines() if "error: " in line]
+    why = "; ".join(lines[:2]) or said.strip()[-300:] or "it gave no reason"
+    return RollbackError("postgresql.dump_failed", component=c.name, database=database, why=why.rstrip("."))

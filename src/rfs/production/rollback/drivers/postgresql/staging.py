@@ -1,0 +1,189 @@
+"""The wanted database, built beside the live one while that still serves, and read back before it is used."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+from blake3 import blake3
+
+from rfs.production.rollback.driver import BlobSource, Pulse
+from rfs.production.rollback.drivers.postgresql.connect import connected, limit, place_of, row_of
+from rfs.production.rollback.drivers.postgresql.content import Contents, Digest
+from rfs.production.rollback.drivers.postgresql.facts import Database, Held, create, give, held, plain
+from rfs.production.rollback.drivers.postgresql.marks import (
+    Beside,
+    allow,
+    databases,
+    drop,
+    mine,
+    new_mark,
+    new_name,
+    write_mark,
+)
+from rfs.production.rollback.drivers.postgresql.notes import recall, remember
+from rfs.production.rollback.drivers.postgresql.programs import dumping
+from rfs.production.rollback.drivers.postgresql.script import (
+    PREAMBLE,
+    End,
+    Piece,
+    Rows,
+    Statements,
+    Table,
+    pieces,
+)
+from rfs.production.rollback.errors import IntegrityError
+from rfs.production.rollback.model import Capture, Component, utc_now
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+# What may be written in other words after a dump and a restore: brackets and casts.
+_SPELLING = re.compile(rb"\(|\)|::[a-z ]+(\([0-9, ]*\))?(\[\])?|\s")
+
+
+@contextmanager
+def dumped(c: Component, name: str, pulse: Pulse) -> Iterator[tuple[Held, Iterator[Piece]]]:
+    """Yield a moment of a database and its dump, piece by piece."""
+    with held(c, name) as moment:
+        yield moment, pieces(dumping(c, name, moment.version, moment.snapshot, pulse))
+
+
+def staged(connection: Connection[Any], c: Component, want: Capture) -> Beside | None:
+    """Return the database that stands ready for a capture."""
+    for each in mine(connection, c):
+        if (each.mark.state, each.mark.digest) == ("staged", want.fingerprint.digest):
+            return each
+    return None
+
+
+def unstage(connection: Connection[Any], c: Component, but: str = "") -> None:
+    """Drop what staging left, but for what was staged for the capture with this digest."""
+    notes = recall(c)
+    for each in databases(connection):
+        if not each.mark.state and each.name in notes.making:
+            drop(connection, each.name)
+    for each in mine(connection, c):
+        if each.mark.state == "building" or (each.mark.state == "staged" and each.mark.digest != but):
+            drop(connection, each.name)
+    if notes.making:
+        remember(c, msgspec.structs.replace(notes, making=()))
+
+
+def build(connection: Connection[Any], c: Component, source: BlobSource, want: Capture) -> Beside:
+    """Build what was captured beside the live database, and read it back.
+
+    Raises:
+        IntegrityError: the store has not all of it, or what was built differs from it.
+        RollbackError: the server refuses some of it.
+    """
+    contents = Contents(want, source)
+    contents.require()
+    like = msgspec.convert(want.meta["database"], Database)
+    name = new_name(place_of(c).database)
+    notes = recall(c)
+    remember(c, msgspec.structs.replace(notes, making=(*notes.making, name)))
+    limit(connection, source)
+    create(connection, name, like)
+    write_mark(connection, name, new_mark(c, "building", digest=want.fingerprint.digest))
+    with connected(c, name) as inside:
+        load(inside, contents.pieces(), source)
+        limit(inside, source)
+        inside.execute("ANALYZE")
+    give(connection, name, like)
+    alias = require_equal(c, name, source, want)
+    allow(connection, name, allowed=False)
+    since = utc_now().isoformat(timespec="seconds")
+    mark = new_mark(c, "staged", digest=want.fingerprint.digest, since=since, comment=like.comment)
+    write_mark(connection, name, mark)
+    notes = recall(c)
+    spelled = {**notes.spelled, alias: want.fingerprint.digest} if alias != want.fingerprint.digest else notes.spelled
+    remember(c, msgspec.structs.replace(notes, making=(), spelled=spelled))
+    (oid,) = row_of(connection, "SELECT oid::bigint FROM pg_database WHERE datname = %s", name)
+    return Beside(oid, name, open=False, mark=mark)
+
+
+def load(connection: Connection[Any], dump: Iterable[Piece], pulse: Pulse) -> None:
+    """Run a dump in an empty database. Nothing of it is ever read as a command of psql."""
+    feed = iter(dump)
+    for piece in feed:
+        match piece:
+            case Statements(name, text):
+                if name == PREAMBLE:
+                    _settings(connection, text)
+                else:
+                    connection.execute(text)
+                limit(connection, pulse)
+            case Table(header):
+                words = f"COPY {header} FROM STDIN".encode("utf-8", "surrogateescape")
+                with connection.cursor().copy(words) as copy:
+                    for rows in feed:
+                        if isinstance(rows, End):
+                            break
+                        copy.write(cast("Rows", rows).text)
+
+
+def _settings(connection: Connection[Any], text: bytes) -> None:
+    """Set what a dump begins with; a setting that a newer pg_dump knows and this server does not is left out."""
+    from psycopg.errors import UndefinedObject
+
+    for line in text.splitlines():
+        if line.startswith((b"SET ", b"SELECT ")):
+            try:
+                connection.execute(line)
+            except UndefinedObject:
+                continue
+
+
+def require_equal(c: Component, name: str, source: BlobSource, want: Capture) -> str:
+    """Read a database back; return the identity it has, which is the capture's but for the server's spelling.
+
+    Raises:
+        IntegrityError: it differs.
+    """
+    different, identity = differences(c, name, source, want)
+    if different:
+        what = ", ".join(different[:3]) + (f" and {len(different) - 3} more" if len(different) > 3 else "")
+        raise IntegrityError("postgresql.staged_differs", component=c.name, what=what)
+    return identity
+
+
+def differences(c: Component, name: str, source: BlobSource, want: Capture) -> tuple[list[str], str]:
+    """Return the names of what differs between a database and a capture, and the identity of the database."""
+    like = msgspec.convert(want.meta["database"], Database)
+    with dumped(c, name, source) as (moment, dump):
+        # The comment of one that is staged tells that it is.
+        comment = like.comment if name != place_of(c).database else moment.database.comment
+        database = msgspec.structs.replace(moment.database, comment=comment)
+        digest = Digest(plain(database))
+        found = _outline(dump, digest)
+    identity = digest.fingerprint()
+    if identity == want.fingerprint:
+        return [], identity.digest
+    wanted = _outline(Contents(want, source).pieces(), None)
+    names = {key for key in {*found, *wanted} if found.get(key) != wanted.get(key)}
+    names |= {
+        f"database {field}" for field in database.__struct_fields__ if getattr(database, field) != getattr(like, field)
+    }
+    return sorted(names), identity.digest
+
+
+def _outline(dump: Iterable[Piece], digest: Digest | None) -> dict[str, bytes]:
+    """Return the hash of each object, in no particular spelling, and of each table's rows."""
+    hashes: dict[str, Any] = {}
+    table = ""
+    for piece in dump:
+        if digest is not None:
+            digest.add(piece)
+        match piece:
+            case Statements(name, text) if name != PREAMBLE:
+                hashes.setdefault(name, blake3()).update(_SPELLING.sub(b"", text))
+            case Table(header):
+                table = f"rows of {header}"
+                hashes.setdefault(table, blake3())
+            case Rows(text):
+                hashes[table].update(text)
+    return {name: each.digest() for name, each in hashes.items()}
