@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
 from postgresql_shop import Shop, shop_of
 
-from pg_server import Server
+from pg_server import Server, installations, running
+from rfs.production.rollback import upkeep
 
 
 @pytest.fixture
@@ -45,3 +50,225 @@ def test_a_migration_goes_back_a_thousand_orders_are_told_and_come_back_with_und
     assert shop.one("SELECT array_agg(o ORDER BY id)::text FROM orders o") == after
     with shop.connect() as connection:
         assert connection.execute("INSERT INTO orders (note) VALUES ('next') RETURNING id").fetchone() == (1201,)
+
+
+def test_everything_that_a_dump_does_not_hold_is_as_it_was(shop: Shop) -> None:
+    with shop.server.connect() as connection:
+        for words in (
+            "CREATE ROLE {0}_reader",
+            "GRANT {0}_reader TO {0}_owner WITH ADMIN OPTION",
+            "COMMENT ON DATABASE {0} IS 'the shop''s'",
+            "ALTER DATABASE {0} SET search_path = public, \"a,b\", ''",
+            "ALTER DATABASE {0} SET work_mem = '5MB'",
+            "ALTER DATABASE {0} CONNECTION LIMIT 40",
+        ):
+            connection.execute(words.format(shop.database))
+        connection.execute(f"REVOKE ALL ON DATABASE {shop.database} FROM PUBLIC")
+    reader = f"{shop.database}_reader"
+    shop.do(f"GRANT CONNECT ON DATABASE {shop.database} TO {reader} WITH GRANT OPTION")
+    shop.do(f"ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO {reader}")
+    shop.do(f"GRANT SELECT (id, note), UPDATE (note) ON orders TO {reader}")
+    before = _catalog(shop)
+    target = shop.checkpoint()
+    shop.do(f"REVOKE ALL ON DATABASE {shop.database} FROM {reader}; ALTER DATABASE {shop.database} RESET ALL")
+    shop.do("COMMENT ON TABLE orders IS NULL; DELETE FROM orders; SELECT lo_unlink(oid) FROM pg_largeobject_metadata")
+    shop.do(f"COMMENT ON DATABASE {shop.database} IS 'another'")
+    changed = _catalog(shop)
+    assert changed != before
+    shop.json("rollback", target, "--yes", "--reason", "a test")
+    assert _catalog(shop) == before
+    assert shop.one("SELECT count(*) FROM pg_stats WHERE schemaname = 'public'") > 0  # it was analysed
+    shop.json("undo", "--yes", "--reason", "a test")
+    assert _catalog(shop) == changed
+    with shop.server.connect() as connection:
+        shop.remove()
+        connection.execute(f"DROP ROLE {reader}")
+
+
+QUERIES = """
+SELECT pg_get_userbyid(datdba), datconnlimit, datacl::text[]::text, datcollate, shobj_description(oid, 'pg_database')
+    FROM pg_database WHERE datname = current_database()
+SELECT setconfig::text FROM pg_db_role_setting s JOIN pg_database d ON d.oid = setdatabase
+    WHERE datname = current_database()
+SELECT relname, relkind::text, pg_get_userbyid(relowner), relacl::text, obj_description(oid, 'pg_class'),
+    pg_get_viewdef(CASE WHEN relkind = 'v' THEN oid END) FROM pg_class
+    WHERE relnamespace = 'public'::regnamespace ORDER BY 1
+SELECT attrelid::regclass::text, attname, atttypid::regtype::text, attidentity::text, attgenerated::text, attacl::text
+    FROM pg_attribute WHERE attrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace)
+    AND attnum > 0 AND NOT attisdropped ORDER BY 1, 2
+SELECT conname, contype::text FROM pg_constraint WHERE connamespace = 'public'::regnamespace ORDER BY 1
+SELECT tgname, tgenabled::text FROM pg_trigger WHERE NOT tgisinternal ORDER BY 1
+SELECT proname, prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace ORDER BY 1
+SELECT defaclobjtype::text, defaclacl::text FROM pg_default_acl ORDER BY 1
+SELECT sequencename, last_value, data_type::text FROM pg_sequences ORDER BY 1
+SELECT loid, data FROM pg_largeobject ORDER BY 1
+SELECT o::text FROM orders o ORDER BY id
+SELECT l::text FROM lines l ORDER BY l
+SELECT d::text, tableoid::regclass::text FROM days d
+"""
+
+
+def _catalog(shop: Shop) -> list[object]:
+    with shop.server.connect(shop.database) as connection:
+        return [connection.execute(query).fetchall() for query in QUERIES.strip().replace("\n    ", " ").split("\n")]
+
+
+# — what stands in the way —
+
+
+def test_an_open_transaction_is_refused_by_process_and_query_or_waited_for_or_ended(shop: Shop) -> None:
+    target = shop.checkpoint()
+    shop.do("INSERT INTO log VALUES ('new')")
+    shop.set_up(wait="0s")
+    with shop.connect() as idle, shop.connect() as writer:
+        writer.execute("BEGIN")
+        writer.execute("INSERT INTO log VALUES ('not yet')")
+        ran = shop.rfs("rollback", target, "--yes", "--reason", "a test")
+        assert ran.code == 30, ran
+        assert f"process {writer.info.backend_pid} of {shop.owner}" in ran.err
+        assert "INSERT INTO log" in ran.err
+        idle.execute("SELECT 1")  # nobody was sent away
+        shop.set_up(wait="20s")
+        waiting = shop.start("rollback", target, "--yes", "--reason", "a test", "--json")
+        try:
+            # It waits: the name goes on meaning what it meant until the writer has finished.
+            _until(lambda: len(shop.names()) == 2)
+            writer.execute("COMMIT")
+        finally:
+            out, _ = waiting.communicate(timeout=60)
+        assert waiting.returncode == 0, out
+    assert shop.one("SELECT count(*) FROM log") == 200
+    shop.json("undo", "--yes", "--reason", "a test")
+    assert shop.one("SELECT count(*) FROM log WHERE line = 'not yet'") == 1  # what was acknowledged was kept
+    shop.set_up(wait="0s", more='on_open_transactions = "terminate"')
+    with shop.connect() as writer:
+        writer.execute("BEGIN")
+        writer.execute("INSERT INTO log VALUES ('never')")
+        shop.json("rollback", target, "--yes", "--reason", "a test")
+        with pytest.raises(psycopg.OperationalError):
+            writer.execute("COMMIT")
+
+
+def _until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_prepared_transaction_is_refused_by_name(shop: Shop) -> None:
+    target = shop.checkpoint()
+    shop.do("INSERT INTO log VALUES ('new')")
+    with shop.connect() as connection:
+        connection.execute("BEGIN; INSERT INTO log VALUES ('half'); PREPARE TRANSACTION 'of the shop'")
+        ran = shop.rfs("rollback", target, "--yes", "--reason", "a test")
+        assert ran.code == 30, ran
+        assert "of the shop" in ran.err
+        assert "of the shop" in shop.rfs("doctor").out
+        connection.execute("COMMIT PREPARED 'of the shop'")
+    assert shop.one("SELECT count(*) FROM log") == 202
+    shop.json("rollback", target, "--yes", "--reason", "a test")
+
+
+def test_slots_and_subscriptions_are_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        running("-c", "wal_level=logical") as server,
+        shop_of(tmp_path, capsys, monkeypatch, server) as shop,
+        server.connect(shop.database) as admin,
+    ):
+        target = shop.checkpoint()
+        shop.do("INSERT INTO log VALUES ('new')")
+        admin.execute("SELECT pg_create_logical_replication_slot('to_the_copy', 'pgoutput')")
+        ran = shop.rfs("rollback", target, "--yes", "--reason", "a test")
+        assert (ran.code, "to_the_copy" in ran.err) == (30, True), ran
+        assert "to_the_copy" in shop.rfs("doctor").out
+        admin.execute("SELECT pg_drop_replication_slot('to_the_copy')")
+        admin.execute("CREATE SUBSCRIPTION fed CONNECTION 'dbname=none' PUBLICATION p WITH (connect = false)")
+        admin.execute("ALTER SUBSCRIPTION fed ENABLE")
+        ran = shop.rfs("rollback", target, "--yes", "--reason", "a test")
+        assert (ran.code, "fed" in ran.err) == (30, True), ran
+        admin.execute("ALTER SUBSCRIPTION fed DISABLE; ALTER SUBSCRIPTION fed SET (slot_name = NONE)")
+        admin.execute("DROP SUBSCRIPTION fed")
+        # A session of a role that this one is not a member of: it can be neither looked into nor ended.
+        ran = shop.rfs("rollback", target, "--yes", "--reason", "a test")
+        assert ran.code == 30, ran
+        assert f"process {admin.info.backend_pid} of postgres, of another role" in ran.err
+        admin.close()
+        shop.json("rollback", target, "--yes", "--reason", "a test")
+
+
+def test_a_role_that_may_not_create_databases_is_refused_before_anything_is_touched(shop: Shop) -> None:
+    target = shop.checkpoint()
+    shop.do("INSERT INTO log VALUES ('new')")
+    with shop.server.connect() as connection:
+        connection.execute(f"ALTER ROLE {shop.owner} NOCREATEDB")
+    assert "CREATEDB" in shop.rfs("doctor").out
+    ran = shop.rfs("rollback", target, "--yes", "--reason", "a test")
+    assert ran.code == 1, ran
+    assert "permission denied to create database" in ran.err
+    assert shop.one("SELECT count(*) FROM log") == 201
+    assert shop.names() == [shop.database]
+
+
+def test_an_undo_whose_database_somebody_dropped_is_refused_before_anything_is_touched(shop: Shop) -> None:
+    target = shop.checkpoint()
+    shop.do("INSERT INTO log VALUES ('new')")
+    shop.json("rollback", target, "--yes", "--reason", "a test")
+    _, aside = shop.names()
+    with shop.connect("postgres") as connection:
+        connection.execute(f"DROP DATABASE {aside}")
+    ran = shop.rfs("undo", "--yes", "--reason", "a test")
+    assert ran.code == 15, ran
+    assert "somebody dropped it" in ran.err
+    assert shop.one("SELECT count(*) FROM log") == 200
+
+
+def test_what_is_missing_is_said_in_a_sentence_and_the_password_never(shop: Shop, tmp_path: Path) -> None:
+    said = []
+    dsn = os.environ["SHOP_DATABASE"]
+    os.environ["SHOP_DATABASE"] = dsn.replace(str(shop.server.socket), str(tmp_path))
+    said += [shop.rfs("checkpoint"), shop.rfs("doctor"), shop.rfs("checkpoint", "--json", "--debug")]
+    assert "cannot be reached" in said[0].err
+    os.environ["SHOP_DATABASE"] = dsn.replace(shop.owner, "nobody_here")
+    said.append(shop.rfs("checkpoint"))
+    assert "nobody_here" in said[-1].err
+    os.environ["SHOP_DATABASE"] = "postgresql://me:hunter2@[nowhere/shop"
+    said.append(shop.rfs("checkpoint"))
+    assert said[-1].code == 2
+    os.environ["SHOP_DATABASE"] = dsn
+    (tmp_path / "empty").mkdir()
+    toml = (shop.folder / "rfs.toml").read_text()
+    shop.configure(toml.replace(str(shop.server.bin), str(tmp_path / "empty")))
+    said.append(shop.rfs("checkpoint"))
+    assert "There is no pg_dump" in said[-1].err
+    older = [folder for folder in installations().values() if folder.parent.name not in str(shop.server.bin)]
+    if older:
+        shop.configure(toml.replace(str(shop.server.bin), str(older[0])))
+        said.append(shop.rfs("checkpoint"))
+        assert "cannot read the server" in said[-1].err
+    shop.configure(toml)
+    target = shop.checkpoint()
+    said += [shop.rfs("plan", target), shop.rfs("status", "--json"), shop.rfs("doctor", "--json")]
+    assert "hunter2" not in repr(said)
+
+
+# — what was set aside —
+
+
+def test_prune_drops_what_was_set_aside_when_nothing_refers_to_it(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = shop.checkpoint()
+    shop.do("INSERT INTO log VALUES ('new')")
+    shop.json("rollback", target, "--yes", "--reason", "a test")
+    assert shop.json("prune", "--yes")["discarded"] == []
+    assert len(shop.names()) == 2  # undo needs it
+    monkeypatch.setattr(upkeep, "UNDO_KEPT", timedelta(0))
+    monkeypatch.setattr(upkeep, "UNDO_KEPT_AT_LEAST", 0)
+    (dry,) = shop.json("prune", "--dry-run")["discarded"]
+    assert len(shop.names()) == 2
+    (said,) = shop.json("prune", "--yes")["discarded"]
+    assert said == dry
+    assert "no checkpoint refers to it any longer" in said
+    assert shop.names() == [shop.database]
+    assert shop.one("SELECT count(*) FROM log") == 200

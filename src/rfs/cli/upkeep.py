@@ -67,7 +67,7 @@ def prune(session: Session, given_up: tuple[str, ...]) -> Answer:
         for each, names in cleaned.unreadable.items()
     )
     text = "\n".join(line for line in lines if line)
-    return Answer(data, text, "\n".join(gone), notes=cleaned.pruned.left, warnings=warnings)
+    return Answer(data, text, "\n".join(gone), notes=(*cleaned.pruned.left, *cleaned.discarded), warnings=warnings)
 
 
 @click.command(cls=CommonCommand)

@@ -204,6 +204,21 @@ class Driver(ABC):
     def release(self, c: Component) -> None:
         """Remove what staging left, once the operation is over. Re-runnable."""
 
+    def discard(self, c: Component, kept: Sequence[Capture], gone: Sequence[Capture], *, dry_run: bool) -> list[str]:
+        """Remove what is kept outside the store for captures that are no longer there. Re-runnable.
+
+        Called when checkpoints were removed, and no operation is open.
+
+        Args:
+            kept: every capture of this component that stays; nothing that one of them needs may go.
+            gone: those that were just removed.
+            dry_run: only tell.
+
+        Returns:
+            A sentence for each thing that goes, with the reason.
+        """
+        return []
+
     def verify(self, c: Component, source: BlobSource, want: Capture) -> list[Change]:
         """Read the live state back and return how it differs from `want`; empty when it is equal."""
         live = self.fingerprint(c, rehash=True)

@@ -27,11 +27,13 @@ class Cleaned(msgspec.Struct, frozen=True):
     Attributes:
         unreadable: checkpoints that stay though the manifests of these components cannot be read. What those
             need cannot be known, so that nothing was removed from the store, only from the catalog.
+        discarded: a sentence for each thing that drivers kept elsewhere, and that goes with the checkpoints.
     """
 
     retained: Retained
     pruned: Pruned
     unreadable: dict[str, tuple[str, ...]] = {}
+    discarded: tuple[str, ...] = ()
 
 
 class Verified(msgspec.Struct, frozen=True):
@@ -114,7 +116,27 @@ def forget(app: Application, selectors: Sequence[str]) -> list[DeploymentCheckpo
         checkpoints, operations = app.catalog.checkpoints(), app.catalog.operations()
         _refuse_needed(chosen, {**_undoing(operations), **_open_needs(checkpoints, operations)})
         app.catalog.forget([checkpoint.checkpoint_id for checkpoint in chosen])
+        _discard(app, app.catalog.checkpoints(), chosen, dry_run=False)
         return chosen
+
+
+def _discard(
+    app: Application, kept: Sequence[DeploymentCheckpoint], gone: Sequence[DeploymentCheckpoint], *, dry_run: bool
+) -> list[str]:
+    """Let each driver remove what it keeps outside the store; what cannot go now goes with a later prune."""
+    if app.catalog.open_operation() is not None:
+        return []
+    said: list[str] = []
+    for name, part in app.parts.items():
+        own = [
+            [c.captures[name] for c in some if name in c.captures and c.captures[name].kind == part.driver.kind]
+            for some in (kept, gone)
+        ]
+        try:
+            said += part.driver.discard(part.component, *own, dry_run=dry_run)
+        except RollbackError as error:
+            said.append(f"What {name} keeps for checkpoints could not be looked through: {error}")
+    return said
 
 
 def _refuse_needed(chosen: Iterable[DeploymentCheckpoint], needed: Mapping[str, str]) -> None:
@@ -150,6 +172,8 @@ def prune(app: Application, *, dry_run: bool, forget_damaged: Sequence[str] = ()
         keep, unreadable = _needed_blobs(app, kept)
         if not dry_run and removed:
             app.catalog.forget(sorted(removed))
+        gone = [c for c in checkpoints if c.checkpoint_id in removed]
+        discarded = tuple(_discard(app, kept, gone, dry_run=dry_run))
         ids = {c.checkpoint_id: c.revision for c in kept}
 
         def stays(kind: str, body: bytes) -> bool:
@@ -160,8 +184,8 @@ def prune(app: Application, *, dry_run: bool, forget_damaged: Sequence[str] = ()
 
         if unreadable:
             # Any blob may be one that they need, should what is damaged come back from a backup.
-            return Cleaned(retained, Pruned(), unreadable)
-        return Cleaned(retained, app.store.prune(keep, stays, dry_run=dry_run))
+            return Cleaned(retained, Pruned(), unreadable, discarded)
+        return Cleaned(retained, app.store.prune(keep, stays, dry_run=dry_run), discarded=discarded)
 
 
 def _given_up(app: Application, selectors: Sequence[str]) -> dict[str, tuple[str, ...]]:

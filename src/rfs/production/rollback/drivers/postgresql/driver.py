@@ -9,7 +9,7 @@ import msgspec
 from blake3 import blake3
 
 from rfs.production.rollback.driver import BlobSink, BlobSource, Driver, Finding
-from rfs.production.rollback.drivers.postgresql import compare, doctor
+from rfs.production.rollback.drivers.postgresql import aside, compare, doctor
 from rfs.production.rollback.drivers.postgresql.connect import PostgresqlOptions, administering, place_of
 from rfs.production.rollback.drivers.postgresql.content import fingerprint_of, store
 from rfs.production.rollback.drivers.postgresql.facts import Database, plain, read, system_of
@@ -139,6 +139,9 @@ class PostgresqlDriver(Driver):
     def release(self, c: Component) -> None:
         with administering(c) as connection:
             unstage(connection, c)
+
+    def discard(self, c: Component, kept: Sequence[Capture], gone: Sequence[Capture], *, dry_run: bool) -> list[str]:
+        return aside.discard(c, kept, gone, dry_run=dry_run)
 
     def verify(self, c: Component, source: BlobSource, want: Capture) -> list[Change]:
         _require_known(want)

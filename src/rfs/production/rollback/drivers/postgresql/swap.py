@@ -34,8 +34,10 @@ _LISTED = 3
 _SHOWN = 60
 _SESSIONS = """
 SELECT pid, xact_start::text, left(query, 200), usename, coalesce(state, 'disabled') = 'disabled'
-FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid() AND backend_type = 'client backend' ORDER BY pid
+FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()
+AND (backend_type = 'client backend' OR backend_type IS NULL AND usesysid IS NOT NULL) ORDER BY pid
 """
+# Of sessions of roles that one is not a member of, neither kind nor state is shown, and they cannot be ended.
 _PREPARED = "SELECT gid FROM pg_prepared_xacts WHERE database = %s ORDER BY prepared"
 _SLOTS = "SELECT slot_name FROM pg_replication_slots WHERE database = %s ORDER BY 1"
 _SUBSCRIPTIONS = "SELECT subname FROM pg_subscription WHERE subdbid = %s AND subenabled ORDER BY 1"
