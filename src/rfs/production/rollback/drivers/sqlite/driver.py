@@ -13,7 +13,17 @@ from rfs.production.rollback.driver import BlobSink, BlobSource, Driver, Finding
 from rfs.production.rollback.drivers.meta import refused
 from rfs.production.rollback.drivers.sqlite import room, rows
 from rfs.production.rollback.drivers.sqlite.direct import SIDES, Patience
-from rfs.production.rollback.drivers.sqlite.live import live_size, observed, private_file, soundness, status, touch
+from rfs.production.rollback.drivers.sqlite.live import (
+    lacks_bytes,
+    live_size,
+    observe_bytes,
+    observed,
+    opened_as_database,
+    private_file,
+    soundness,
+    status,
+    touch,
+)
 from rfs.production.rollback.drivers.sqlite.pages import (
     Facts,
     assemble,
@@ -91,14 +101,18 @@ class SqliteDriver(Driver):
     def _capture(self, c: Component, sink: BlobSink, previous: Capture | None, *, strict: bool) -> Capture:
         path = _path(c)
         known = recall(c, path)
-        if previous is not None and known == previous.fingerprint:
+        if previous is not None and known == previous.fingerprint and _may_stand(c, facts_of(previous), strict=strict):
             facts = _salvaged(facts_of(previous), strict=strict)
             return msgspec.structs.replace(previous, stored=0, meta=msgspec.to_builtins(facts))
-        before = glance(path)
-        with observed(c, path, _patience(c, sink), strict=strict) as (copy, fd, found):
+        before, file, patience = glance(path), status(c, path), _patience(c, sink)
+        with observed(c, path, patience, strict=strict) as (copy, fd, found):
             facts, warnings = _checked(path, copy, _salvaged(found, strict=strict))
+            if not strict and facts.state == "database" and (facts.damaged or lacks_bytes(path, facts, file)):
+                raw = observe_bytes(c, path, copy, fd, patience)
+                facts = msgspec.structs.replace(raw, damaged=facts.damaged, exact=True)
             fingerprint, parts = store_runs(fd, facts, sink)
-        remember(c, path, before, fingerprint)
+        if not facts.exact:
+            remember(c, path, before, fingerprint)
         return Capture(
             component=c.name,
             kind=self.kind,
@@ -123,8 +137,11 @@ class SqliteDriver(Driver):
 
     def restore(self, c: Component, source: BlobSource, want: Capture) -> Restored:
         path, wanted, patience = _path(c), facts_of(want), _patience(c, source)
-        with observed(c, path, patience) as (_, fd, live):
+        with observed(c, path, patience, exact=wanted.exact) as (_, fd, live):
             stretches = differing(fd, live, want, source)
+        if wanted.exact and stretches:
+            with observed(c, path, patience) as (_, _, live):
+                pass  # how it is to be moved aside
         require_permission(path, live, wanted)
         changed = sum(last - first + 1 for first, last in stretches)
         warnings: list[str] = []
@@ -188,7 +205,7 @@ class SqliteDriver(Driver):
 
     def verify(self, c: Component, source: BlobSource, want: Capture) -> list[Change]:
         path, wanted = _path(c), facts_of(want)
-        with observed(c, path, _patience(c, source)) as (copy, fd, live):
+        with observed(c, path, _patience(c, source), exact=wanted.exact) as (copy, fd, live):
             keys = [f"pages {first}–{last}" for first, last in differing(fd, live, want, source)[:LISTED]]
             found = ""
             if live.state == "database" and not wanted.as_it_was:
@@ -208,13 +225,20 @@ class SqliteDriver(Driver):
         path = _path(c)
         if recall(c, path) == a.fingerprint:
             return
-        with observed(c, path, _patience(c, source)) as (after, fd, facts):
+        with observed(c, path, _patience(c, source), exact=facts_of(a).exact) as (after, fd, facts):
             if fingerprint_of(fd, facts) != a.fingerprint:
-                yield from self._compared(c, source, a, after, facts)
+                readable = facts_of(a).exact and facts.state == "raw"
+                seen = msgspec.structs.replace(facts, exact=readable)
+                yield from self._compared(c, source, a, after, seen)
 
     def _compared(self, c: Component, source: BlobSource, a: Capture, after: str, facts: Facts) -> list[Change]:
-        with _assembled(c, source, a) as before:
-            return rows.compare(c.name, (before, facts_of(a)), (after, facts), source.tick)
+        patience = _patience(c, source)
+        with (
+            _assembled(c, source, a) as before,
+            opened_as_database(c, before, facts_of(a), patience) as old,
+            opened_as_database(c, after, facts, patience) as new,
+        ):
+            return rows.compare(c.name, old, new, source.tick)
 
     def losses(self, c: Component, source: BlobSource, want: Capture, changes: Sequence[Change]) -> Iterator[Loss]:
         yield from rows.losses(c.name, changes)
@@ -235,6 +259,13 @@ def _seconds(c: Component) -> float:
 def _patience(c: Component, pulse: BlobSink | BlobSource | None = None) -> Patience:
     seconds = _seconds(c)
     return Patience(seconds if pulse is None else min(seconds, pulse.remaining()), pulse)
+
+
+def _may_stand(c: Component, facts: Facts, *, strict: bool) -> bool:
+    """Tell whether what an earlier capture recorded of the same file is what this kind of capture records."""
+    if strict:
+        return facts.state == "database"
+    return not (facts.damaged or lacks_bytes(_path(c), facts, status(c, _path(c))))
 
 
 def _salvaged(facts: Facts, *, strict: bool) -> Facts:

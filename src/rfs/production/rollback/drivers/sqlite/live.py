@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import apsw
+import msgspec
 
 from rfs.production.rollback.drivers.sqlite import apart, room
 from rfs.production.rollback.drivers.sqlite.direct import Patience
@@ -19,6 +20,7 @@ from rfs.production.rollback.model import Component, new_id
 
 _TEMPORARY = "tmp-"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_UNUSABLE = ("path.missing", "sqlite.not_a_database", "sqlite.damaged")
 
 
 def touch(
@@ -162,11 +164,14 @@ def _sweep(folder: str) -> None:
 
 
 @contextmanager
-def observed(c: Component, path: str, patience: Patience, *, strict: bool = False) -> Iterator[tuple[str, int, Facts]]:
+def observed(
+    c: Component, path: str, patience: Patience, *, strict: bool = False, exact: bool = False
+) -> Iterator[tuple[str, int, Facts]]:
     """Copy the live database, under its readers and writers, into a private file.
 
     Args:
         strict: refuse what is missing or no usable database, instead of copying it as it is.
+        exact: copy it byte by byte, also when it is usable.
 
     Yields:
         The copy's path (a database of its own, with a rollback journal), a descriptor, and its facts.
@@ -176,14 +181,49 @@ def observed(c: Component, path: str, patience: Patience, *, strict: bool = Fals
         RollbackError: it cannot be read.
     """
     with private_file(c, "copy") as (copy, fd):
+        facts = None if exact else _observe_usable(c, path, copy, fd, patience, strict=strict)
+        yield copy, fd, facts or observe_bytes(c, path, copy, fd, patience)
+
+
+def _observe_usable(c: Component, path: str, copy: str, fd: int, patience: Patience, *, strict: bool) -> Facts | None:
+    try:
+        return _observe_database(c, path, copy, fd, patience)
+    except RollbackError as error:
+        if strict or error.key not in _UNUSABLE:
+            raise
+    return None
+
+
+@contextmanager
+def opened_as_database(c: Component, path: str, facts: Facts, patience: Patience) -> Iterator[tuple[str, Facts]]:
+    """Yield a private copy of what is "raw" as a database, if SQLite can read it, with facts; else what was given."""
+    if not facts.exact:
+        yield path, facts
+        return
+    with private_file(c, "read") as (copy, fd):
         try:
-            facts = _observe_database(c, path, copy, fd, patience)
+            found = _observe_database(c, path, copy, fd, patience)
         except RollbackError as error:
-            if strict or error.key not in ("path.missing", "sqlite.not_a_database", "sqlite.damaged"):
+            if error.key not in _UNUSABLE:
                 raise
-            os.ftruncate(fd, 0)
-            facts = _observe_broken(c, path, copy, fd, patience)
-        yield copy, fd, facts
+            yield path, facts
+            return
+        yield copy, msgspec.structs.replace(found, mode=facts.mode, uid=facts.uid, gid=facts.gid)
+
+
+def lacks_bytes(path: str, facts: Facts, before: os.stat_result | None) -> bool:
+    """Tell whether a copy made through SQLite is not as long as the file, which has no log and was not written to.
+
+    Args:
+        before: its lstat before it was copied.
+    """
+    try:
+        found = os.lstat(path)
+        log = os.lstat(path + "-wal").st_size if os.path.lexists(path + "-wal") else 0
+    except OSError:
+        return False
+    still = before is not None and (before.st_size, before.st_mtime_ns) == (found.st_size, found.st_mtime_ns)
+    return still and not log and found.st_size != facts.length
 
 
 def _observe_database(c: Component, path: str, copy: str, fd: int, patience: Patience) -> Facts:
@@ -210,7 +250,13 @@ def _require_schema(c: Component, path: str, copy: str, patience: Patience) -> N
         connection.close()
 
 
-def _observe_broken(c: Component, path: str, copy: str, fd: int, patience: Patience) -> Facts:
+def observe_bytes(c: Component, path: str, copy: str, fd: int, patience: Patience) -> Facts:
+    """Copy what stands there as it is into a private file, with what a log holds if SQLite can read it; return facts.
+
+    Raises:
+        RollbackError: it cannot be read.
+    """
+    os.ftruncate(fd, 0)
     found = status(c, path)
     if found is None:
         return Facts(state="absent")

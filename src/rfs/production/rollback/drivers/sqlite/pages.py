@@ -38,6 +38,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         mode, uid, gid: of the file.
         damaged: what a check of the captured copy found, or "".
         salvaged: it was too large to be checked, and is a state before, which has to come back as it was.
+        exact: "raw", though SQLite can read it: through SQLite, not every byte of a state before would come back.
     """
 
     state: str = "database"
@@ -49,6 +50,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     gid: int = 0
     damaged: str = ""
     salvaged: bool = False
+    exact: bool = False
     format: int = _FORMAT
 
     @property
