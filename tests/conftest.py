@@ -1,8 +1,11 @@
-"""Marks the fault tests by their folder, so that `make test` can leave their slow ones to `make crash`."""
+"""What holds for all tests: which are fault tests, which work in memory, and what a run inherits from its caller."""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +13,23 @@ import pytest
 
 from pg_server import Server, running
 
-CRASH = Path(__file__).parent / "crash"
+HERE = Path(__file__).parent
+CRASH = HERE / "crash"  # `make test` leaves the slow ones of these to `make crash`
+
+# Thousands of fsyncs prove nothing in these that needs a disk: what a power loss leaves is the matter of tests/crash.
+IN_MEMORY = [
+    HERE / name
+    for name in (
+        "conformance",
+        "unit/store",
+        "unit/test_catalog.py",
+        "unit/test_engine.py",
+    )
+]
+
+# A caller that wants no compiled modules would have every `rfs` of the tests compile itself, and each worker all tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,6 +43,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 for _number, _usual in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _usual)
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A folder in memory for the tests of IN_MEMORY, where there is one; for all others the usual one."""
+    if not any(request.path.is_relative_to(place) for place in IN_MEMORY) or not os.access("/dev/shm", os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(prefix="rfs-test-", dir="/dev/shm") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

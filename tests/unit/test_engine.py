@@ -416,12 +416,10 @@ def settle(world: World, engine: Engine | None = None) -> None:
 
 
 @pytest.mark.parametrize("reports", [[], [SICK, WELL]], ids=["forward", "turned back"])
-def test_killed_at_every_commit_it_is_exactly_old_or_exactly_new(
-    tmp_path_factory: pytest.TempPathFactory, reports: list[HealthReport]
-) -> None:
+def test_killed_at_every_commit_it_is_exactly_old_or_exactly_new(tmp_path: Path, reports: list[HealthReport]) -> None:
     seen = set()
     for point in itertools.count():
-        world = World(tmp_path_factory.mktemp("w"))
+        world = World(tmp_path / str(point))
         engine = world.engine()
         operation = world.begin(engine)
         world.health = list(reports)
@@ -448,10 +446,10 @@ def test_killed_at_every_commit_it_is_exactly_old_or_exactly_new(
 
 
 def test_after_a_reboot_the_services_that_came_up_by_themselves_are_stopped_again(
-    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
 ) -> None:
     for point in range(60):
-        world = World(tmp_path_factory.mktemp("w"))
+        world = World(tmp_path / str(point))
         engine = world.engine()
         operation = world.begin(engine)
         killing(engine, point)
@@ -593,7 +591,7 @@ def test_services_that_cannot_be_looked_at_are_stopped_all_the_same(world: World
     assert any("could not be recorded" in warning for warning in done.warnings)
 
 
-def test_done_before_the_step_would_be_caught(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_done_before_the_step_would_be_caught(tmp_path: Path) -> None:
     """Negative control: an engine that writes *done* before it runs the step leaves a mixture at some point."""
 
     class Wrong(Engine):
@@ -604,7 +602,7 @@ def test_done_before_the_step_would_be_caught(tmp_path_factory: pytest.TempPathF
 
     mixed = 0
     for point in range(60):
-        world = World(tmp_path_factory.mktemp("w"))
+        world = World(tmp_path / str(point))
         engine = world.engine()
         operation = world.begin(engine)
         wrong = Wrong(engine.store, engine.catalog, engine.parts, world.check, Beat())
