@@ -151,8 +151,12 @@ def test_every_suggestion_is_valid_when_its_marks_are_taken_off(app: Path) -> No
 
 def test_a_database_that_is_not_covered_is_said_aloud(app: Path) -> None:
     assert looked(app).notices == (
-        ".env names a PostgreSQL database. This release does not capture it: a rollback leaves it as it is.",
+        ".env names a PostgreSQL database. A rollback leaves it as it is until rfs.toml has a component for it.",
     )
+    assert 'kind = "postgresql"\n#   url = "env:DATABASE_URL"' in render(looked(app))
+    (app / ".env").write_text("CACHE='redis://h'\n", encoding="utf-8")
+    (notice,) = looked(app).notices
+    assert notice == ".env names a Redis database. This release does not capture it: a rollback leaves it as it is."
 
 
 def test_supervisor_groups_includes_and_several_processes(app: Path) -> None:

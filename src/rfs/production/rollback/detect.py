@@ -47,7 +47,7 @@ DATABASE_NAMES = {
     b"mongodb": "MongoDB",
     b"redis": "Redis",
 }
-DATABASES = re.compile(rb"\b(" + b"|".join(DATABASE_NAMES) + rb")(?:\+\w+)?://")
+DATABASES = re.compile(rb"""(?m)(?:^(?:export )?(\w+)=["']?)?\b(""" + b"|".join(DATABASE_NAMES) + rb")(?:\+\w+)?://")
 PORT = re.compile(rb"""(?im)^\s*(?:export\s+)?["']?[\w.-]*port["']?\s*[:=]\s*["']?(\d{2,5})\b""")
 OTHERS_PORTS = frozenset({25, 465, 587, 1025, 3306, 5432, 5672, 6379, 9200, 11211, 27017})
 
@@ -457,14 +457,16 @@ def _table(name: str, kind: str, options: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _databases_elsewhere(texts: dict[str, bytes]) -> list[Suggestion]:
-    found: dict[str, str] = {}
+    found: dict[str, Suggestion] = {}
     for path, text in texts.items():
         for match in DATABASES.finditer(text):
-            found.setdefault(DATABASE_NAMES[match[1]], path)
-    return [
-        Suggestion(f"{path} names a {sort} database. This release does not capture it: a rollback leaves it as it is.")
-        for sort, path in found.items()
-    ]
+            sort = DATABASE_NAMES[match[2]]
+            url = f"env:{match[1].decode() if match[1] else 'DATABASE_URL'}"
+            lines = _table("database", "postgresql", {"url": url}) if sort == "PostgreSQL" else ()
+            known = "A rollback leaves it as it is until rfs.toml has a component for it."
+            why = known if lines else "This release does not capture it: a rollback leaves it as it is."
+            found.setdefault(sort, Suggestion(f"{path} names a {sort} database. {why}", lines))
+    return [*found.values()]
 
 
 def _migrations(files: Sequence[str]) -> list[Suggestion]:
