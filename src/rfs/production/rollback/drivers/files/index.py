@@ -14,7 +14,7 @@ from blake3 import blake3
 from rfs.production.rollback.drivers.files.tree import DIGEST, Block
 
 _NAME = "files.index"
-_MAGIC = b"rfs files index 2\n"
+_MAGIC = b"rfs files index 3\n"
 
 
 class Index(msgspec.Struct, array_like=True):

@@ -61,11 +61,16 @@ class Look:
         held_parts = frozenset(number for number, part in enumerate(self.reusable) if part is not None)
         blocks = {os.fsdecode(path): block for path, block in known.blocks.items()}
         same_rules = known.rules == self.rules.identity
-        scan = Scan(self._c.name, self.rules, Known(blocks, held_parts, same_rules), sink, rehash=rehash)
+        seen_before = Known(blocks, held_parts, same_rules, steady=places.steady_devices())
+        scan = Scan(self._c.name, self.rules, seen_before, sink, rehash=rehash)
         with places.opened(self._c, self.place.real) as fd:
             tree = scan.run(fd, self.place.link)
         self.warnings += scan.warnings
-        self._stale = bool(scan.reread) or not same_rules or len(blocks) != len(tree.blocks)
+        self._stale = (
+            not same_rules
+            or len(blocks) != len(tree.blocks)
+            or any(blocks.get(path) is not block for path, block in tree.blocks.items())
+        )
         return tree
 
     def remember(self, tree: Tree, written: manifest.Written | None = None) -> index.Index | None:

@@ -17,6 +17,8 @@ from rfs.production.rollback.model import Component
 
 # So many folders on the way to one are held open.
 _MOST_HELD = 64
+# Local ones. What a network or a program serves may keep folders' times as it likes.
+_STEADY = {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "tmpfs"}
 
 
 class Place(NamedTuple):
@@ -153,15 +155,29 @@ class Folders:
         del self._fds[depth:], self._names[depth:]
 
 
-def mount_points() -> list[str]:
-    """Return every path at which something is mounted; empty where the system does not tell."""
+def _mounts() -> list[bytes]:
     try:
         with open("/proc/self/mountinfo", "rb") as file:
-            lines = file.read().splitlines()
+            return file.read().splitlines()
     except OSError:
         return []
+
+
+def steady_devices() -> frozenset[int]:
+    """Return the devices of file systems on which no name comes or goes without the time of its folder changing."""
+    found = set()
+    for line in _mounts():
+        before, _, after = line.partition(b" - ")
+        if after.split(b" ")[0].decode() in _STEADY:
+            major, _, minor = before.split(b" ")[2].partition(b":")
+            found.add(os.makedev(int(major), int(minor)))
+    return frozenset(found)
+
+
+def mount_points() -> list[str]:
+    """Return every path at which something is mounted; empty where the system does not tell."""
     # Space, tab, newline and backslash are written as three octal digits.
-    return [os.fsdecode(line.split(b" ")[4].decode("unicode_escape").encode("latin-1")) for line in lines]
+    return [os.fsdecode(line.split(b" ")[4].decode("unicode_escape").encode("latin-1")) for line in _mounts()]
 
 
 def mounts_under(real: str) -> list[str]:

@@ -52,7 +52,7 @@ _DEVICES = (stat.S_IFBLK, stat.S_IFCHR)
 
 
 class Folder(NamedTuple):
-    """A folder as it was listed: its sorted names, and the rows of numbers that belong to them."""
+    """A folder as it was listed: its sorted names, the rows of numbers that belong to them, and its glimpse if any."""
 
     path: str
     names: list[str]
@@ -60,6 +60,7 @@ class Folder(NamedTuple):
     counted: bool
     left_out: bool
     loose: bool
+    glimpse: bytes
 
 
 class Row(NamedTuple):
@@ -126,6 +127,8 @@ class Reader:
         block.kept = self._kept(folder, block)
         block.loose = folder.loose or bool(block.kept)
         block.sheltering = folder.left_out
+        if block.rows == folder.rows and not block.loose:  # and all of it is what the glimpse was of
+            block.glimpse = folder.glimpse
         return block
 
     def _taken_over(self, folder: Folder, before: Before, found: _Columns) -> Sequence[int]:
@@ -286,15 +289,17 @@ class Reader:
         return Row(numbers, found.digest, blob, extra, chunks)
 
     def _settled(self, numbers: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the row as it may be believed next time.
+        """Return the row as it may be believed next time; else it is doubted."""
+        return numbers if self.is_settled(numbers[CTIME], signed(numbers[MTIME])) else _doubted(numbers)
 
-        A file that was changed in the same tick of the clock as this look may change again
-        without its times telling: it is doubted.
+    def is_settled(self, changed: int, modified: int) -> bool:
+        """Tell whether what has these times, nanoseconds, cannot change any more without their telling.
+
+        What was changed in the same tick of the clock as this look may.
         """
-        changed, modified = numbers[CTIME], signed(numbers[MTIME])
         # Times of whole seconds come from file systems that know no finer ones.
         slack = 2 * _SECOND if changed % _SECOND == 0 else _TICKS
-        return numbers if max(changed, modified) + slack < self._started else _doubted(numbers)
+        return max(changed, modified) + slack < self._started
 
     def unreadable(self, path: str, error: OSError) -> RollbackError:
         """Return the expected error for what the operating system answered to a look."""
@@ -312,7 +317,19 @@ class Reader:
 
     def holds_all(self, before: Before) -> bool:
         """Tell whether the store holds every content of a block."""
-        return before.held or all(self.is_held(before.row(at)) for at in range(len(before)))
+        if before.held or self._sink is None:
+            return True
+        block, has = before.block, self._sink.has
+        numbers = block.numbers()
+        for at, (mode, size) in enumerate(zip(numbers[MODE::ROW], numbers[SIZE::ROW], strict=True)):
+            if mode & 0o170000 != _FILE or not size:
+                continue
+            if at in block.chunks:
+                if not self.is_held(before.row(at)):
+                    return False
+            elif (blob := block.blobs[at * DIGEST : (at + 1) * DIGEST]) == NONE or not has(blob):
+                return False
+        return True
 
 
 class Before:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from array import array
 from collections.abc import Iterator
 from operator import attrgetter
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import msgspec
 
 from rfs.production.rollback.driver import Pulse
+from rfs.production.rollback.drivers.files.glimpse import asker, glimpse, own_of, rows_of
 from rfs.production.rollback.drivers.files.options import Rules
 from rfs.production.rollback.drivers.files.reader import OPEN_FOLDER, Before, Folder, Reader
 from rfs.production.rollback.drivers.files.tree import MODE, ROW, Block, empty_block, join, pack_rows, row_of, seal
@@ -25,6 +27,8 @@ from rfs.production.rollback.errors import RollbackError
 _name_of = attrgetter("name")
 # More folders than this are never held open at once; deeper ones are reached again by "..".
 _HELD = 96
+# For fewer folders, loading what asks about many entries at once costs more than it saves.
+_MANY = 200
 
 
 class Known(NamedTuple):
@@ -35,12 +39,14 @@ class Known(NamedTuple):
         held_parts: parts of which the store surely still has everything.
         same_rules: whether it was made with the present rules.
         held: further folders of which the store was found to have everything.
+        steady: the devices whose folders need not be listed again while their own times stand.
     """
 
     blocks: dict[str, Block]
     held_parts: frozenset[int] = frozenset()
     same_rules: bool = True
     held: frozenset[str] = frozenset()
+    steady: frozenset[int] = frozenset()
 
     def before(self, path: str, *, storing: bool) -> Before:
         """Return what is known of one folder."""
@@ -52,13 +58,23 @@ class Known(NamedTuple):
 class _Frame:
     """A folder that is being walked through. Its descriptor may be closed while it waits far above."""
 
-    __slots__ = ("counted", "fd", "identity", "path", "waiting")
+    __slots__ = ("counted", "fd", "identity", "path", "status", "waiting")
 
     def __init__(self, fd: int, path: str, *, counted: bool) -> None:
         status = os.fstat(fd)
         self.fd, self.path, self.counted = fd, path, counted
         self.waiting: list[str] = []
         self.identity = (status.st_dev, status.st_ino)
+        self.status = status
+
+
+class _Listed(NamedTuple):
+    """What is in a folder: sorted names, their rows, whether something was left out, and the glimpse if any."""
+
+    names: list[str]
+    rows: bytes
+    left_out: bool
+    glimpse: bytes = b""
 
 
 class Walker:
@@ -91,6 +107,7 @@ class Walker:
     ) -> None:
         self._rules, self._known, self._reader = rules, known, reader
         self._rehash, self._put_off, self._elsewhere, self._pulse = rehash, put_off, elsewhere, pulse
+        self._asker = asker() if not known.blocks or len(known.blocks) >= _MANY else None
         self.blocks: dict[str, Block] = {}
         self.listed: list[Folder] = []
         self.devices: dict[str, int] = {}
@@ -172,27 +189,37 @@ class Walker:
         """Look at a folder; return the names of the folders in it, last one first."""
         fd, path = frame.fd, frame.path
         self.devices[path] = frame.identity[0]
+        old = self._known.blocks.get(path)
+        usable = old is not None and self._may_be_taken_over(old, frame)
+        told = None
         try:
-            names, flat, left_out = self._list(fd, path)
+            if old is not None and usable and old.glimpse and self._asker is not None and self._is_steady(frame):
+                told = self._asker.ask(fd, old.names.split(b"\0") if old.rows else [])
+                if told is not None and glimpse(own_of(frame.status), told) == old.glimpse:
+                    return self._found(path, old, old.listed() if old.below else [])
+            listed = self._list_at_once(frame, old, told) or self._list_singly(fd, path)
         except OSError as error:
             raise self._reader.unreadable(path, error) from error
-        rows = pack_rows(flat)
+        names, rows, left_out, seen = listed
         loose = left_out or path in self._rules.carved
-        old = self._known.blocks.get(path)
-        if old is not None and self._is_unchanged(old, frame, names, rows):
+        if old is not None and usable and old.rows == rows and old.names == os.fsencode("\0".join(names)):
             loose = loose or bool(old.kept)
-            block = old
-            if (old.loose, old.sheltering) != (loose, left_out):
-                block = msgspec.structs.replace(old, loose=loose, sheltering=left_out)
+            block, seen = old, b"" if loose else seen
+            if (old.loose, old.sheltering, old.glimpse) != (loose, left_out, seen):
+                block = msgspec.structs.replace(old, loose=loose, sheltering=left_out, glimpse=seen)
         else:
-            folder = Folder(path, names, rows, frame.counted, left_out, loose)
+            folder = Folder(path, names, rows, frame.counted, left_out, loose, seen)
             if self._put_off:
                 self.listed.append(folder)
-                below = [n for n, mode in zip(names, flat[MODE::ROW], strict=True) if mode & 0o170000 == stat.S_IFDIR]
+                modes = array("Q", rows)[MODE::ROW]
+                below = [n for n, mode in zip(names, modes, strict=True) if mode & 0o170000 == stat.S_IFDIR]
                 below.reverse()
                 return below
             block = seal(self._reader.block(fd, folder, self._before(path)))
             names = block.listed()
+        return self._found(path, block, names)
+
+    def _found(self, path: str, block: Block, names: list[str]) -> list[str]:
         self.blocks[path] = block
         if self._pulse is not None:
             self._pulse.tick(len(block))
@@ -201,18 +228,46 @@ class Walker:
     def _before(self, path: str) -> Before:
         return self._known.before(path, storing=self._reader.sink is not None)
 
-    def _is_unchanged(self, old: Block, frame: _Frame, names: list[str], rows: bytes) -> bool:
+    def _may_be_taken_over(self, old: Block, frame: _Frame) -> bool:
+        """Tell whether a folder may be taken as it is known, should it not have changed."""
         return (
-            old.rows == rows
-            and old.names == os.fsencode("\0".join(names))
-            and old.counted == frame.counted
+            old.counted == frame.counted
             and self._known.same_rules
             and not self._rehash
             and self._reader.holds_all(self._before(frame.path))
         )
 
-    def _list(self, fd: int, path: str) -> tuple[list[str], list[int], bool]:
-        """Return the sorted names of a folder, their rows, and whether something was left out."""
+    def _list_at_once(self, frame: _Frame, old: Block | None, told: array[int] | None) -> _Listed | None:
+        """Return what is in a folder, or None when that must be looked at entry by entry.
+
+        Args:
+            old: the folder as it is known.
+            told: what was just told of the entries that it had.
+        """
+        if self._asker is None:
+            return None
+        names = os.listdir(frame.fd)
+        names.sort()
+        joined = "\0".join(names)
+        if self._rules.maybe_left_out(frame.path, f"\0{joined}\0"):
+            return None
+        encoded = os.fsencode(joined)
+        if told is None or old is None or old.names != encoded:
+            told = self._asker.ask(frame.fd, encoded.split(b"\0") if names else [])
+        if told is None:
+            return None
+        rows = rows_of(told)
+        if names and max(array("Q", rows)[MODE::ROW]) >= stat.S_IFSOCK:  # no other type has a number as high
+            return None
+        status = frame.status
+        settled = self._is_steady(frame) and self._reader.is_settled(status.st_ctime_ns, status.st_mtime_ns)
+        return _Listed(names, rows, left_out=False, glimpse=glimpse(own_of(status), told) if settled else b"")
+
+    def _is_steady(self, frame: _Frame) -> bool:
+        return frame.identity[0] in self._known.steady
+
+    def _list_singly(self, fd: int, path: str) -> _Listed:
+        """Return what is in a folder, whatever that is."""
         with os.scandir(fd) as listing:
             entries = list(listing)
         entries.sort(key=_name_of)
@@ -239,7 +294,7 @@ class Walker:
             for at in [at for at, mode in enumerate(flat[MODE::ROW]) if stat.S_ISSOCK(mode)][::-1]:
                 del names[at], flat[at * ROW : (at + 1) * ROW]
             left_out = True
-        return names, flat, left_out
+        return _Listed(names, pack_rows(flat), left_out)
 
 
 def _list_what_is_there(entries: list[os.DirEntry[str]]) -> tuple[list[str], list[int]]:

@@ -1,0 +1,105 @@
+"""Many entries of a folder asked about at once, with no Python object for any of them.
+
+What `statx` says of them also shows at a glance whether a folder is just as it was: a glimpse is a
+digest of that, and of the folder's own inode and times. That these are the same says that no name
+came or went, so that a folder with the same glimpse need not even be listed. Equal to the nanosecond
+means unchanged, here as for files; what is too young for that has no glimpse.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from array import array
+from collections.abc import Sequence
+from itertools import repeat
+
+from blake3 import blake3
+
+from rfs.production.rollback.drivers.files.tree import (
+    CTIME,
+    GID,
+    INODE,
+    LINKS,
+    MODE,
+    MTIME,
+    ROW,
+    ROW_BYTES,
+    SIZE,
+    UID,
+    pack_rows,
+)
+
+_LENGTH = 16
+_BILLION = 1_000_000_000
+_AT_ONCE = 1024
+# struct statx: its size in bytes, and which of its 64-bit words tell: links and owner, group and mode,
+# inode, size, and seconds and nanoseconds of the change and the modification time.
+_STATX = 256
+_WORDS, _HALVES = _STATX // 8, _STATX // 4
+_TELLING = (2, 3, 4, 5, 12, 13, 14, 15)
+_NO_FOLLOW = 0x100
+_NO_AUTOMOUNT = 0x800
+_BASIC = 0x7FF
+
+
+def own_of(status: os.stat_result) -> bytes:
+    """Return of an open folder what changes whenever a name in it does."""
+    return pack_rows((status.st_ino, status.st_ctime_ns, status.st_mtime_ns))
+
+
+def glimpse(own: bytes, told: array[int]) -> bytes:
+    """Return the glimpse of a folder.
+
+    Args:
+        own: what `own_of` told of it before.
+        told: what `Asker.ask` told of its entries.
+    """
+    return blake3(b"".join([own, *[told[at::_WORDS] for at in _TELLING]])).digest(length=_LENGTH)
+
+
+def rows_of(told: array[int]) -> bytes:
+    """Return what `Asker.ask` told as the rows of a block."""
+    rows = array("Q", bytes(len(told) // _WORDS * ROW_BYTES))
+    halves = array("I", told.tobytes())
+    rows[INODE::ROW], rows[SIZE::ROW] = told[4::_WORDS], told[5::_WORDS]
+    for column, at in ((LINKS, 4), (UID, 5), (GID, 6), (MODE, 7)):
+        rows[column::ROW] = array("Q", halves[at::_HALVES].tolist())
+    times = array("q", told.tobytes())
+    for column, at in ((CTIME, 12), (MTIME, 14)):
+        seconds, rest = times[at::_WORDS], times[at + 1 :: _WORDS]
+        rows[column::ROW] = array("Q", pack_rows([s * _BILLION + n for s, n in zip(seconds, rest, strict=True)]))
+    return rows.tobytes()
+
+
+class Asker:
+    """Asks about entries of open folders. Use `asker`."""
+
+    def __init__(self) -> None:
+        # Importing ctypes costs some milliseconds, and only large trees are worth it.
+        import ctypes
+
+        self._statx = ctypes.CDLL(None).statx
+        self._buffer = ctypes.create_string_buffer(_STATX * _AT_ONCE)
+        self._places = [ctypes.byref(self._buffer, at * _STATX) for at in range(_AT_ONCE)]
+
+    def ask(self, fd: int, names: Sequence[bytes]) -> array[int] | None:
+        """Return what there is to know about entries of an open folder, or None when one of them is not there."""
+        told = array("Q")
+        flags, basic = repeat(_NO_FOLLOW | _NO_AUTOMOUNT), repeat(_BASIC)
+        for start in range(0, len(names), _AT_ONCE):
+            some = names[start : start + _AT_ONCE]
+            if any(map(self._statx, repeat(fd), some, flags, basic, self._places)):
+                return None
+            told.frombytes(memoryview(self._buffer)[: len(some) * _STATX])
+        return told
+
+
+@functools.cache
+def asker() -> Asker | None:
+    """Return what asks about entries, or None where the C library has no statx."""
+    try:
+        return Asker() if sys.byteorder == "little" else None
+    except AttributeError:
+        return None
