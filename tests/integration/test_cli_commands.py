@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import sqlite3
 import stat
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -242,6 +244,19 @@ def test_verify_finds_a_damaged_pack(notes_app: App) -> None:
 
 
 # — plan, rollback, undo —
+
+
+def test_plan_says_for_whom_a_database_waits(notes_app: App) -> None:
+    notes_app.json("checkpoint")
+    database = next(path for path in notes_app.folder.rglob("*.db") if ".rfs" not in str(path))
+    with closing(sqlite3.connect(database, isolation_level=None)) as reader:
+        reader.execute("PRAGMA journal_mode = delete")
+        reader.execute("CREATE TABLE later (n)")
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM later").fetchall()
+        (said,) = [text for text in notes_app.json("plan")["warnings"] if "only while nobody reads" in text]
+        assert f"({os.getpid()}) has it. Whoever does not let go is waited for 30 s" in said
+        assert f"({os.getpid()})" in notes_app.rfs("plan").err
 
 
 def test_plan_says_what_would_be_lost_and_changes_nothing(notes_app: App) -> None:

@@ -299,7 +299,7 @@ def test_writers_that_a_checkpoint_held_are_let_go_whatever_rfs_toml_says(
     with small.open() as app:
 
         def stuck(*_: object) -> None:
-            raise RollbackError("sqlite.locked", path="small.db", seconds=30)
+            raise RollbackError("sqlite.locked", path="small.db", seconds=30, who="")
 
         for _ in range(2):
             with monkeypatch.context() as patch:

@@ -181,7 +181,9 @@ class DriverSuite(World):
                 changes = list(self.driver.changes(self.c, self.store, want, None))
                 verified = self.driver.verify(self.c, self.store, want)
                 losses = list(self.driver.losses(self.c, self.store, want, changes))
-                said = repr((changes, verified, losses, captures[-1].warnings, list(self.driver.examine(self.c))))
+                caveats = list(self.driver.caveats(self.c, want, changes))
+                doctor = list(self.driver.examine(self.c))
+                said = repr((changes, verified, losses, caveats, captures[-1].warnings, doctor))
                 for secret in self.secrets:
                     self._check(secret not in said, f"a secret is shown after change {n}: {said:.2000}")
                     self._check(not any(d in said for d in _digests(secret)), "a digest of a secret lets it be guessed")

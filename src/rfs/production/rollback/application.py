@@ -394,7 +394,8 @@ class Application(Recoverable):
         with self.beat.doing(f"comparing {c.name}"):
             changes = tuple(driver.changes(c, self.engine.blobs, want, None))
             losses = tuple(driver.losses(c, self.engine.blobs, want, changes))
-        return msgspec.structs.replace(scope, changes=changes, losses=losses, warnings=want.warnings)
+            warnings = (*want.warnings, *driver.caveats(c, want, changes))
+        return msgspec.structs.replace(scope, changes=changes, losses=losses, warnings=warnings)
 
     def _require_components(self) -> None:
         if not self.parts:

@@ -268,6 +268,14 @@ class Driver(ABC):
         """
         yield from ()
 
+    def caveats(self, c: Component, want: Capture, changes: Sequence[Change]) -> Iterator[str]:
+        """Yield sentences for the plan: what restoring `want` waits for, and what happens when that does not come.
+
+        Args:
+            changes: from `want` to the live state, as `changes` yielded them.
+        """
+        yield from ()
+
 
 def overrides(driver: Driver, method: str) -> bool:
     """Tell whether a driver has its own version of an optional method."""

@@ -325,7 +325,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Unmount it, then try again.",
     ),
     "sqlite.locked": (
-        "The database {path} stayed locked for {seconds} s.",
+        "The database {path} stayed locked for {seconds} s{who}.",
         "End the long transaction of the other program, then try again.",
     ),
     "sqlite.not_a_database": (

@@ -106,6 +106,50 @@ def test_another_page_size_and_a_connection_that_stays_is_refused_whole(shop: Sh
     shop.assert_is(want)
 
 
+def caveats(shop: Shop, want: Capture) -> list[str]:
+    changes = list(shop.driver.changes(shop.component, shop.store, want, None))
+    return list(shop.driver.caveats(shop.component, want, changes))
+
+
+def test_the_plan_says_what_is_waited_for_and_who_has_it(shop: Shop) -> None:
+    want = shop.capture()
+    assert caveats(shop, want) == []
+    shop.orders(501, 502)
+    me = f"({os.getpid()}) has it. Whoever does not let go is waited for 0.2 s (busy_timeout); then it turns back."
+    connection = shop.open()
+    connection.execute("BEGIN")
+    connection.execute("SELECT * FROM orders").fetchone()
+    said = caveats(shop, want)
+    if shop.journal == "wal":
+        assert said == []
+    else:
+        (text,) = said
+        assert "only while nobody reads" in text
+        assert text.endswith(me)
+        with pytest.raises(LockedError, match=rf"\({os.getpid()}\) has it open"):
+            shop.restore(want)
+    connection.execute("ROLLBACK")
+    if shop.journal == "delete":
+        (text,) = caveats(shop, want)
+        assert "has it." not in text
+    connection.pragma("journal_mode", "delete")
+    connection.execute("PRAGMA page_size = 8192; VACUUM")
+    connection.pragma("journal_mode", "wal")
+    connection.execute("SELECT * FROM orders").fetchall()
+    (text,) = caveats(shop, want)
+    assert "another page size, for which SQLite needs it alone" in text
+    assert text.endswith(me)
+    connection.close()
+    (text,) = caveats(shop, want)
+    assert "has it." not in text
+    connection = apsw.Connection(str(shop.path))
+    connection.pragma("journal_mode", "delete" if shop.journal == "wal" else "wal")
+    connection.execute("PRAGMA page_size = 4096; VACUUM")
+    connection.close()
+    (text,) = caveats(shop, want)
+    assert ("another journal mode" in text) or shop.journal == "delete"
+
+
 def test_the_journal_mode_is_restored(shop: Shop) -> None:
     want = shop.capture()
     other = "delete" if shop.journal == "wal" else "wal"

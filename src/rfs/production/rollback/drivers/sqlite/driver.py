@@ -11,7 +11,7 @@ import msgspec
 
 from rfs.production.rollback.driver import BlobSink, BlobSource, Driver, Finding
 from rfs.production.rollback.drivers.meta import refused
-from rfs.production.rollback.drivers.sqlite import room, rows
+from rfs.production.rollback.drivers.sqlite import holders, room, rows
 from rfs.production.rollback.drivers.sqlite.direct import SIDES, Patience
 from rfs.production.rollback.drivers.sqlite.live import (
     lacks_bytes,
@@ -242,6 +242,28 @@ class SqliteDriver(Driver):
 
     def losses(self, c: Component, source: BlobSource, want: Capture, changes: Sequence[Change]) -> Iterator[Loss]:
         yield from rows.losses(c.name, changes)
+
+    def caveats(self, c: Component, want: Capture, changes: Sequence[Change]) -> Iterator[str]:
+        wanted, keys = facts_of(want), {change.key for change in changes}
+        # "" is the whole: nothing is there, or it is no database; then another file takes its place.
+        if not changes or "" in keys or wanted.state != "database":
+            return
+        path, seconds = _path(c), f"{_seconds(c):g} s"
+        alone = [what for what in ("page size", "journal") if what in keys]
+        wal = wanted.wal != ("journal" in keys)
+        if alone and (wal or "journal" in keys):
+            now = holders.openers(path) if wal else holders.readers(path)
+            what = "page size" if "page size" in keys else "journal mode"
+            needs = (
+                f"{path} gets back another {what}, for which SQLite needs it alone: no other program may have it open"
+            )
+        elif wal:
+            return
+        else:
+            now = holders.readers(path)
+            needs = f"{path} has a rollback journal, so that SQLite writes to it only while nobody reads"
+        has = f" Now {holders.shown(now)} {'have' if len(now) > 1 else 'has'} it." if now else ""
+        yield f"{needs}.{has} Whoever does not let go is waited for {seconds} (busy_timeout); then it turns back."
 
 
 def _options(c: Component) -> SqliteOptions:

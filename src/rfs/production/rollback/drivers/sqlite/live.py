@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 import apsw
 import msgspec
 
-from rfs.production.rollback.drivers.sqlite import apart, room
+from rfs.production.rollback.drivers.sqlite import apart, holders, room
 from rfs.production.rollback.drivers.sqlite.direct import Patience
 from rfs.production.rollback.drivers.sqlite.pages import Facts, header_page_size, normalised, uses_wal, write_all
 from rfs.production.rollback.errors import IntegrityError, LockedError, RollbackError
@@ -51,7 +51,9 @@ def explained(c: Component, path: str, patience: Patience, *, writes: str = "") 
     try:
         yield
     except (apsw.BusyError, apsw.LockedError):
-        raise LockedError("sqlite.locked", path=path, seconds=f"{patience.seconds:.3g}") from None
+        who = sorted({*holders.readers(path), *holders.openers(path)})
+        by = f"; {holders.shown(who)} {'have' if len(who) > 1 else 'has'} it open" if who else ""
+        raise LockedError("sqlite.locked", path=path, seconds=f"{patience.seconds:.3g}", who=by) from None
     except apsw.NotADBError:
         raise RollbackError("sqlite.not_a_database", path=path) from None
     except apsw.CorruptError as error:
