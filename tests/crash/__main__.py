@@ -26,18 +26,18 @@ def main() -> None:
     base = Path(tempfile.mkdtemp(prefix="rfs-crash-", dir=memory))
     try:
         bench = Bench(scenario, control, base / "bench")
-        limit, seed = options.get("limit"), options.get("seed", 1)
+        limit, seed, until = options.get("limit"), options.get("seed", 1), options.get("until", ())
         if options["mode"] == "power":
-            report = power_sweep(bench, limit=limit, seed=seed)
+            report = power_sweep(bench, limit=limit, seed=seed, until=until)
         elif options["mode"] == "shutdown":
             report = shutdown_sweep(bench, options["device"], options["base"], limit=limit, seed=seed)
         elif options["mode"] == "nested":
             report = Sweep(bench, seed=seed).nested(limit)
         elif options["mode"] == "reboots":
-            report = Sweep(bench, seed=seed).reboots(limit)
+            report = Sweep(bench, seed=seed, until=until).reboots(limit)
         else:
             faults = [Fault(word) for word in options["faults"]]
-            report = Sweep(bench, faults, limit=limit, seed=seed).run()
+            report = Sweep(bench, faults, limit=limit, seed=seed, until=until).run()
     finally:
         shutil.rmtree(base, ignore_errors=True)
     print(report.to_json())

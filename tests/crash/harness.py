@@ -88,9 +88,13 @@ class SweepError(Exception):
 
 @dataclass
 class Report:
-    """What a sweep found; `line` is the one line to show."""
+    """What a sweep found; `line` is the one line to show.
+
+    `until` are the kinds of problem of which the first ends it: a negative control is caught then.
+    """
 
     name: str
+    until: Sequence[str] = ()
     tried: int = 0
     fired: int = 0
     verdicts: Counter[str] = field(default_factory=Counter)
@@ -106,6 +110,10 @@ class Report:
 
     def count(self, kind: str) -> int:
         return sum(1 for found, _ in self.problems if found == kind)
+
+    @property
+    def enough(self) -> bool:
+        return any(kind in self.until for kind, _ in self.problems)
 
     @property
     def line(self) -> str:
@@ -258,7 +266,7 @@ class Sweep:
     Args:
         faults: which; TORN is tried at writes only, elsewhere it equals KILL one call later.
         limit: at most this many (point, fault) pairs, chosen by `seed`; None is all.
-        accept: what an act that failed cleanly (a fault that is not deadly) may leave behind.
+        until: see Report.
     """
 
     def __init__(
@@ -268,18 +276,22 @@ class Sweep:
         *,
         limit: int | None = None,
         seed: int = 1,
+        until: Sequence[str] = (),
     ) -> None:
         self.bench = bench
+        self.until = until
         self.faults = faults
         self.limit = limit
         self.random = random.Random(seed)
 
     def run(self) -> Report:
-        report = Report(type(self.bench.scenario).__name__)
+        report = Report(type(self.bench.scenario).__name__, self.until)
         began = time.monotonic()
         self.bench.prepare()
         for fault, at in self._points(self._count(report)):
             self._point(report, fault, at)
+            if report.enough:
+                break
         report.seconds = time.monotonic() - began
         return report
 
@@ -297,12 +309,14 @@ class Sweep:
 
     def reboots(self, rounds: int) -> Report:
         """Kill the act; then several times over let the scenario live on for a moment, and kill its recovery."""
-        report = Report(f"{type(self.bench.scenario).__name__} with reboots")
+        report = Report(f"{type(self.bench.scenario).__name__} with reboots", self.until)
         began = time.monotonic()
         self.bench.prepare()
         calls = len(self._count(report))
         for _ in range(rounds):
             self._reboot(report, calls)
+            if report.enough:
+                break
         report.seconds = time.monotonic() - began
         return report
 

@@ -417,19 +417,29 @@ def read_log(path: Path) -> list[Record]:
     return records
 
 
-def power_sweep(bench: Bench, *, variants: Sequence[str] = VARIANTS, limit: int | None = None, seed: int = 1) -> Report:
-    """Lose power at every point of the act, or at `limit` sampled ones; recover and judge.
+def power_sweep(
+    bench: Bench,
+    *,
+    variants: Sequence[str] = VARIANTS,
+    limit: int | None = None,
+    seed: int = 1,
+    until: Sequence[str] = (),
+) -> Report:
+    """Lose power at every point of the act, or at `limit` sampled ones; recover and judge. For `until` see Report.
 
     After the act's last call only "new" will do: it had been acknowledged.
     """
-    report = Report(f"{type(bench.scenario).__name__} power loss")
+    report = Report(f"{type(bench.scenario).__name__} power loss", until)
     began = time.monotonic()
     bench.prepare()
     points, calls = _distinct(bench, variants, seed)
     last = [point for point in points if point[0] == calls]
     if limit is not None and limit < len(points):
         points = sorted({*random.Random(seed).sample(points, limit), *last})
-    for at, variant in points:
+    # From the end, where the act had been acknowledged: what forgets an fsync is caught there.
+    for at, variant in reversed(points):
+        if report.enough:
+            break
         outcome, model = _until(bench, at if at < calls else None)
         # A run may make a few calls less than the one that was counted; it came to its end then.
         acknowledged = outcome.how == "ok"

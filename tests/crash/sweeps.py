@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from tests.crash.shim import Fault
 
 ROOT = Path(__file__).parents[2]
 MACHINE_FAULTS = (Fault.KILL, Fault.TORN, Fault.ENOSPC, Fault.EIO)
+LOSSES = ("lost", "corrupt")  # what a forgotten fsync comes to
 
 needs_shim = pytest.mark.skipif(shim.missing() is not None, reason=f"NO CRASH TESTS: {shim.missing()}")
 
@@ -46,9 +48,13 @@ class Found:
         assert self.count(*kinds), f"the negative control was NOT caught: {self.line}"
 
 
-def sweep(scenario: type, *faults: Fault, limit: int | None = None, seed: int = 1) -> Found:
-    """Break `scenario` off at every call (or `limit` sampled ones), with each of `faults`."""
-    return _run(scenario, mode="sweep", faults=[str(f) for f in faults or MACHINE_FAULTS], limit=limit, seed=seed)
+def sweep(scenario: type, *faults: Fault, limit: int | None = None, seed: int = 1, until: Sequence[str] = ()) -> Found:
+    """Break `scenario` off at every call (or `limit` sampled ones), with each of `faults`.
+
+    Here and below, `until` are kinds of problem of which the first is enough: it is for negative controls.
+    """
+    words = [str(f) for f in faults or MACHINE_FAULTS]
+    return _run(scenario, mode="sweep", faults=words, limit=limit, seed=seed, until=until)
 
 
 def nested(scenario: type, pairs: int, seed: int = 1) -> Found:
@@ -56,14 +62,14 @@ def nested(scenario: type, pairs: int, seed: int = 1) -> Found:
     return _run(scenario, mode="nested", limit=pairs, seed=seed)
 
 
-def reboots(scenario: type, rounds: int, seed: int = 1) -> Found:
+def reboots(scenario: type, rounds: int, seed: int = 1, until: Sequence[str] = ()) -> Found:
     """Kill `scenario`, and several times over let services write on what is there and kill the recovery."""
-    return _run(scenario, mode="reboots", limit=rounds, seed=seed)
+    return _run(scenario, mode="reboots", limit=rounds, seed=seed, until=until)
 
 
-def power(scenario: type, *, limit: int | None = None, seed: int = 1) -> Found:
+def power(scenario: type, *, limit: int | None = None, seed: int = 1, until: Sequence[str] = ()) -> Found:
     """Lose power in `scenario`."""
-    return _run(scenario, mode="power", limit=limit, seed=seed)
+    return _run(scenario, mode="power", limit=limit, seed=seed, until=until)
 
 
 def shutdown(scenario: type, device: str, mount: Path, limit: int, seed: int = 1) -> Found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tests.crash import parts
+from tests.crash.harness import PROBLEMS
 from tests.crash.shim import Fault
 from tests.crash.sweeps import needs_shim, power, sweep
 
@@ -43,9 +44,9 @@ def test_a_restore_with_power_lost_at_every_call(scenario: type) -> None:
 
 @pytest.mark.parametrize("build", [parts.FilesRestoreWithoutFileSync, parts.FilesRestoreWithoutFolderSync])
 def test_a_restore_that_forgets_an_fsync_is_caught(build: type) -> None:
-    power(build, limit=10).expect_caught()
+    power(build, limit=10, until=PROBLEMS).expect_caught()
 
 
 @pytest.mark.parametrize("build", [parts.SqliteRestoreDoneFirst, parts.FilesRestoreDoneFirst])
 def test_done_before_the_step_is_caught(build: type) -> None:
-    sweep(build, Fault.KILL, limit=40).expect_caught("mixed")
+    sweep(build, Fault.KILL, limit=40, until=["mixed"]).expect_caught("mixed")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tests.crash import parts
-from tests.crash.sweeps import needs_shim, power, sweep
+from tests.crash.sweeps import LOSSES, needs_shim, power, sweep
 
 pytestmark = needs_shim
 
@@ -29,4 +29,4 @@ def test_a_flush_with_power_lost_at_every_call() -> None:
 
 @pytest.mark.parametrize("build", [parts.StoreFlushWithoutFileSync, parts.StoreFlushWithoutFolderSync])
 def test_a_store_that_forgets_an_fsync_is_caught(build: type) -> None:
-    power(build, limit=10).expect_caught("lost", "corrupt")
+    power(build, limit=10, until=LOSSES).expect_caught(*LOSSES)

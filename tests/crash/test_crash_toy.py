@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.crash import toy
 from tests.crash.shim import Fault
-from tests.crash.sweeps import needs_shim, nested, power, sweep
+from tests.crash.sweeps import LOSSES, needs_shim, nested, power, sweep
 
 pytestmark = needs_shim
 
@@ -45,10 +45,10 @@ def test_a_right_pair_survives_power_loss() -> None:
     ],
 )
 def test_a_wrong_protocol_is_caught(scenario: type, faults: list[Fault], kinds: list[str]) -> None:
-    sweep(scenario, *faults).expect_caught(*kinds)
+    sweep(scenario, *faults, until=kinds).expect_caught(*kinds)
 
 
 @pytest.mark.parametrize("scenario", [toy.ReplaceWithoutFileSync, toy.ReplaceWithoutFolderSync])
 def test_a_missing_fsync_is_invisible_to_kill_and_caught_by_power_loss(scenario: type) -> None:
     sweep(scenario, Fault.KILL).expect_clean()
-    power(scenario).expect_caught("lost", "corrupt")
+    power(scenario, until=LOSSES).expect_caught(*LOSSES)

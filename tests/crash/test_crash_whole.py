@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 from tests.crash import whole
+from tests.crash.harness import PROBLEMS
 from tests.crash.shim import Fault
 from tests.crash.sweeps import MACHINE_FAULTS, needs_shim, nested, power, reboots, sweep
 
@@ -40,14 +41,14 @@ def test_a_checkpoint_survives_power_loss() -> None:
 
 @pytest.mark.parametrize("build", [whole.RollbackDoneFirst, whole.RollbackWithoutCommit])
 def test_a_journal_that_lies_is_caught(build: type) -> None:
-    sweep(build, Fault.KILL, limit=40).expect_caught()
+    sweep(build, Fault.KILL, limit=40, until=PROBLEMS).expect_caught()
 
 
 @pytest.mark.parametrize(
     "build", [whole.RollbackWithoutFileSync, pytest.param(whole.RollbackWithoutFolderSync, marks=pytest.mark.slow)]
 )
 def test_a_rollback_that_forgets_an_fsync_is_caught(build: type) -> None:
-    power(build, limit=12).expect_caught()
+    power(build, limit=12, until=PROBLEMS).expect_caught()
 
 
 def test_a_prune_loses_nothing_that_is_kept() -> None:
@@ -63,7 +64,7 @@ def test_what_services_write_between_crashes_is_kept() -> None:
 
 
 def test_a_recovery_that_keeps_nothing_is_caught() -> None:
-    reboots(whole.RollbackWithRebootsThatKeepsNothing, 4).expect_caught("lost")
+    reboots(whole.RollbackWithRebootsThatKeepsNothing, 4, until=["lost"]).expect_caught("lost")
 
 
 # — the whole of it: `make crash` —
