@@ -380,6 +380,18 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "The database that was {database} before (oid {oid}) is no longer beside it: somebody dropped it.",
         "`rfs rollback CHECKPOINT` goes to a checkpoint, which has a copy of its own; {component} was not touched.",
     ),
+    "postgresql.many_rows": (
+        "The table {table} has too many rows to compare: more than {most} are in places that differ.",
+        "Connect to the displaced database yourself: `rfs db list` names it.",
+    ),
+    "postgresql.export_tables": (
+        "There are such rows in several tables: {tables}.",
+        "CSV holds one table: name it with --table, or take --format sql or json.",
+    ),
+    "postgresql.not_displaced": (
+        "The operation {operation} set no PostgreSQL database aside.",
+        "`rfs log` shows the operations, `rfs db list` the databases.",
+    ),
     "postgresql.prepared": (
         "The database {database} of {component} has prepared transactions, which would stay in the way: {names}.",
         "COMMIT PREPARED or ROLLBACK PREPARED each of them, then try again.",

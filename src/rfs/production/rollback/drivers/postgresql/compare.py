@@ -20,6 +20,7 @@ from rfs.production.rollback.drivers.postgresql.connect import administering, pl
 from rfs.production.rollback.drivers.postgresql.content import Contents, Digest, Piecewise, Script
 from rfs.production.rollback.drivers.postgresql.facts import Database, plain
 from rfs.production.rollback.drivers.postgresql.marks import allow, databases
+from rfs.production.rollback.drivers.postgresql.notes import recall
 from rfs.production.rollback.drivers.postgresql.script import PREAMBLE, End, Piece, Rows, Statements, Table
 from rfs.production.rollback.drivers.postgresql.staging import dumped
 from rfs.production.rollback.errors import ConflictError
@@ -81,12 +82,14 @@ def changes(c: Component, source: BlobSource, a: Capture, b: Capture | None) -> 
     """Yield how two states differ, sorted by key; see Driver.changes."""
     if b is not None and a.fingerprint == b.fingerprint:
         return
-    with _state(c, source, a) as before, _state(c, source, b, set(_blobs(before))) as after:
+    with states(c, source, a, b) as (before, after):
+        if before.identity == after.identity:
+            return
         found = [*_facts(c.name, before, after), *_objects(c.name, before, after)]
         for table in sorted(before.tables.keys() | after.tables.keys()):
             source.tick()
             found += _table(c.name, before, after, table)
-        if not found and before.identity != after.identity:
+        if not found:
             same = Ref("order", label="the same rows, in another order")
             found = [Change(c.name, ChangeKind.CHANGED, "rows", same, same)]
     yield from sorted(found, key=lambda change: (change.key, change.kind))
@@ -124,6 +127,13 @@ def outline(dump: Iterable[Piece]) -> dict[str, Any]:
             case Rows(text):
                 rows[table] += text.count(b"\n")
     return {"objects": objects, "rows": rows}
+
+
+@contextmanager
+def states(c: Component, source: BlobSource, a: Capture, b: Capture | None) -> Iterator[tuple[State, State]]:
+    """Yield two states to compare; of what is live, only those rows are kept that the first has not."""
+    with _state(c, source, a) as before, _state(c, source, b, set(_blobs(before))) as after:
+        yield before, after
 
 
 def _blobs(state: State) -> Iterator[bytes]:
@@ -201,7 +211,9 @@ def _live(c: Component, source: BlobSource, name: str, known: set[bytes]) -> Sta
                         blob = source.identify(data)
                         text = kept.missing if blob in known else kept.keep(data)
                         table.blobs.append((blob, data.count(b"\n"), text))
-    return State(moment.database, digest.fingerprint().digest, moment.keys, _finished(hashes, sizes), tables)
+    raw = digest.fingerprint().digest
+    identity = recall(c).spelled.get(raw, raw)
+    return State(moment.database, identity, moment.keys, _finished(hashes, sizes), tables)
 
 
 class _Kept:
@@ -267,7 +279,7 @@ def _table(component: str, before: State, after: State, table: tuple[str, str]) 
     else:
         keys = (before.keys.get(table), after.keys.get(table))
         key = keys[0] if keys[0] == keys[1] else None
-        difference = _Difference(old, new, key)
+        difference = Difference(old, new, key)
         if difference.rows > MOST_ROWS:
             unknown = Ref(_UNKNOWN, label=f"{old.count:,} rows before, {new.count:,} after, not compared")
             yield Change(component, ChangeKind.CHANGED, shown, unknown, unknown)
@@ -283,7 +295,7 @@ def _table(component: str, before: State, after: State, table: tuple[str, str]) 
         yield Change(component, ChangeKind.REMOVED, shown, _counted(_ROWS, removed), None)
 
 
-def _columns(component: str, old: Shape, new: Shape, difference: _Difference) -> Iterator[Change]:
+def _columns(component: str, old: Shape, new: Shape, difference: Difference) -> Iterator[Change]:
     for column in old.columns:
         if column not in new.columns:
             filled = _counted(_VALUES, difference.filled[0][column])
@@ -294,7 +306,7 @@ def _columns(component: str, old: Shape, new: Shape, difference: _Difference) ->
             yield Change(component, ChangeKind.ADDED, f"{new.shown}.{column}", None, filled)
 
 
-class _Difference:
+class Difference:
     """The rows of a table that only one of two states has, as hashes."""
 
     def __init__(self, old: Piled, new: Piled, key: tuple[str, ...] | None) -> None:
@@ -321,18 +333,25 @@ class _Difference:
         return only
 
     def run(self) -> None:
-        for side, shape, bag, filled in zip(self._sides, self._shapes, self._bags, self.filled, strict=True):
-            columns = [shape.columns.index(column) for column in self._common]
-            keys = [shape.columns.index(column) for column in self._key or ()]
-            own = [(column, n) for n, column in enumerate(shape.columns) if column not in self._common]
-            whole = columns == list(range(len(shape.columns)))
-            for _, _, text in side:
-                for row in text().splitlines():
-                    values = row.split(b"\t")
-                    filled.update(column for column, n in own if values[n] != b"\\N")
-                    content = row if whole else b"\t".join(values[n] for n in columns)
-                    key = b"\t".join(values[n] for n in keys) if self._key else content
-                    bag[hash(key), hash(content)] += 1
+        for side, bag in enumerate(self._bags):
+            for key, content, _ in self.each(side):
+                bag[key, content] += 1
+
+    def each(self, side: int) -> Iterator[tuple[int, int, bytes]]:
+        """Yield the rows of a side (0 is the old one): the hash of what it is known by, of its content, and itself."""
+        shape, filled = self._shapes[side], self.filled[side]
+        columns = [shape.columns.index(column) for column in self._common]
+        keys = [shape.columns.index(column) for column in self._key or ()]
+        own = [(column, n) for n, column in enumerate(shape.columns) if column not in self._common]
+        whole = columns == list(range(len(shape.columns)))
+        for _, _, text in self._sides[side]:
+            # Not splitlines: a row may hold a carriage return or a form feed that only text knows as an end.
+            for row in text().removesuffix(b"\n").split(b"\n"):
+                values = row.split(b"\t")
+                filled.update(column for column, n in own if values[n] != b"\\N")
+                content = row if whole else b"\t".join(values[n] for n in columns)
+                key = b"\t".join(values[n] for n in keys) if self._key else content
+                yield hash(key), hash(content), row
 
     def counts(self) -> tuple[int, int, int]:
         """Return how many rows were added, removed and changed."""

@@ -19,7 +19,8 @@ class Notes(msgspec.Struct, frozen=True):
         swapped: (oid, digest) of the database that was checked when it was staged and is swapped in; until the
             read-back that it stands for.
         spelled: the identity that a restored database has, to the identity of the capture that it was made of:
-            a server writes some expressions in other words once they were dumped and restored.
+            a server writes some expressions in other words once they were dumped and restored, and puts rows
+            where there is room.
     """
 
     making: tuple[str, ...] = ()
