@@ -4,7 +4,7 @@
 # make check    ruff, mypy --strict, import-linter
 # make format   lets ruff put right what it can
 # make crash    every fault at every call
-# make bench-quick  rfs beside restic, borg and git, on a hundred thousand files; ARGS="--files 10000" for a quick look
+# make bench-quick  rfs beside restic and git, on a hundred thousand files; ARGS=--all: borg, too
 # make lock     pins newer dependencies
 #
 # Needs Python 3.11 or newer and nothing else; everything goes into .venv.

@@ -26,6 +26,7 @@ from benchmarks.tools import PEERS, Rfs, Tool
 
 SEED = 20
 _QUICK = ("rfs", "git")
+_SLOW = ("borg",)  # half as long again as all the others together
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -33,6 +34,8 @@ def main() -> int:
     options = _options()
     wanted = [peer for peer in PEERS if peer.name in options.peers]
     missing = [peer.name for peer in wanted if peer.version() is None]
+    if left := [peer.name for peer in PEERS if peer not in wanted]:
+        print(f"Left out: {', '.join(left)}. ARGS=--all measures all of them, and writes the table.")
     if shutil.which("rsync") is None:
         sys.exit("rsync is needed: it compares the trees after each rollback. On Debian: apt install rsync")
     for name in missing:
@@ -65,11 +68,13 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench-quick", description=__doc__)
     parser.add_argument("--files", type=int, default=corpus.FILES, help="how many; fewer for a quick look")
-    parser.add_argument("--peers", default=",".join(peer.name for peer in PEERS), help="with commas between")
+    usual = ",".join(peer.name for peer in PEERS if peer.name not in _SLOW)
+    parser.add_argument("--peers", default=usual, help=f"with commas between; usually {usual}")
+    parser.add_argument("--all", action="store_true", help=f"beside {', '.join(_SLOW)}, too; writes the table")
     parser.add_argument("--place", default=None, help="where the temporary folder is made; decides the file system")
     parser.add_argument("--out", default=None, help="the table's file; by default only a whole run writes one")
     options = parser.parse_args()
-    options.peers = options.peers.split(",")
+    options.peers = [peer.name for peer in PEERS] if options.all else options.peers.split(",")
     return options
 
 
@@ -109,11 +114,12 @@ class Bench:
         for name, tool in tools.items():
             self._measure("changed", name, tool.again)
         # Who writes every file anew comes last: it would make all the others look at every file.
-        for number, name in enumerate(sorted(order, key=lambda name: name not in _QUICK)):
+        order.sort(key=lambda name: name not in _QUICK)
+        for number, name in enumerate(order):
             if number:
                 self._change()
             self._measure("back", name, tools[name].back)
-            results.left[name] = self._compare()
+            self._compare(name, closely=name not in order[number + 1 :])
         results.scan = statistics.median(_scan(tree) for _ in range(3))
         self._with_a_service(own)
 
@@ -125,21 +131,24 @@ class Bench:
         self.results.add(what, name, cost)
         print(f"{what:8} {name:7} {cost.wall:7.2f} s {cost.cpu:7.2f} s of CPU {cost.memory >> 20:5} MB", flush=True)
 
-    def _compare(self) -> int:
-        """Return in how many things the tree differs from what it was, and put that right."""
+    def _compare(self, whose: str, *, closely: bool) -> None:
+        """Note in how many things the tree differs at most from what it was after a way back, and put that right.
+
+        Args:
+            closely: whether contents are compared also where size and time are equal.
+        """
         compare = ["rsync", "-aHAX", "--delete", "--itemize-changes", f"{self._same}/", f"{self._tree}/"]
-        found = subprocess.run([*compare, "-nc"], capture_output=True, check=True).stdout
-        if found:
-            subprocess.run([*compare, "-c"], capture_output=True, check=True)
-        return found.count(b"\n")
+        found = subprocess.run([*compare, *(["-c"] if closely else [])], capture_output=True, check=True).stdout
+        left = self.results.left
+        left[whose] = max(left.get(whose, 0), found.count(b"\n"))
 
     def _with_a_service(self, own: Rfs) -> None:
         own.serve()
-        for _ in range(3):
+        for closely in (False, False, True):
             self._change()
             self._measure("served", "rfs", own.back)
             self.results.outages.append(own.outage or 0.0)
-            self.results.left["rfs, with a service"] = self._compare()
+            self._compare("rfs, with a service", closely=closely)
 
 
 def _alternating(names: list[str]) -> list[str]:

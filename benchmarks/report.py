@@ -96,7 +96,7 @@ def render(results: Results, machine: Sequence[str], versions: Sequence[str]) ->
 def _remarks(results: Results) -> Iterator[str]:
     yield (
         f"{results.changes:,} files had been modified, added or deleted; differences are those that "
-        "`rsync -aHAXnc --delete --itemize-changes` lists. restic and borg leave what was added; git knows no owners "
+        "`rsync -aHAXc --delete --itemize-changes` lists. restic and borg leave what was added; git knows no owners "
         "and times, and of the mode one bit."
     )
     served, outage = results.of("served", "rfs"), statistics.median(results.outages)
