@@ -160,7 +160,7 @@ def _counts(changes: Sequence[Change]) -> dict[str, int]:
     return counts
 
 
-PLURALS = re.compile(r"\b(row|file|folder|key|unit|table)s\b")
+PLURALS = re.compile(r"\b(row|value|file|folder|key|unit|table)s\b")
 
 # What a rollback does about a change that happened since the checkpoint.
 BACKWARDS = {ChangeKind.ADDED: "to remove", ChangeKind.CHANGED: "to change back", ChangeKind.REMOVED: "to bring back"}
