@@ -26,6 +26,7 @@ LOOKING = (
     ("verify",),
     ("recover", "--dry-run"),
     ("undo", "--dry-run"),
+    ("prune", "--dry-run"),
 )
 
 

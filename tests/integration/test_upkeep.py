@@ -11,6 +11,7 @@ import pytest
 from small import Small
 
 from rfs.production.rollback import capturing, upkeep
+from rfs.production.rollback.catalog import Catalog
 from rfs.production.rollback.errors import ConflictError, IntegrityError, NotFoundError, RollbackError
 from rfs.production.rollback.model import CheckpointType, OperationStatus, utc_now
 
@@ -45,6 +46,25 @@ def test_prune_keeps_what_the_rules_and_the_operations_need_and_nothing_else(tmp
         app.rollback("v2")
         app.rollback("v5")
         assert small.state() == v5
+
+
+def test_prune_holds_no_whole_history_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Small(tmp_path, more=LAST_TWO)
+    with small.open() as app:
+        for number in range(1, 5):
+            small.version(number)
+            app.checkpoint()
+        app.rollback("@-2")
+
+        def refuse(catalog: Catalog) -> None:
+            raise AssertionError("there may be a hundred thousand of them")
+
+        monkeypatch.setattr(Catalog, "checkpoints", refuse)
+        monkeypatch.setattr(Catalog, "operations", refuse)
+        dry = upkeep.prune(app, dry_run=True)
+        assert upkeep.prune(app, dry_run=False).retained == dry.retained
+        assert len(dry.retained.remove) == 2
+        upkeep.forget(app, [dry.retained.keep[-1]])
 
 
 def test_what_is_pinned_or_needed_cannot_be_forgotten(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def prune(session: Session, given_up: tuple[str, ...]) -> Answer:
     from rfs.production.rollback import upkeep
 
     with session.application(changes=not session.dry_run) as app:
-        times = {each.checkpoint_id: each.created_at for each in app.catalog.checkpoints()}
+        times = {each.checkpoint_id: each.created_at for each in app.catalog.briefs()}
         if session.dry_run or not session.yes:
             cleaned = upkeep.prune(app, dry_run=True, forget_damaged=given_up)
             gone = cleaned.retained.remove

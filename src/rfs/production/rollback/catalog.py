@@ -14,8 +14,8 @@ import msgspec
 
 from rfs.production.rollback.database import Database
 from rfs.production.rollback.errors import NotFoundError, RollbackError
-from rfs.production.rollback.model import FORMAT, Capture, DeploymentCheckpoint, utc_now
-from rfs.production.rollback.operation import Entry, Mark, Operation
+from rfs.production.rollback.model import FORMAT, Capture, CheckpointType, DeploymentCheckpoint, utc_now
+from rfs.production.rollback.operation import Entry, Mark, Operation, Trace
 from rfs.production.rollback.transaction import transaction
 
 if TYPE_CHECKING:
@@ -46,6 +46,21 @@ CREATE INDEX IF NOT EXISTS ordinary_checkpoints ON checkpoints (seq) WHERE type 
 LAST_INDEX = "SELECT 1 FROM sqlite_schema WHERE name = 'ordinary_checkpoints'"
 PAGE = 50
 MOST = 1 << 62
+
+
+class Brief(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a checkpoint decides whether it stays: without captures, of which very many need not be in memory."""
+
+    checkpoint_id: str
+    created_at: datetime
+    type: CheckpointType
+    tags: tuple[str, ...] = ()
+    pinned: bool = False
+    operation_id: str | None = None
+    revision: int = 0
+
+
+_BRIEFS, _TRACES = msgspec.json.Decoder(Brief), msgspec.json.Decoder(Trace)
 
 
 class Catalog:
@@ -117,6 +132,11 @@ class Catalog:
         """Return all checkpoints, newest first, SAFETY ones included."""
         rows = self._rows("SELECT record FROM checkpoints ORDER BY seq DESC")
         return [msgspec.json.decode(record, type=DeploymentCheckpoint) for (record,) in rows]
+
+    def briefs(self) -> Iterator[Brief]:
+        """Yield what decides whether they stay of all checkpoints, newest first."""
+        for record in self._paged("SELECT seq, record FROM checkpoints WHERE seq < ? ORDER BY seq DESC LIMIT ?"):
+            yield _BRIEFS.decode(record)
 
     def ordinary(self) -> Iterator[DeploymentCheckpoint]:
         """Yield the checkpoints that are not SAFETY ones, newest first; what is not asked for is not read."""
@@ -229,6 +249,11 @@ class Catalog:
         """Yield the operations, newest first; what is not asked for is not read."""
         for record in self._paged("SELECT seq, record FROM operations WHERE seq < ? ORDER BY seq DESC LIMIT ?"):
             yield msgspec.json.decode(record, type=Operation)
+
+    def traces(self) -> Iterator[Trace]:
+        """Yield what decides what they need of all operations, newest first."""
+        for record in self._paged("SELECT seq, record FROM operations WHERE seq < ? ORDER BY seq DESC LIMIT ?"):
+            yield _TRACES.decode(record)
 
     def count_operations(self) -> int:
         """Return how many operations there are."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from typing import TypeVar
 
 import msgspec
 
@@ -273,7 +274,33 @@ def _data(step: Step) -> bool:
     return step.action in (Action.RESTORE, Action.VERIFY)
 
 
-def undoable(operations: Iterable[Operation]) -> Iterator[Operation]:
+class Trace(msgspec.Struct, frozen=True, kw_only=True):
+    """What of an operation decides what it needs: a small part of it, of which there may be very many."""
+
+    operation_id: str
+    status: OperationStatus
+    created_at: datetime
+    safety: str
+    before: str | None = None
+    left: str | None = None
+    left_earlier: tuple[str, ...] = ()
+    undoes: str | None = None
+
+    @property
+    def state_before(self) -> str:
+        """See `Operation.state_before`."""
+        return self.before or self.safety
+
+    @property
+    def lefts(self) -> tuple[str, ...]:
+        """See `Operation.lefts`."""
+        return self.left_earlier if self.left is None else (*self.left_earlier, self.left)
+
+
+Undoable = TypeVar("Undoable", Operation, Trace)
+
+
+def undoable(operations: Iterable[Undoable]) -> Iterator[Undoable]:
     """Yield the operations that `undo` may take back, newest first.
 
     Args:

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Protocol
 
 import msgspec
 
-from rfs.production.rollback.model import CheckpointType, DeploymentCheckpoint
+from rfs.production.rollback.model import CheckpointType
 
 
 class Retention(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,6 +48,21 @@ DEFAULT = Retention(keep_last=10, keep_daily=7, keep_weekly=4)
 """What applies without a `[retention]` table."""
 
 
+class Retainable(Protocol):
+    """What of a checkpoint the rules look at."""
+
+    @property
+    def checkpoint_id(self) -> str: ...
+    @property
+    def created_at(self) -> datetime: ...
+    @property
+    def type(self) -> CheckpointType: ...
+    @property
+    def tags(self) -> tuple[str, ...]: ...
+    @property
+    def pinned(self) -> bool: ...
+
+
 class Retained(msgspec.Struct, frozen=True):
     """The verdict. `keep` and `remove` hold ids, newest first; `reasons` has an entry for each of them."""
 
@@ -67,7 +83,7 @@ _PERIODS: tuple[tuple[str, str, Callable[[datetime], tuple[int, ...]]], ...] = (
 
 
 def apply(
-    checkpoints: Sequence[DeploymentCheckpoint],
+    checkpoints: Sequence[Retainable],
     policy: Retention,
     now: datetime,
     holds: Mapping[str, str] | None = None,
@@ -100,7 +116,7 @@ def apply(
     return Retained(keep, remove, {each: tuple(why) or (NO_RULE,) for each, why in reasons.items()})
 
 
-def _own_reasons(checkpoint: DeploymentCheckpoint, policy: Retention, now: datetime) -> list[str]:
+def _own_reasons(checkpoint: Retainable, policy: Retention, now: datetime) -> list[str]:
     found = ["pinned"] if checkpoint.pinned else []
     found += [f"tag {tag}" for tag in checkpoint.tags if tag in policy.keep_tags]
     if policy.keep_within and checkpoint.created_at >= now - timedelta(seconds=policy.keep_within):
@@ -109,7 +125,7 @@ def _own_reasons(checkpoint: DeploymentCheckpoint, policy: Retention, now: datet
 
 
 def _keep_periods(
-    counted: Sequence[DeploymentCheckpoint],
+    counted: Sequence[Retainable],
     limit: int,
     period: str,
     bucket: Callable[[datetime], tuple[int, ...]],

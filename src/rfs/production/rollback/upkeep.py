@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from datetime import timedelta
 
 import msgspec
 
 from rfs.production.rollback.application import Application
-from rfs.production.rollback.driver import Finding
+from rfs.production.rollback.capturing import Part
+from rfs.production.rollback.catalog import Brief
+from rfs.production.rollback.driver import Finding, overrides
 from rfs.production.rollback.errors import ConflictError, IntegrityError, RollbackError
-from rfs.production.rollback.model import CheckpointType, DeploymentCheckpoint, OperationStatus, utc_now
-from rfs.production.rollback.operation import OPEN, Operation, undoable
+from rfs.production.rollback.model import Capture, CheckpointType, DeploymentCheckpoint, OperationStatus, utc_now
+from rfs.production.rollback.operation import Operation, Trace, undoable
 from rfs.production.rollback.retention import Retained, apply
 from rfs.production.rollback.store import Damage, Pruned
 
@@ -44,65 +46,66 @@ class Verified(msgspec.Struct, frozen=True):
     damaged: tuple[str, ...]
 
 
-def holds(app: Application) -> dict[str, str]:
-    """Return the checkpoints that must stay whatever retention says, with the reason for each."""
-    checkpoints = app.catalog.checkpoints()
+def holds(app: Application, briefs: Iterable[Brief]) -> dict[str, str]:
+    """Return the checkpoints that must stay whatever retention says, with the reason for each.
+
+    Args:
+        briefs: of all checkpoints.
+    """
     reasons: dict[str, str] = {}
     recent = utc_now() - UNDO_KEPT
-    last = next((c for c in checkpoints if c.type is not CheckpointType.SAFETY), None)
+    last = app.catalog.latest(safety=False)
     if last is not None:
         # Retention goes by the clock, which may have jumped back since older ones were taken.
         reasons[last.checkpoint_id] = "the last one taken"
-    for checkpoint in checkpoints:
-        if (
-            checkpoint.type is CheckpointType.SAFETY
-            and checkpoint.operation_id is None
-            and checkpoint.created_at > recent
-        ):
-            reasons[checkpoint.checkpoint_id] = "a backup of the last days"
-    good = next((c for c in checkpoints if c.type is not CheckpointType.SAFETY and c.verified_healthy), None)
+    for brief in briefs:
+        if brief.type is CheckpointType.SAFETY and brief.operation_id is None and brief.created_at > recent:
+            reasons[brief.checkpoint_id] = "a backup of the last days"
+    good = next((c for c in app.catalog.ordinary() if c.verified_healthy), None)
     if good is not None:
         reasons[good.checkpoint_id] = "the last verified healthy one"
-    operations = app.catalog.operations()
-    for operation in _still_undoable(operations):
+    able = _still_undoable(app.catalog.traces())
+    for operation in able:
         reasons.update(dict.fromkeys(operation.lefts, f"what {operation.operation_id} left behind"))
-    return {**reasons, **_undoing(operations), **_open_needs(checkpoints, operations)}
+    return {**reasons, **_undoing(able), **_open_needs(app, briefs)}
 
 
-def _undoing(operations: Sequence[Operation]) -> dict[str, str]:
+def _undoing(able: Iterable[Trace]) -> dict[str, str]:
     return {
         each: f"needed to undo {operation.operation_id}"
-        for operation in _still_undoable(operations)
+        for operation in able
         for each in (operation.safety, operation.state_before)
     }
 
 
-def _open_needs(checkpoints: Iterable[DeploymentCheckpoint], operations: Iterable[Operation]) -> dict[str, str]:
+def _open_needs(app: Application, briefs: Iterable[Brief]) -> dict[str, str]:
     """Return what an operation that is running, interrupted or held needs, or took and may still come to need."""
-    needs: dict[str, str] = {}
-    for operation in operations:
-        if operation.status in OPEN:
-            taken = [c.checkpoint_id for c in checkpoints if c.operation_id == operation.operation_id]
-            why = f"needed by the open operation {operation.operation_id}"
-            needs.update(dict.fromkeys((operation.plan.target, operation.safety, operation.state_before), why))
-            needs.update(dict.fromkeys((*operation.lefts, *taken), why))
-    return needs
+    operation = app.catalog.open_operation()
+    if operation is None:
+        return {}
+    taken = [brief.checkpoint_id for brief in briefs if brief.operation_id == operation.operation_id]
+    why = f"needed by the open operation {operation.operation_id}"
+    needed = (operation.plan.target, operation.safety, operation.state_before, *operation.lefts, *taken)
+    return dict.fromkeys(needed, why)
 
 
-def _still_undoable(operations: Sequence[Operation]) -> list[Operation]:
-    able = list(undoable(operations))
+def _still_undoable(operations: Iterable[Trace]) -> list[Trace]:
+    """Return the operations that can still be undone, of all from the newest on; few of many are kept in memory."""
     recent = utc_now() - UNDO_KEPT
-    kept = [o for n, o in enumerate(able) if n < UNDO_KEPT_AT_LEAST or o.created_at > recent]
+    young: list[Trace] = []
+
+    def passing() -> Iterator[Trace]:
+        for operation in operations:
+            if operation.created_at > recent:
+                young.append(operation)
+            yield operation
+
+    able = enumerate(undoable(passing()))
+    kept = [o for n, o in able if n < UNDO_KEPT_AT_LEAST or o.created_at > recent]
     ids = {o.operation_id for o in kept}
     # An undo can be undone as well, and a failed attempt's pictures are somebody's only copy.
-    others = [
-        o
-        for o in operations
-        if o.created_at > recent
-        and o.status in (OperationStatus.COMPLETED, OperationStatus.REVERTED)
-        and o.operation_id not in ids
-    ]
-    return kept + others
+    ended = (OperationStatus.COMPLETED, OperationStatus.REVERTED)
+    return kept + [o for o in young if o.status in ended and o.operation_id not in ids]
 
 
 def forget(app: Application, selectors: Sequence[str]) -> list[DeploymentCheckpoint]:
@@ -113,27 +116,35 @@ def forget(app: Application, selectors: Sequence[str]) -> list[DeploymentCheckpo
     """
     with app.unsettled("forget"):
         chosen = [app.find(selector) for selector in selectors]
-        checkpoints, operations = app.catalog.checkpoints(), app.catalog.operations()
-        _refuse_needed(chosen, {**_undoing(operations), **_open_needs(checkpoints, operations)})
+        needed = {**_undoing(_still_undoable(app.catalog.traces())), **_open_needs(app, app.catalog.briefs())}
+        _refuse_needed(chosen, needed)
         app.catalog.forget([checkpoint.checkpoint_id for checkpoint in chosen])
-        _discard(app, app.catalog.checkpoints(), chosen, dry_run=False)
+        _discard(app, app.catalog.checkpoint_ids(""), chosen, dry_run=False)
         return chosen
 
 
+def _keeps_elsewhere(app: Application) -> dict[str, Part]:
+    """Return the components whose drivers keep something outside the store."""
+    return {name: part for name, part in app.parts.items() if overrides(part.driver, "discard")}
+
+
 def _discard(
-    app: Application, kept: Sequence[DeploymentCheckpoint], gone: Sequence[DeploymentCheckpoint], *, dry_run: bool
+    app: Application, kept: Iterable[str], gone: Iterable[DeploymentCheckpoint], *, dry_run: bool
 ) -> list[str]:
     """Let each driver remove what it keeps outside the store; what cannot go now goes with a later prune."""
-    if app.catalog.open_operation() is not None:
+    keeping = _keeps_elsewhere(app)
+    if not keeping or app.catalog.open_operation() is not None:
         return []
+    captures: dict[str, tuple[list[Capture], list[Capture]]] = {name: ([], []) for name in keeping}
+    for which, checkpoints in enumerate((map(app.catalog.checkpoint, kept), gone)):
+        for checkpoint in checkpoints:
+            for name in keeping.keys() & checkpoint.captures.keys():
+                if checkpoint.captures[name].kind == keeping[name].driver.kind:
+                    captures[name][which].append(checkpoint.captures[name])
     said: list[str] = []
-    for name, part in app.parts.items():
-        own = [
-            [c.captures[name] for c in some if name in c.captures and c.captures[name].kind == part.driver.kind]
-            for some in (kept, gone)
-        ]
+    for name, part in keeping.items():
         try:
-            said += part.driver.discard(part.component, *own, dry_run=dry_run)
+            said += part.driver.discard(part.component, *captures[name], dry_run=dry_run)
         except RollbackError as error:
             said.append(f"What {name} keeps for checkpoints could not be looked through: {error}")
     return said
@@ -161,26 +172,27 @@ def prune(app: Application, *, dry_run: bool, forget_damaged: Sequence[str] = ()
         ConflictError: one of those is whole, pinned, or needed by the open operation; nothing was changed.
     """
     # What an open operation needs is held. It is not settled first: that may take the room that is made here.
-    with app.locked("prune") if dry_run else app.unsettled("prune"):
-        checkpoints = app.catalog.checkpoints()
-        given_up = _given_up(app, forget_damaged)
-        rest = [c for c in checkpoints if c.checkpoint_id not in given_up]
-        retained = apply(rest, app.settings.retention, utc_now(), holds(app))
+    # Of a store that may only be looked at nobody can change anything, and no lock can be had.
+    looking = nullcontext() if app.catalog.unwritable else app.locked("prune")
+    with looking if dry_run else app.unsettled("prune"):
+        briefs = list(app.catalog.briefs())
+        given_up = _given_up(app, forget_damaged, briefs)
+        rest = [brief for brief in briefs if brief.checkpoint_id not in given_up]
+        retained = apply(rest, app.settings.retention, utc_now(), holds(app, briefs))
         retained = Retained(retained.keep, (*retained.remove, *given_up), {**retained.reasons, **given_up})
         removed = set(retained.remove)
-        kept = [c for c in checkpoints if c.checkpoint_id not in removed]
-        keep, unreadable = _needed_blobs(app, kept)
+        kept = {brief.checkpoint_id: brief.revision for brief in briefs if brief.checkpoint_id not in removed}
+        keep, unreadable = _needed_blobs(app, map(app.catalog.checkpoint, kept))
+        gone = [app.catalog.checkpoint(each) for each in removed] if _keeps_elsewhere(app) else []
         if not dry_run and removed:
             app.catalog.forget(sorted(removed))
-        gone = [c for c in checkpoints if c.checkpoint_id in removed]
         discarded = tuple(_discard(app, kept, gone, dry_run=dry_run))
-        ids = {c.checkpoint_id: c.revision for c in kept}
 
         def stays(kind: str, body: bytes) -> bool:
             if kind != "checkpoint":
                 return True
-            record = msgspec.json.decode(body, type=DeploymentCheckpoint)
-            return ids.get(record.checkpoint_id) == record.revision
+            record = msgspec.json.decode(body, type=Brief)
+            return kept.get(record.checkpoint_id) == record.revision
 
         if unreadable:
             # Any blob may be one that they need, should what is damaged come back from a backup.
@@ -188,9 +200,9 @@ def prune(app: Application, *, dry_run: bool, forget_damaged: Sequence[str] = ()
         return Cleaned(retained, app.store.prune(keep, stays, dry_run=dry_run), discarded=discarded)
 
 
-def _given_up(app: Application, selectors: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def _given_up(app: Application, selectors: Sequence[str], briefs: Iterable[Brief]) -> dict[str, tuple[str, ...]]:
     chosen = [app.find(selector) for selector in selectors]
-    _refuse_needed(chosen, _open_needs(app.catalog.checkpoints(), app.catalog.operations()))
+    _refuse_needed(chosen, _open_needs(app, briefs))
     for checkpoint in chosen:
         if not app.engine.missing(checkpoint.captures.values()):
             raise ConflictError("checkpoint.whole", checkpoint=checkpoint.checkpoint_id)

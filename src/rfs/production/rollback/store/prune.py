@@ -62,7 +62,7 @@ class _Pruning:
         shelf = self._shelf
         found = shelf.ask(lambda _: shelf.compare())
         self._left += [f"Pack {name} is damaged and was left: {why}." for name, why in found.unreadable.items()]
-        self._choose_copies()
+        self._choose_copies(dry_run=dry_run)
         packs = shelf.ask(lambda index: index.packs())
         surveys = [self._survey(name, size) for name, size in packs.items()]
         dead = [survey for survey in surveys if not survey.live_blobs and survey.blobs]
@@ -89,13 +89,13 @@ class _Pruning:
             left=tuple(self._left),
         )
 
-    def _choose_copies(self) -> None:
+    def _choose_copies(self, *, dry_run: bool) -> None:
         """Of each kept blob that lies in several packs, choose one copy that is whole."""
         for blob, copies in self._shelf.ask(lambda index: index.duplicates()).items():
             for copy in copies:
                 if self._sound(copy.pack, copy.entry):
                     self._chosen[blob] = copy.pack
-                    if copy.bad:
+                    if copy.bad and not dry_run:
                         self._shelf.note_bad([(blob, copy.pack)], bad=False)
                     break
 
