@@ -31,7 +31,7 @@ from rfs.production.rollback.drivers.files.tree import (
     pack_rows,
 )
 
-_LENGTH = 16
+_OWN, _LENGTH = 8, 16
 _BILLION = 1_000_000_000
 _AT_ONCE = 1024
 # struct statx: its size in bytes, and which of its 64-bit words tell: links and owner, group and mode,
@@ -45,8 +45,8 @@ _BASIC = 0x7FF
 
 
 def own_of(status: os.stat_result) -> bytes:
-    """Return of an open folder what changes whenever a name in it does."""
-    return pack_rows((status.st_ino, status.st_ctime_ns, status.st_mtime_ns))
+    """Return of an open folder what changes whenever a name in it does. Its glimpse begins with this."""
+    return blake3(pack_rows((status.st_ino, status.st_ctime_ns, status.st_mtime_ns))).digest(length=_OWN)
 
 
 def glimpse(own: bytes, told: array[int]) -> bytes:
@@ -56,7 +56,7 @@ def glimpse(own: bytes, told: array[int]) -> bytes:
         own: what `own_of` told of it before.
         told: what `Asker.ask` told of its entries.
     """
-    return blake3(b"".join([own, *[told[at::_WORDS] for at in _TELLING]])).digest(length=_LENGTH)
+    return own + blake3(b"".join([told[at::_WORDS] for at in _TELLING])).digest(length=_LENGTH)
 
 
 def rows_of(told: array[int]) -> bytes:

@@ -14,7 +14,9 @@ from blake3 import blake3
 from rfs.production.rollback.drivers.files.tree import DIGEST, Block
 
 _NAME = "files.index"
-_MAGIC = b"rfs files index 3\n"
+_MAGIC = b"rfs files index 4\n"
+# Half of an index is digests, which no level makes smaller; the rest is small at the quickest one.
+_LEVEL = -1
 
 
 class Index(msgspec.Struct, array_like=True):
@@ -44,9 +46,11 @@ def load(work: str) -> Index | None:
     body = memoryview(data)[at:]
     if data[: len(_MAGIC)] != _MAGIC or blake3(body).digest() != data[len(_MAGIC) : at]:
         return None
+    from zstandard import ZstdDecompressor, ZstdError
+
     try:
-        return msgspec.msgpack.decode(body, type=Index)
-    except msgspec.DecodeError:  # another release's
+        return msgspec.msgpack.decode(ZstdDecompressor().decompress(body), type=Index)
+    except (ZstdError, msgspec.DecodeError):  # another release's
         return None
 
 
@@ -55,7 +59,9 @@ def save(work: str, index: Index) -> None:
 
     Errors are swallowed on purpose: without an index the next look is slower, not wrong.
     """
-    body = msgspec.msgpack.encode(index)
+    from zstandard import ZstdCompressor
+
+    body = ZstdCompressor(level=_LEVEL).compress(msgspec.msgpack.encode(index))
     temporary = os.path.join(work, _NAME + ".new")
     with contextlib.suppress(OSError):
         os.makedirs(work, mode=0o700, exist_ok=True)

@@ -193,9 +193,10 @@ class Walker:
         usable = old is not None and self._may_be_taken_over(old, frame)
         told = None
         try:
-            if old is not None and usable and old.glimpse and self._asker is not None and self._is_steady(frame):
+            own = own_of(frame.status)
+            if old is not None and usable and self._asker is not None and old.glimpse.startswith(own):
                 told = self._asker.ask(fd, old.names.split(b"\0") if old.rows else [])
-                if told is not None and glimpse(own_of(frame.status), told) == old.glimpse:
+                if told is not None and self._is_steady(frame) and glimpse(own, told) == old.glimpse:
                     return self._found(path, old, old.listed() if old.below else [])
             listed = self._list_at_once(frame, old, told) or self._list_singly(fd, path)
         except OSError as error:
