@@ -1,6 +1,6 @@
-"""Environments into which wheels are installed alone, without a network: what else they ask for is copied from here.
+"""Environments into which wheels are installed alone, without a network: what else they ask for is taken from here.
 
-Copied is exactly what their metadata asks for, in the versions of the lock, so that a requirement that is
+Taken is exactly what their metadata asks for, in the versions of the lock, so that a requirement that is
 missing from the metadata is missing there, too.
 """
 
@@ -71,5 +71,13 @@ class Environment:
                 if ".." not in file.parts and file.locate().exists():  # what is compiled comes along, and saves time
                     target = self.packages / file
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy2(file.locate(), target)
+                    _take(str(file.locate()), target)
             self._add(found.requires or (), ["", *needed.extras])
+
+
+def _take(file: str, target: Path) -> None:
+    # Nobody writes on installed files, and a link costs nothing; temporary files may lie on another file system.
+    try:
+        os.link(file, target)
+    except OSError:
+        shutil.copy2(file, target)

@@ -11,6 +11,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -79,6 +80,7 @@ SUPERVISORD = """
 [supervisord]
 nodaemon = true
 logfile = {home}/supervisord.log
+childlogdir = {home}
 pidfile = {home}/supervisord.pid
 [unix_http_server]
 file = {home}/s.sock
@@ -181,8 +183,12 @@ class Stack:
 
     def close(self) -> None:
         self.supervisord.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # then it is among those that are left
-            self.supervisord.wait(20)
+        end = time.monotonic() + 20
+        while self.supervisord.poll() is None and time.monotonic() < end:  # else it is among those that are left
+            # It looks for signals and ended children once a second, and whenever somebody connects.
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as caller:
+                caller.connect(f"{self.home}/s.sock")
+            time.sleep(0.02)
         self.log.close()
         found = subprocess.run(["pgrep", "-f", str(self.home)], capture_output=True, text=True, check=False).stdout
         left = [int(pid) for pid in found.split()]

@@ -33,6 +33,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(ROOT, tmp_path_factory.mktemp("dist"))
 
 
+@pytest.fixture(scope="module")
+def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """The wheel and what it needs; the last test adds what an extra asks for."""
+    environment = Environment(tmp_path_factory.mktemp("fresh") / "venv")
+    environment.install(wheel)
+    return environment
+
+
 def test_the_wheel_holds_the_package_its_types_and_the_shop(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -70,9 +78,7 @@ def test_the_source_archive_holds_all_that_is_tracked_and_builds_the_same_wheel(
         assert sorted(one.namelist()) == sorted(other.namelist())
 
 
-def test_the_wheel_alone_is_a_working_command_line(wheel: Path, tmp_path: Path) -> None:
-    fresh = Environment(tmp_path / "venv")
-    fresh.install(wheel)
+def test_the_wheel_alone_is_a_working_command_line(fresh: Environment, tmp_path: Path) -> None:
     app = tmp_path / "app"
     (app / "config").mkdir(parents=True)
     (app / "config" / "app.toml").write_text('greeting = "hello"\n')
@@ -100,10 +106,8 @@ def test_the_wheel_alone_is_a_working_command_line(wheel: Path, tmp_path: Path) 
     assert Path(run(fresh.bin / "python", "-c", code, cwd=tmp_path).strip()).is_relative_to(fresh.packages)
 
 
-def test_the_extra_brings_what_the_demo_says_it_lacks(wheel: Path, tmp_path: Path) -> None:
+def test_the_extra_brings_what_the_demo_says_it_lacks(fresh: Environment, wheel: Path) -> None:
     assert set(distribution("rfs-rollback").metadata.get_all("Provides-Extra", [])) == {"demo", "postgresql"}
-    fresh = Environment(tmp_path / "venv")
-    fresh.install(wheel)
     assert "pip install 'rfs-rollback[demo]'" in run(fresh.bin / "rfs", "demo", status=2)
     fresh.install(wheel, extras=["demo"])
     # Now it goes on to the next question that it asks before it starts.
