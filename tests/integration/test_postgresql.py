@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psycopg
 import pytest
@@ -15,6 +17,7 @@ from postgresql_shop import Shop, shop_of
 
 from pg_server import Server, installations, running
 from rfs.production.rollback import upkeep
+from rfs.production.rollback.drivers.postgresql import staging
 
 
 @pytest.fixture
@@ -251,6 +254,42 @@ def test_a_role_that_may_not_create_databases_is_refused_before_anything_is_touc
     ran = shop.rfs("rollback", target, "--yes", "--reason", "a test")
     assert ran.code == 1, ran
     assert "permission denied to create database" in ran.err
+    assert shop.one("SELECT count(*) FROM log") == 201
+    assert shop.names() == [shop.database]
+
+
+def test_a_disk_that_is_too_small_for_a_second_copy_is_refused(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = shop.checkpoint()
+    shop.do("INSERT INTO log VALUES ('new')")
+    real, data = os.statvfs, str(shop.server.socket / "data")
+
+    def small(path: str) -> object:
+        found = real(path)
+        return SimpleNamespace(f_bavail=20_000_000, f_frsize=1, f_flag=0) if path == data else found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "statvfs", small)
+        ran = shop.rfs("rollback", target, "--yes", "--reason", "a test")
+    assert ran.code == 1, ran
+    assert f"20 MB on {data}" in ran.err
+    assert shop.names() == [shop.database]
+    shop.json("rollback", target, "--yes", "--reason", "a test")
+
+
+def test_what_was_built_wrongly_is_never_swapped_in(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = shop.checkpoint()
+    shop.do("INSERT INTO log VALUES ('new')")
+    whole = staging.load
+
+    def one_row_is_missing(connection: psycopg.Connection[Any], *arguments: Any) -> None:
+        whole(connection, *arguments)
+        connection.execute("DELETE FROM public.log WHERE ctid = (SELECT min(ctid) FROM public.log)")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(staging, "load", one_row_is_missing)
+        ran = shop.rfs("rollback", target, "--yes", "--reason", "a test")
+    assert ran.code == 12, ran
+    assert "rows of public.log" in ran.err
     assert shop.one("SELECT count(*) FROM log") == 201
     assert shop.names() == [shop.database]
 

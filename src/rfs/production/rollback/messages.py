@@ -392,6 +392,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "The operation {operation} set no PostgreSQL database aside.",
         "`rfs log` shows the operations, `rfs db list` the databases.",
     ),
+    "postgresql.no_room": (
+        "The server of {component} has too little room for a second copy of {database}: {free} MB on {folder}.",
+        "Free some: {needed} MB are needed. `rfs db list` and `rfs prune` tell what earlier rollbacks set aside.",
+    ),
     "postgresql.prepared": (
         "The database {database} of {component} has prepared transactions, which would stay in the way: {names}.",
         "COMMIT PREPARED or ROLLBACK PREPARED each of them, then try again.",

@@ -15,7 +15,7 @@ from rfs.production.rollback.drivers.postgresql.content import fingerprint_of, s
 from rfs.production.rollback.drivers.postgresql.facts import Database, plain, read, system_of
 from rfs.production.rollback.drivers.postgresql.marks import Beside, allow, databases
 from rfs.production.rollback.drivers.postgresql.notes import recall, remember
-from rfs.production.rollback.drivers.postgresql.staging import build, differences, dumped, staged, unstage
+from rfs.production.rollback.drivers.postgresql.staging import build, differing, dumped, staged, unstage
 from rfs.production.rollback.drivers.postgresql.swap import swap
 from rfs.production.rollback.errors import ConflictError, IntegrityError
 from rfs.production.rollback.model import (
@@ -104,7 +104,7 @@ class PostgresqlDriver(Driver):
             else:
                 incoming = staged(connection, c, want)
                 if incoming is None:
-                    if live is not None and not differences(c, live.name, source, want)[0]:
+                    if live is not None and not differing(connection, c, live, source, want):
                         return Restored(int(reopened))
                     incoming = build(connection, c, source, want)
             if incoming is not None:
@@ -133,7 +133,7 @@ class PostgresqlDriver(Driver):
             unstage(connection, c, but=want.fingerprint.digest)
             if staged(connection, c, want) is not None:
                 return
-            if live is None or differences(c, live.name, source, want)[0]:
+            if live is None or differing(connection, c, live, source, want):
                 build(connection, c, source, want)
 
     def release(self, c: Component) -> None:
@@ -147,20 +147,19 @@ class PostgresqlDriver(Driver):
         _require_known(want)
         with administering(c) as connection:
             live = _named(databases(connection), place_of(c).database)
-            database = read(connection, live.name) if live is not None else None
-        if _is_reference(want):
-            right = (live.oid if live is not None else 0) == want.meta["oid"]
-            return [] if right else [_other(c, want, live)]
-        if live is None or database is None:
-            return [_other(c, want, None)]
-        notes = recall(c)
-        remember(c, msgspec.structs.replace(notes, swapped=None))
-        if notes.swapped == (live.oid, want.fingerprint.digest):
+            if _is_reference(want):
+                right = (live.oid if live is not None else 0) == want.meta["oid"]
+                return [] if right else [_other(c, want, live)]
+            if live is None:
+                return [_other(c, want, None)]
+            notes = recall(c)
+            remember(c, msgspec.structs.replace(notes, swapped=None))
+            if notes.swapped != (live.oid, want.fingerprint.digest):
+                return [_changed(c, name) for name in differing(connection, c, live, source, want)]
             # Its content was read back when it was staged, and nobody could reach it until its name changed.
-            like = msgspec.convert(want.meta["database"], Database)
+            like, database = msgspec.convert(want.meta["database"], Database), read(connection, live.name)
             fields = [field for field in like.__struct_fields__ if getattr(like, field) != getattr(database, field)]
             return [_changed(c, f"database {field}") for field in fields]
-        return [_changed(c, name) for name in differences(c, live.name, source, want)[0]]
 
     def changes(self, c: Component, source: BlobSource, a: Capture, b: Capture | None) -> Iterator[Change]:
         yield from compare.changes(c, source, a, b)

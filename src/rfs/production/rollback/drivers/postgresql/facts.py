@@ -77,11 +77,13 @@ class Held(msgspec.Struct, frozen=True):
 
     Attributes:
         snapshot: its name, for as long as the session lives.
+        instant: the same as PostgreSQL counts it: which transactions had begun and which had ended.
         version: the server's major version.
         keys: the columns of each table's primary key, by schema and table.
     """
 
     snapshot: str
+    instant: str
     version: int
     database: Database
     keys: dict[tuple[str, str], tuple[str, ...]]
@@ -98,7 +100,18 @@ def held(c: Component, name: str) -> Iterator[Held]:
         database = read(connection, name)
         keys = {(schema, table): tuple(columns) for schema, table, columns in connection.execute(_KEYS)}
         version = connection.info.server_version // 10000
-        yield Held(snapshot, version, database, keys)
+        yield Held(snapshot, instant_of(connection), version, database, keys)
+
+
+def instant_of(connection: Connection[Any]) -> str:
+    """Return which transactions have begun and which have ended: equal when nobody wrote anything on the server."""
+    return str(row_of(connection, "SELECT pg_current_snapshot()::text")[0])
+
+
+def is_quiet(instant: str) -> bool:
+    """Tell whether no transaction that writes was running."""
+    first, last, _ = instant.split(":")
+    return first == last
 
 
 def system_of(connection: Connection[Any]) -> str:

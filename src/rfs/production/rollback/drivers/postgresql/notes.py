@@ -18,6 +18,7 @@ class Notes(msgspec.Struct, frozen=True):
         making: names of databases that are being created, and may have no mark yet.
         swapped: (oid, digest) of the database that was checked when it was staged and is swapped in; until the
             read-back that it stands for.
+        equal: (oid, digest, instant) of a database that was read and found equal to a capture.
         spelled: the identity that a restored database has, to the identity of the capture that it was made of:
             a server writes some expressions in other words once they were dumped and restored, and puts rows
             where there is room.
@@ -25,6 +26,7 @@ class Notes(msgspec.Struct, frozen=True):
 
     making: tuple[str, ...] = ()
     swapped: tuple[int, str] | None = None
+    equal: tuple[int, str, str] | None = None
     spelled: dict[str, str] = {}
 
 

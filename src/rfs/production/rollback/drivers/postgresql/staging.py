@@ -11,9 +11,19 @@ import msgspec
 from blake3 import blake3
 
 from rfs.production.rollback.driver import BlobSource, Pulse
+from rfs.production.rollback.drivers.postgresql import room
 from rfs.production.rollback.drivers.postgresql.connect import connected, limit, place_of, row_of
 from rfs.production.rollback.drivers.postgresql.content import Contents, Digest
-from rfs.production.rollback.drivers.postgresql.facts import Database, Held, create, give, held, plain
+from rfs.production.rollback.drivers.postgresql.facts import (
+    Database,
+    Held,
+    create,
+    give,
+    held,
+    instant_of,
+    is_quiet,
+    plain,
+)
 from rfs.production.rollback.drivers.postgresql.marks import (
     Beside,
     allow,
@@ -83,7 +93,9 @@ def build(connection: Connection[Any], c: Component, source: BlobSource, want: C
     contents = Contents(want, source)
     contents.require()
     like = msgspec.convert(want.meta["database"], Database)
-    name = new_name(place_of(c).database)
+    live = place_of(c).database
+    room.require(connection, c, live, want.size)
+    name = new_name(live)
     notes = recall(c)
     remember(c, msgspec.structs.replace(notes, making=(*notes.making, name)))
     limit(connection, source)
@@ -144,15 +156,30 @@ def require_equal(c: Component, name: str, source: BlobSource, want: Capture) ->
     Raises:
         IntegrityError: it differs.
     """
-    different, identity = differences(c, name, source, want)
+    different, identity, _ = differences(c, name, source, want)
     if different:
         what = ", ".join(different[:3]) + (f" and {len(different) - 3} more" if len(different) > 3 else "")
         raise IntegrityError("postgresql.staged_differs", component=c.name, what=what)
     return identity
 
 
-def differences(c: Component, name: str, source: BlobSource, want: Capture) -> tuple[list[str], str]:
-    """Return the names of what differs between a database and a capture, and the identity of the database."""
+def differing(connection: Connection[Any], c: Component, live: Beside, source: BlobSource, want: Capture) -> list[str]:
+    """Return the names of what differs between the live database and a capture.
+
+    Nothing is read when it was found equal and nobody has written anything on the server since: in the outage
+    of a rollback that has nothing to restore here, reading all of it would be all of the outage.
+    """
+    notes = recall(c)
+    if notes.equal == (live.oid, want.fingerprint.digest, instant_of(connection)):
+        return []
+    different, _, instant = differences(c, live.name, source, want)
+    equal = (live.oid, want.fingerprint.digest, instant) if not different and is_quiet(instant) else None
+    remember(c, msgspec.structs.replace(notes, equal=equal))
+    return different
+
+
+def differences(c: Component, name: str, source: BlobSource, want: Capture) -> tuple[list[str], str, str]:
+    """Return the names of what differs between a database and a capture, its identity, and when it was read."""
     like = msgspec.convert(want.meta["database"], Database)
     with dumped(c, name, source) as (moment, dump):
         # The comment of one that is staged tells that it is.
@@ -162,13 +189,13 @@ def differences(c: Component, name: str, source: BlobSource, want: Capture) -> t
         found = _outline(dump, digest)
     identity = digest.fingerprint()
     if identity == want.fingerprint:
-        return [], identity.digest
+        return [], identity.digest, moment.instant
     wanted = _outline(Contents(want, source).pieces(), None)
     names = {key for key in {*found, *wanted} if found.get(key) != wanted.get(key)}
     names |= {
         f"database {field}" for field in database.__struct_fields__ if getattr(database, field) != getattr(like, field)
     }
-    return sorted(names), identity.digest
+    return sorted(names), identity.digest, moment.instant
 
 
 def _outline(dump: Iterable[Piece], digest: Digest | None) -> dict[str, object]:
