@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +19,9 @@ from postgresql_shop import Shop, shop_of
 
 from pg_server import Server, installations, running
 from rfs.production.rollback import upkeep
-from rfs.production.rollback.drivers.postgresql import staging
+from rfs.production.rollback.application import Application
+from rfs.production.rollback.drivers.postgresql import PostgresqlDriver, staging, swap
+from rfs.production.rollback.model import Capture, Component
 
 
 @pytest.fixture
@@ -194,6 +198,53 @@ def test_an_open_transaction_is_refused_by_process_and_query_or_waited_for_or_en
             writer.execute("COMMIT")
 
 
+def test_a_transaction_that_begins_when_the_door_is_being_closed_is_waited_for(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = shop.checkpoint()
+    close, writers = swap.allow, [shop.connect()]
+    ends = threading.Timer(0.5, writers[0].execute, ["COMMIT"])
+
+    def closing(connection: psycopg.Connection[Any], name: str, *, allowed: bool) -> None:
+        for writer in writers:
+            writer.execute("BEGIN")
+            writer.execute("INSERT INTO log VALUES ('at the last moment')")
+        if writers:
+            ends.start()
+        writers.clear()
+        close(connection, name, allowed=allowed)
+
+    monkeypatch.setattr(swap, "allow", closing)
+    shop.do("INSERT INTO log VALUES ('new')")
+    shop.json("rollback", target, "--yes", "--reason", "a test")
+    ends.join()
+    assert shop.one("SELECT count(*) FROM log") == 200
+    shop.json("undo", "--yes", "--reason", "a test")
+    assert shop.one("SELECT count(*) FROM log WHERE line = 'at the last moment'") == 1
+
+
+def test_a_transaction_that_begins_when_the_door_is_being_closed_and_does_not_end_is_refused(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = shop.checkpoint()
+    shop.do("INSERT INTO log VALUES ('new')")
+    shop.set_up(wait="0s")
+    close = swap.allow
+    with shop.connect() as writer:
+
+        def closing(connection: psycopg.Connection[Any], name: str, *, allowed: bool) -> None:
+            if not allowed:
+                writer.execute("BEGIN")
+                writer.execute("INSERT INTO log VALUES ('at the last moment')")
+            close(connection, name, allowed=allowed)
+
+        monkeypatch.setattr(swap, "allow", closing)
+        ran = shop.rfs("rollback", target, "--yes", "--reason", "a test")
+        assert (ran.code, "at the last moment" in ran.err) == (30, True), ran
+        writer.execute("COMMIT")
+    assert shop.one("SELECT count(*) FROM log") == 202
+
+
 def _until(true: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 30
     while not true():
@@ -339,12 +390,23 @@ def test_what_is_missing_is_said_in_a_sentence_and_the_password_never(shop: Shop
 # — what was set aside —
 
 
+@contextmanager
+def displaced_component(shop: Shop) -> Iterator[tuple[Component, Capture]]:
+    """Yield the component, and the capture of the state before the last operation."""
+    with Application.open(shop.folder / "rfs.toml") as app:
+        operation = app.catalog.operations()[0]
+        yield app.parts["db"].component, app.catalog.checkpoint(operation.state_before).captures["db"]
+
+
 def test_prune_drops_what_was_set_aside_when_nothing_refers_to_it(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     target = shop.checkpoint()
     shop.do("INSERT INTO log VALUES ('new')")
     shop.json("rollback", target, "--yes", "--reason", "a test")
     assert shop.json("prune", "--yes")["discarded"] == []
     assert len(shop.names()) == 2  # undo needs it
+    with displaced_component(shop) as (c, capture):
+        assert PostgresqlDriver().discard(c, [capture], [capture], dry_run=True) == []
+        assert len(PostgresqlDriver().discard(c, [], [capture], dry_run=True)) == 1
     monkeypatch.setattr(upkeep, "UNDO_KEPT", timedelta(0))
     monkeypatch.setattr(upkeep, "UNDO_KEPT_AT_LEAST", 0)
     (dry,) = shop.json("prune", "--dry-run")["discarded"]
