@@ -202,8 +202,8 @@ def test_a_transaction_that_begins_when_the_door_is_being_closed_is_waited_for(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = shop.checkpoint()
-    close, writers = swap.allow, [shop.connect()]
-    ends = threading.Timer(0.5, writers[0].execute, ["COMMIT"])
+    close, last = swap.allow, shop.connect()
+    writers, ends = [last], threading.Timer(0.5, last.execute, ["COMMIT"])
 
     def closing(connection: psycopg.Connection[Any], name: str, *, allowed: bool) -> None:
         for writer in writers:
@@ -218,6 +218,7 @@ def test_a_transaction_that_begins_when_the_door_is_being_closed_is_waited_for(
     shop.do("INSERT INTO log VALUES ('new')")
     shop.json("rollback", target, "--yes", "--reason", "a test")
     ends.join()
+    last.close()
     assert shop.one("SELECT count(*) FROM log") == 200
     shop.json("undo", "--yes", "--reason", "a test")
     assert shop.one("SELECT count(*) FROM log WHERE line = 'at the last moment'") == 1
