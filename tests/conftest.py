@@ -21,6 +21,7 @@ IN_MEMORY = [
     HERE / name
     for name in (
         "conformance",
+        "unit/drivers/sqlite",
         "unit/store",
         "unit/test_catalog.py",
         "unit/test_engine.py",
