@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -386,6 +387,41 @@ def test_what_is_missing_is_said_in_a_sentence_and_the_password_never(shop: Shop
     target = shop.checkpoint()
     said += [shop.rfs("plan", target), shop.rfs("status", "--json"), shop.rfs("doctor", "--json")]
     assert "hunter2" not in repr(said)
+
+
+def test_the_password_is_on_no_command_line(shop: Shop, tmp_path: Path) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    seen = tmp_path / "seen"
+    words = f'#!/bin/sh\necho "$@" >> {seen}\necho "given: $PGPASSWORD" >> {seen}\n'
+    (programs / "pg_dump").write_text(f'{words}exec {shop.server.bin}/pg_dump "$@"\n')
+    (programs / "pg_dump").chmod(0o755)
+    shop.configure((shop.folder / "rfs.toml").read_text().replace(str(shop.server.bin), str(programs)))
+    shop.checkpoint()
+    told = seen.read_text()
+    assert "given: hunter2" in told
+    assert told.count("hunter2") == told.count("given: hunter2")
+
+
+def test_names_are_changed_from_the_database_that_rfs_toml_names(shop: Shop) -> None:
+    target = shop.checkpoint()
+    shop.do("INSERT INTO log VALUES ('new')")
+    shop.set_up(more=f'admin_url = "{shop.dsn.replace(f"dbname={shop.database}", "dbname=nowhere_at_all")}"')
+    ran = shop.rfs("rollback", target, "--yes", "--reason", "a test")
+    assert ran.code == 1, ran
+    assert "nowhere_at_all" in ran.err
+    assert "hunter2" not in ran.err
+    assert shop.one("SELECT count(*) FROM log") == 201
+    shop.set_up(more=f'admin_url = "{shop.dsn.replace(f"dbname={shop.database}", "dbname=template1")}"')
+    shop.json("rollback", target, "--yes", "--reason", "a test")
+    assert shop.one("SELECT count(*) FROM log") == 200
+
+
+def test_without_psycopg_it_says_what_to_install(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    ran = shop.rfs("checkpoint")
+    assert ran.code == 2
+    assert "pip install 'rfs-rollback[postgresql]'" in ran.err
 
 
 # — what was set aside —
