@@ -369,7 +369,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Install the PostgreSQL client programs, version {server} or newer, or name their folder with bin.",
     ),
     "postgresql.dump_failed": (
-        "pg_dump could not read the database {database} of the component {component}: {why}.",
+        "The database {database} of the component {component} could not be read by pg_dump: {why}.",
         "Let url name a role that may read all of it; nothing was changed.",
     ),
     "postgresql.staged_differs": (
