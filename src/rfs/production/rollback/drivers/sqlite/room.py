@@ -64,9 +64,16 @@ def lent(c: Component) -> Iterator[None]:
 
 
 def release(c: Component) -> None:
-    """Give the space back to the disk."""
-    with suppress(FileNotFoundError):
-        os.unlink(_path(c))
+    """Give the space back to the disk.
+
+    Raises:
+        RollbackError: the work folder cannot be written.
+    """
+    try:
+        with suppress(FileNotFoundError):
+            os.unlink(_path(c))
+    except OSError as error:
+        raise refused(error, _path(c), c.name) from error
 
 
 def _path(c: Component) -> str:
