@@ -21,7 +21,7 @@ from postgresql_shop import Shop, shop_of
 from pg_server import Server, installations, running
 from rfs.production.rollback import upkeep
 from rfs.production.rollback.application import Application
-from rfs.production.rollback.drivers.postgresql import PostgresqlDriver, staging, swap
+from rfs.production.rollback.drivers.postgresql import PostgresqlDriver, compare, staging, swap
 from rfs.production.rollback.model import Capture, Component
 
 
@@ -161,6 +161,20 @@ SELECT d::text, tableoid::regclass::text FROM days d
 def _catalog(shop: Shop) -> list[object]:
     with shop.server.connect(shop.database) as connection:
         return [connection.execute(query).fetchall() for query in QUERIES.strip().replace("\n    ", " ").split("\n")]
+
+
+def test_a_table_with_too_much_to_compare_is_unknown_and_not_nothing(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = shop.checkpoint()
+    shop.do("INSERT INTO orders (note) VALUES ('new')")
+    for limit, value in (("MOST_ROWS", 100), ("MOST_BYTES", 100)):
+        with monkeypatch.context() as patched:
+            patched.setattr(compare, limit, value)
+            losses = {loss["what"]: loss["count"] for loss in shop.json("plan", target)["losses"]}
+        assert losses["rows in table orders"] is None, limit
+    losses = {loss["what"]: loss["count"] for loss in shop.json("plan", target)["losses"]}
+    assert losses["rows in table orders"] == 1
 
 
 # — what stands in the way —

@@ -7,6 +7,7 @@ a hash: by its primary key where both have the same, else as one of a bag of row
 from __future__ import annotations
 
 import re
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,8 +27,11 @@ from rfs.production.rollback.drivers.postgresql.staging import dumped
 from rfs.production.rollback.errors import ConflictError
 from rfs.production.rollback.model import Capture, Change, ChangeKind, Component, Loss, Ref
 
-# A row is about 200 bytes of memory here. Beyond that the number of rows is all that is told.
-MOST_ROWS = 1_000_000
+# A row is 16 bytes of memory here and takes about 2 µs; what only the server has is kept, compressed, while it is
+# compared. Beyond that the number of rows is all that is told of a table.
+MOST_ROWS = 8_000_000
+MOST_BYTES = 256 << 20
+_BUCKETS = 32
 _ROWS = "rows:"
 _VALUES = "values:"
 _UNKNOWN = "unknown"
@@ -53,10 +57,17 @@ def shape_of(header: str) -> Shape:
 
 
 class Piled(msgspec.Struct):
-    """The rows of one table: pieces by id, each with its number of rows and the way to its text."""
+    """The rows of one table: pieces by id, each with its number of rows and the way to its text.
+
+    Attributes:
+        whole: whether the text of all that the other side has not can be had.
+        kept: bytes of memory that this text takes.
+    """
 
     shape: Shape
     blobs: list[tuple[bytes, int, Callable[[], bytes]]]
+    whole: bool = True
+    kept: int = 0
 
     @property
     def count(self) -> int:
@@ -193,7 +204,7 @@ def _live(c: Component, source: BlobSource, name: str, known: set[bytes]) -> Sta
     hashes: dict[str, Any] = {}
     sizes: Counter[str] = Counter()
     tables: dict[tuple[str, str], Piled] = {}
-    kept = _Kept(c)
+    kept = _Kept()
     with dumped(c, name, source) as (moment, dump):
         digest = Digest(plain(moment.database))
         table, cutter = Piled(Shape(("", ""), ()), []), Piecewise()
@@ -209,8 +220,10 @@ def _live(c: Component, source: BlobSource, name: str, known: set[bytes]) -> Sta
                     found = cutter.add(piece.text) if isinstance(piece, Rows) else cutter.finish()
                     for data in found:
                         blob = source.identify(data)
-                        text = kept.missing if blob in known else kept.keep(data)
+                        text = _missing if blob in known or not table.whole else kept.keep(data, table)
                         table.blobs.append((blob, data.count(b"\n"), text))
+                        if kept.full:
+                            kept.forget(table)
     raw = digest.fingerprint().digest
     identity = recall(c).spelled.get(raw, raw)
     return State(moment.database, identity, moment.keys, _finished(hashes, sizes), tables)
@@ -219,18 +232,32 @@ def _live(c: Component, source: BlobSource, name: str, known: set[bytes]) -> Sta
 class _Kept:
     """The rows that only the server has, for as long as they are compared: compressed, as they may be many."""
 
-    def __init__(self, c: Component) -> None:
+    def __init__(self) -> None:
         from zstandard import ZstdCompressor, ZstdDecompressor
 
-        self._c = c
+        self._size = 0
         self._pack, self._unpack = ZstdCompressor(level=1), ZstdDecompressor()
 
-    def keep(self, data: bytes) -> Callable[[], bytes]:
+    def keep(self, data: bytes, table: Piled) -> Callable[[], bytes]:
         packed = self._pack.compress(data)
+        self._size += len(packed)
+        table.kept += len(packed)
         return lambda: self._unpack.decompress(packed)
 
-    def missing(self) -> bytes:
-        raise AssertionError(self._c.name)  # what both sides have is never looked into
+    @property
+    def full(self) -> bool:
+        return self._size > MOST_BYTES
+
+    def forget(self, table: Piled) -> None:
+        """Give up the table that was too much."""
+        table.whole = False
+        table.blobs = [(blob, count, _missing) for blob, count, _ in table.blobs]
+        self._size -= table.kept
+        table.kept = 0
+
+
+def _missing() -> bytes:
+    raise LookupError("rows that were not kept")  # what both sides have is never looked into
 
 
 @contextmanager
@@ -280,7 +307,7 @@ def _table(component: str, before: State, after: State, table: tuple[str, str]) 
         keys = (before.keys.get(table), after.keys.get(table))
         key = keys[0] if keys[0] == keys[1] else None
         difference = Difference(old, new, key)
-        if difference.rows > MOST_ROWS:
+        if not difference.possible:
             unknown = Ref(_UNKNOWN, label=f"{old.count:,} rows before, {new.count:,} after, not compared")
             yield Change(component, ChangeKind.CHANGED, shown, unknown, unknown)
             return
@@ -317,7 +344,8 @@ class Difference:
         self._key = key if key and set(key) <= set(common) else None
         self.rows = sum(count for side in self._sides for _, count, _ in side)
         self.filled: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
-        self._bags: tuple[Counter[tuple[int, int]], Counter[tuple[int, int]]] = (Counter(), Counter())
+        self._buckets = tuple([array("q") for _ in range(_BUCKETS)] for _ in self._sides)
+        self.possible = new.whole and old.whole and self.rows <= MOST_ROWS
 
     @staticmethod
     def _only(one: Piled, other: Piled) -> list[tuple[bytes, int, Callable[[], bytes]]]:
@@ -333,9 +361,9 @@ class Difference:
         return only
 
     def run(self) -> None:
-        for side, bag in enumerate(self._bags):
+        for side, buckets in enumerate(self._buckets):
             for key, content, _ in self.each(side):
-                bag[key, content] += 1
+                buckets[key % _BUCKETS].extend((key, content))
 
     def each(self, side: int) -> Iterator[tuple[int, int, bytes]]:
         """Yield the rows of a side (0 is the old one): the hash of what it is known by, of its content, and itself."""
@@ -355,11 +383,16 @@ class Difference:
 
     def counts(self) -> tuple[int, int, int]:
         """Return how many rows were added, removed and changed."""
-        before, after = self._bags[0] - self._bags[1], self._bags[1] - self._bags[0]
-        changed = 0
-        if self._key:
-            changed = len({key for key, _ in before} & {key for key, _ in after})
-        return after.total() - changed, before.total() - changed, changed
+        added = removed = changed = 0
+        for old, new in zip(*self._buckets, strict=True):
+            # Equal rows are in equal buckets, so that only one at a time has to be a table in memory.
+            bags = [Counter(zip(rows[::2], rows[1::2], strict=True)) for rows in (old, new)]
+            before, after = bags[0] - bags[1], bags[1] - bags[0]
+            both = len({key for key, _ in before} & {key for key, _ in after}) if self._key else 0
+            changed += both
+            added += after.total() - both
+            removed += before.total() - both
+        return added, removed, changed
 
 
 def _counted(prefix: str, count: int) -> Ref:

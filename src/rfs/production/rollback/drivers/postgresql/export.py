@@ -49,7 +49,7 @@ def surplus(c: Component, source: BlobSource, before: Capture, after: Capture, t
             old = old_state.tables.get(name, Piled(new.shape, []))
             keys = (old_state.keys.get(name), new_state.keys.get(name))
             difference = Difference(old, new, keys[0] if keys[0] == keys[1] else None)
-            if difference.rows > MOST_ROWS:
+            if not difference.possible:
                 raise RollbackError("postgresql.many_rows", table=new.shape.shown, most=f"{MOST_ROWS:,}")
             source.tick()
             rows = tuple(_only_after(difference))
