@@ -49,6 +49,7 @@ def test_a_migration_goes_back_a_thousand_orders_are_told_and_come_back_with_und
     plan = shop.json("plan", target)
     losses = {loss["what"]: loss["count"] for loss in plan["losses"]}
     assert losses["rows in table orders"] == 1000
+    assert plan["estimate"]["outage"] < 1
     assert losses["changed rows in table orders"] == 200
     assert losses["values in column total of table orders"] == 1200
     assert losses["rows in table log"] == 1000

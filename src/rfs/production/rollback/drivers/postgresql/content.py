@@ -88,19 +88,21 @@ class Digest:
     def __init__(self, database: Any) -> None:
         self._hash = blake3(msgspec.msgpack.encode((_FORMAT, database), order="deterministic"))
         self._table: Any = None
-        self.rows = self.size = 0
+        # Tables and other objects, not rows: an outage is foretold by this, and does not grow with those.
+        self.entries = self.size = 0
 
     def add(self, piece: Piece) -> None:
         match piece:
             case Statements(name, text) if name != PREAMBLE:
+                self.entries += 1
                 self._one(b"s", name.encode("utf-8", "surrogateescape"))
                 self._one(b"x", text)
             case Table(header):
+                self.entries += 1
                 self._one(b"t", header.encode("utf-8", "surrogateescape"))
                 self._table = blake3()
             case Rows(text):
                 self._table.update(text)
-                self.rows += text.count(b"\n")
                 self.size += len(text)
             case End():
                 self._one(b"r", self._table.digest())
@@ -111,7 +113,7 @@ class Digest:
         self.size += len(data) if kind == b"x" else 0
 
     def fingerprint(self) -> Fingerprint:
-        return Fingerprint(self._hash.hexdigest(), self.rows, self.size)
+        return Fingerprint(self._hash.hexdigest(), self.entries, self.size)
 
 
 def fingerprint_of(database: Any, dump: Iterable[Piece]) -> Fingerprint:
@@ -164,7 +166,7 @@ class _Writer:
         for data in found:
             self._blobs.append(self._put(data))
             self._counts.append(data.count(b"\n"))
-            self._sink.tick(self._counts[-1], len(data))
+            self._sink.tick(0, len(data))
 
     def _put(self, data: bytes) -> int:
         return self._refs.setdefault(self._sink.put(data), len(self._refs))
