@@ -176,6 +176,14 @@ def test_a_table_with_too_much_to_compare_is_unknown_and_not_nothing(
         assert losses["rows in table orders"] is None, limit
     losses = {loss["what"]: loss["count"] for loss in shop.json("plan", target)["losses"]}
     assert losses["rows in table orders"] == 1
+    shop.do("UPDATE orders SET note = 'other' WHERE id < 4; DELETE FROM orders WHERE id IN (7, 8)")
+    shop.do("INSERT INTO log SELECT line FROM log LIMIT 5; DELETE FROM log WHERE line = 'order 9'")
+    found = {(each["key"], each["kind"]): each for each in shop.json("plan", target)["changes"]["db"]}
+    counts = {key: (each["after"] or each["before"])["label"] for key, each in found.items()}
+    assert counts["orders", "added"] == "1 row"
+    assert counts["orders", "changed"] == "3 rows"
+    assert counts["orders", "removed"] == "2 rows"
+    assert (counts["log", "added"], counts["log", "removed"]) == ("6 rows", "1 row")
 
 
 # — what stands in the way —
