@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -27,31 +26,16 @@ def a_folder(path: Path) -> None:
     (path / "precious").write_text("not ours")
 
 
-def a_fifo(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path)
-
-
-def a_link(path: Path) -> None:
-    path.unlink()
-    path.symlink_to("elsewhere")
-
-
 def no_folder(path: Path) -> None:
     shutil.rmtree(path.parent)
 
 
 def described(folder: Path) -> object:
-    return {
-        str(path.relative_to(folder)): os.readlink(path)
-        if path.is_symlink()
-        else (path.stat().st_mode, path.stat().st_ino)
-        for path in (folder, *folder.rglob("*"))
-        if path.exists() or path.is_symlink()
-    }
+    found = (path for path in (folder, *folder.rglob("*")) if path.exists())
+    return {str(path.relative_to(folder)): (path.stat().st_mode, path.stat().st_ino) for path in found}
 
 
-@pytest.mark.parametrize("broken", [a_folder, a_fifo, a_link, no_folder])
+@pytest.mark.parametrize("broken", [a_folder, no_folder])
 def test_it_is_mended_and_comes_back(tmp_path: Path, broken: Callable[[Path], None]) -> None:
     (tmp_path / "etc").mkdir()
     path = tmp_path / "etc" / "small.env"

@@ -610,9 +610,7 @@ def test_a_definition_that_supervisor_refuses_is_an_error(house):
     assert raised.value.key == "service.definitions"
 
 
-@pytest.mark.parametrize(
-    "broken", [b"no section\n", b"", b"[program:\xff]\n", None, b"[include]\nfiles=%(ENV_NO_SUCH)s\n"]
-)
+@pytest.mark.parametrize("broken", [b"", b"[program:\xff]\n", None, b"[include]\nfiles=%(ENV_NO_SUCH)s\n"])
 def test_a_configuration_that_is_broken_is_mended_and_comes_back_broken(house, broken):
     house.write(program("other"), name="conf.d/other.conf")
     c, capture = ready(house, "[include]\nfiles=conf.d/*.conf\n", program("web"))

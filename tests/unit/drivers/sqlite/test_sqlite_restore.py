@@ -12,6 +12,7 @@ from sqlite_shop import Shop
 
 from rfs.production.rollback.errors import IntegrityError, InterruptedByUserError, LockedError, RollbackError
 from rfs.production.rollback.model import Capture
+from rfs.testing import component
 
 
 @contextmanager
@@ -70,6 +71,25 @@ def test_an_attached_connection_goes_on_working(shop: Shop) -> None:
         attached.execute("INSERT INTO orders VALUES (1000, 'after', 1)")
         assert attached.pragma("integrity_check") == "ok"
     assert shop.rows("SELECT item FROM orders WHERE id = 1000") == [("after",)]
+
+
+@pytest.mark.slow
+def test_databases_that_one_connection_has_attached_are_restored_one_by_one(shop: Shop) -> None:
+    other = component("sqlite", shop.home, name="more", path="more.db", busy_timeout="200ms")
+    with opened(shop) as attached:
+        attached.execute("ATTACH ? AS more", (str(shop.home / "more.db"),))
+        attached.pragma("more.journal_mode", shop.journal)
+        attached.execute("CREATE TABLE more.log (n)")
+        wants = [(c, shop.driver.capture(c, shop.store, None)) for c in (shop.component, other)]
+        attached.execute("BEGIN; DELETE FROM orders; INSERT INTO more.log VALUES (1); COMMIT")
+        for c, want in wants:
+            shop.driver.restore(c, shop.store, want)
+            assert shop.driver.verify(c, shop.store, want) == []
+        assert attached.execute("SELECT count(*) FROM orders").get == 500
+        assert attached.execute("SELECT count(*) FROM more.log").get == 0
+        attached.execute("BEGIN; DELETE FROM orders WHERE id = 1; INSERT INTO more.log VALUES (2); COMMIT")
+        assert [attached.execute(f"PRAGMA {name}.integrity_check").get for name in ("main", "more")] == ["ok", "ok"]
+    assert len(shop.rows()) == 499
 
 
 @pytest.mark.parametrize("pragma", ["page_size = 8192", "page_size = 1024", "auto_vacuum = 1"])
