@@ -54,6 +54,10 @@ class Small:
         db.commit()
         db.close()
 
+    def is_at(self, number: int) -> bool:
+        """Whether the code is of version `number`."""
+        return (self.tree / "code.txt").read_text().startswith(f"version {number}\n")
+
     def state(self) -> dict[str, object]:
         """Everything but the uploads."""
         db = sqlite3.connect(self.tree / "small.db")

@@ -8,9 +8,10 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -134,6 +135,21 @@ def web(shared: Web) -> Iterator[Web]:
         shared.wait_for(lambda: not holder(app.lock_path), "the end")
 
 
+def roll_back_until_the_stop(web: Web) -> Callable[[], Any]:
+    """Ask for a rollback that stays in the outage until `hold-stop` goes; return what waits for the answer."""
+    web.touch("hold-stop")
+    rolled_back = web.ask_meanwhile("/rollback")
+    web.exists("stopping")
+    return rolled_back
+
+
+def lose_the_carrier_in_the_outage(web: Web) -> None:
+    rolled_back = roll_back_until_the_stop(web)
+    os.kill(web.carrier, signal.SIGKILL)
+    assert rolled_back()["error"] == "outside.lost"
+    web.remove("hold-stop")
+
+
 # — the whole way —
 
 
@@ -158,9 +174,7 @@ def test_a_service_rolls_itself_back_and_undoes_it(web: Web) -> None:
 
 
 def test_meanwhile_the_carrier_is_apart_and_what_is_written_until_the_stop_is_kept(web: Web) -> None:
-    web.touch("hold-stop")
-    rolled_back = web.ask_meanwhile("/rollback")
-    web.exists("stopping")
+    rolled_back = roll_back_until_the_stop(web)
     assert_nothing_of_the_unit(web)
     before = web.acked
     web.wait_for(lambda: web.acked > before + 5, "the writer to go on")
@@ -231,9 +245,7 @@ def test_once_the_services_are_being_stopped_cancelling_does_not_turn_it_back(we
 
 def test_who_ends_the_carrier_turns_it_back(web: Web) -> None:
     pid = web.serves("v2")
-    web.touch("hold-stop")
-    rolled_back = web.ask_meanwhile("/rollback")
-    web.exists("stopping")
+    rolled_back = roll_back_until_the_stop(web)
     os.kill(web.carrier, signal.SIGTERM)
     assert rolled_back()["error"] == "interrupted"
     web.remove("hold-stop")
@@ -246,12 +258,7 @@ def test_who_ends_the_carrier_turns_it_back(web: Web) -> None:
 
 
 def test_a_carrier_killed_in_the_outage_is_settled_from_inside(web: Web) -> None:
-    web.touch("hold-stop")
-    rolled_back = web.ask_meanwhile("/rollback")
-    web.exists("stopping")
-    os.kill(web.carrier, signal.SIGKILL)
-    assert rolled_back()["error"] == "outside.lost"
-    web.remove("hold-stop")
+    lose_the_carrier_in_the_outage(web)
     # Whatever changes something settles it first, and that stops this server.
     assert web.ask("/checkpoint")["error"] == "outside.going_on"
     done = web.ended()
@@ -263,12 +270,7 @@ def test_a_carrier_killed_in_the_outage_is_settled_from_inside(web: Web) -> None
 
 def test_what_needs_no_stop_to_be_settled_is_settled_and_the_call_goes_on(web: Web) -> None:
     pid = web.serves("v2")
-    web.touch("hold-stop")
-    rolled_back = web.ask_meanwhile("/rollback")
-    web.exists("stopping")
-    os.kill(web.carrier, signal.SIGKILL)
-    rolled_back()
-    web.remove("hold-stop")
+    lose_the_carrier_in_the_outage(web)
     with web.open() as app:
         interrupted = app.catalog.open_operation()
         assert interrupted is not None
@@ -279,9 +281,7 @@ def test_what_needs_no_stop_to_be_settled_is_settled_and_the_call_goes_on(web: W
 
 
 def test_a_carrier_killed_after_the_start_is_finished_from_inside(web: Web) -> None:
-    web.touch("hold-stop")
-    rolled_back = web.ask_meanwhile("/rollback")
-    web.exists("stopping")
+    rolled_back = roll_back_until_the_stop(web)
     web.touch("hold-check")
     web.remove("hold-stop", "checking")
     rolled_back()
@@ -297,12 +297,7 @@ def test_a_carrier_killed_after_the_start_is_finished_from_inside(web: Web) -> N
 
 def test_abort_from_inside_tells_the_real_end(web: Web) -> None:
     pid = web.serves("v2")
-    web.touch("hold-stop")
-    rolled_back = web.ask_meanwhile("/rollback")
-    web.exists("stopping")
-    os.kill(web.carrier, signal.SIGKILL)
-    rolled_back()
-    web.remove("hold-stop")
+    lose_the_carrier_in_the_outage(web)
     assert web.ask("/cli/abort") == 0
     assert json.loads((web.home / "cli.out").read_text())["data"]["status"] == "reverted"
     assert web.stable() == web.v2

@@ -35,6 +35,20 @@ def die(operation: Operation, step: Step) -> Operation:
     raise Killed
 
 
+def die_before_verification(app: Application) -> None:
+    """Roll back to the latest checkpoint; it dies when everything is restored."""
+    app.engine._steps[Action.VERIFY] = die
+    with pytest.raises(Killed):
+        app.rollback("@latest")
+
+
+def interrupted_of(app: Application) -> Operation:
+    """Return the operation that is open, which there has to be."""
+    found = app.catalog.open_operation()
+    assert found is not None
+    return found
+
+
 @pytest.fixture
 def half_done(tmp_path: Path) -> Small:
     """At version 2, with a rollback to version 1 that died between restore and verification."""
@@ -42,9 +56,7 @@ def half_done(tmp_path: Path) -> Small:
     with small.open() as app:
         app.checkpoint()
         small.version(2)
-        app.engine._steps[Action.VERIFY] = die
-        with pytest.raises(Killed):
-            app.rollback("@latest")
+        die_before_verification(app)
     return small
 
 
@@ -60,8 +72,7 @@ def without_database(small: Small) -> str:
 def refused(small: Small, match: str) -> str:
     """See everything that would carry the operation on refused, with nothing changed; return the hint."""
     with small.open() as app:
-        interrupted = app.catalog.open_operation()
-        assert interrupted is not None
+        interrupted = interrupted_of(app)
         journal = app.catalog.journal(interrupted.operation_id)
         state = small.state()
         for act in (app.recover, app.checkpoint, app.resume, app.abort):
@@ -77,8 +88,7 @@ def refused(small: Small, match: str) -> str:
 def of_an_older_release(small: Small) -> None:
     """Take from the open operation what an older release did not write down."""
     with small.open() as app:
-        interrupted = app.catalog.open_operation()
-        assert interrupted is not None
+        interrupted = interrupted_of(app)
         app.catalog.put_operation(msgspec.structs.replace(interrupted, components=()))
 
 
@@ -89,7 +99,7 @@ def test_a_component_that_left_rfs_toml_is_asked_for_before_anything_is_touched(
     (half_done.home / "rfs.toml").write_text(text)
     with half_done.open() as app:
         assert [operation.status for operation in app.recover()] == [OperationStatus.COMPLETED]
-        assert (half_done.tree / "code.txt").read_text().startswith("version 1")
+        assert half_done.is_at(1)
 
 
 def edit(small: Small, old: str, new: str) -> None:
@@ -116,7 +126,7 @@ def test_it_is_settled_where_it_began_whatever_rfs_toml_says_by_now(half_done: S
         assert app.engine.parts is app.parts
         assert (elsewhere / "precious.txt").exists()
         version = 1 if forward else 2
-        assert (half_done.tree / "code.txt").read_text().startswith(f"version {version}")
+        assert half_done.is_at(version)
         assert half_done.state()["rows"] == [(f"row of version {n}",) for n in range(1, version + 1)]
         assert (half_done.tree / "uploads" / "2.jpg").exists()
         # From here on rfs.toml counts again.
@@ -131,20 +141,17 @@ def test_a_pattern_taken_out_of_exclude_meanwhile_removes_nothing(tmp_path: Path
         small.version(2)
         (small.tree / "cache").mkdir()
         (small.tree / "cache" / "warm").write_text("in no checkpoint")
-        app.engine._steps[Action.VERIFY] = die
-        with pytest.raises(Killed):
-            app.rollback("@latest")
+        die_before_verification(app)
     edit(small, 'exclude = ["cache/"]\n', "")
     with small.open() as app:
         app.recover()
         assert (small.tree / "cache" / "warm").exists()
-        assert (small.tree / "code.txt").read_text().startswith("version 1")
+        assert small.is_at(1)
 
 
 def test_a_driver_that_is_gone_is_asked_for_before_anything_is_touched(half_done: Small) -> None:
     with half_done.open() as app:
-        interrupted = app.catalog.open_operation()
-        assert interrupted is not None
+        interrupted = interrupted_of(app)
         replace = msgspec.structs.replace
         gone = tuple(replace(c, kind="gone") if c.name == "db" else c for c in interrupted.components)
         app.catalog.put_operation(replace(interrupted, components=gone))
@@ -160,9 +167,9 @@ def test_an_application_that_was_moved_is_settled_where_it_is(half_done: Small, 
     edit(half_done, 'path = "small.db"', 'path = "tree/small.db"')
     with half_done.open() as app:
         assert [each.status for each in app.recover()] == [OperationStatus.COMPLETED]
-        assert (half_done.tree / "code.txt").read_text().startswith("version 1")
+        assert half_done.is_at(1)
         app.undo()
-        assert (half_done.tree / "code.txt").read_text().startswith("version 2")
+        assert half_done.is_at(2)
 
 
 def test_rfs_toml_alone_must_not_be_moved_meanwhile(half_done: Small) -> None:
@@ -198,9 +205,7 @@ def half_done_with_service(tmp_path: Path) -> Small:
     with small.open() as app:
         app.checkpoint()
         small.version(2)
-        app.engine._steps[Action.VERIFY] = die
-        with pytest.raises(Killed):
-            app.rollback("@latest")
+        die_before_verification(app)
     return small
 
 
@@ -225,7 +230,7 @@ def test_a_service_is_taken_anew_from_rfs_toml_when_somebody_says_so(half_done_w
         notes = [each.note for each in journal if each.mark is Mark.RESUMED]
         assert notes[-1] == f"resume by {actor()} with web as in rfs.toml now: mended"
     assert (small.home / "web").exists()
-    assert (small.tree / "code.txt").read_text().startswith("version 2")
+    assert small.is_at(2)
 
 
 def test_health_is_what_rfs_toml_says_now(half_done_with_service: Small) -> None:
@@ -248,8 +253,7 @@ def test_prune_and_forget_keep_all_that_a_held_operation_took(half_done: Small) 
         with pytest.raises(Killed):
             app.recover()
     with half_done.open() as app:
-        interrupted = app.catalog.open_operation()
-        assert interrupted is not None
+        interrupted = interrupted_of(app)
         assert not interrupted.lefts
         app.catalog.put_operation(msgspec.structs.replace(interrupted, status=OperationStatus.HELD))
         taken = [c.checkpoint_id for c in app.catalog.checkpoints() if c.operation_id]
@@ -338,10 +342,10 @@ def test_what_was_interrupted_once_can_be_done_later(tmp_path: Path) -> None:
         app.engine._steps[Action.RESTORE] = interrupted
         with pytest.raises(InterruptedByUserError):
             app.rollback("@latest")
-        assert (small.tree / "code.txt").read_text().startswith("version 2")
+        assert small.is_at(2)
         app.engine._steps[Action.RESTORE] = begun
         app.rollback("@-1")
-        assert (small.tree / "code.txt").read_text().startswith("version 1")
+        assert small.is_at(1)
         # What came too late for one call is meant for the next: nobody asked it to be forgotten.
         app.beat.interrupt()
         with pytest.raises(InterruptedByUserError):
@@ -388,7 +392,7 @@ def test_abort_keeps_what_was_written_before_it_goes_back(half_done: Small) -> N
         done = app.abort(reason="wrong night")
         assert done.status is OperationStatus.REVERTED
         assert f"aborted by {actor()} (wrong night)" in str(done.error)
-        assert (half_done.tree / "code.txt").read_text().startswith("version 2")
+        assert half_done.is_at(2)
         assert done.left is not None
         app.rollback(done.left)
         assert half_done.state()["rows"][-1] == ("by hand",)
@@ -409,7 +413,7 @@ def test_what_cannot_be_kept_holds_it_until_that_is_left_out(half_done: Small, m
             with pytest.raises(RevertedError):
                 app.resume(skip="left", reason="it was a test entry")
         assert app.catalog.operations()[0].lefts == ()
-        assert (half_done.tree / "code.txt").read_text().startswith("version 2")
+        assert half_done.is_at(2)
 
 
 def test_nothing_else_begins_while_how_it_ended_cannot_be_written_down(
@@ -430,14 +434,13 @@ def test_nothing_else_begins_while_how_it_ended_cannot_be_written_down(
         assert len(app.catalog.operations()) == 1
         assert len(app.catalog.checkpoints()) == 3
         assert app.abort().status is OperationStatus.REVERTED
-        assert (half_done.tree / "code.txt").read_text().startswith("version 2")
+        assert half_done.is_at(2)
 
 
 def test_a_stop_that_never_succeeds_can_be_skipped(half_done: Small) -> None:
     # A service that is gone cannot be stopped: without the skip no resume or abort would ever come to an end.
     with half_done.open() as app:
-        interrupted = app.catalog.open_operation()
-        assert interrupted is not None
+        interrupted = interrupted_of(app)
         replace = msgspec.structs.replace
         steps = (Step("stop:db", Action.STOP, "db"), *interrupted.plan.steps)
         app.catalog.put_operation(replace(interrupted, plan=replace(interrupted.plan, steps=steps)))
@@ -451,7 +454,7 @@ def test_a_stop_that_never_succeeds_can_be_skipped(half_done: Small) -> None:
         with pytest.raises(RevertedError):
             app.resume(skip="stop:db")
         assert app.catalog.open_operation() is None
-        assert (half_done.tree / "code.txt").read_text().startswith("version 2")
+        assert half_done.is_at(2)
 
 
 def test_a_store_is_not_shared_by_two_applications(tmp_path: Path) -> None:
