@@ -20,7 +20,10 @@ CRASH = HERE / "crash"  # `make test` leaves the slow ones of these to `make cra
 IN_MEMORY = [
     HERE / name
     for name in (
-        "conformance",
+        "conformance/test_config_driver.py",
+        "conformance/test_service_driver.py",
+        "conformance/test_sqlite_driver.py",
+        "conformance/test_suite_catches.py",
         "unit/drivers/sqlite",
         "unit/store",
         "unit/test_catalog.py",
