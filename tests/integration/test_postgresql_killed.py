@@ -16,9 +16,11 @@ from pg_server import Server, running
 from rfs.cli.main import main
 from rfs.production.rollback.drivers.postgresql import PostgresqlDriver
 
-# How often each word is met in the sweep that takes long; and how many words in the short one.
+# How often each word is met in the sweep that takes long; how many words at the end matter most, and how many of these
+# the short one meets.
 TIMES = 3
-SAMPLE = 9
+LAST = 9
+SAMPLE = 5
 SERVER_SAMPLE = 2
 
 
@@ -101,7 +103,7 @@ def _prepared(shop: Shop) -> tuple[str, ...]:
 def _points(words: int, whole: bool, sample: int) -> list[int]:
     """Return at which words to kill. The door is closed, the names are changed and it is opened by the last ones."""
     every = list(range(1, words + 1))
-    return every * TIMES if whole else every[-SAMPLE :: -(-SAMPLE // sample)]
+    return every * TIMES if whole else every[-LAST :: -(-LAST // sample)]
 
 
 def _client_killed(shop: Shop, whole: bool) -> set[int]:
