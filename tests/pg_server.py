@@ -87,9 +87,9 @@ class Server:
         log = (self.socket / "log").open("ab")
         words = ["-D", self._data, "-k", self.socket, "-h", "", "-F", "-c", "max_prepared_transactions=8"]
         with log:
-            self._process = subprocess.Popen(
-                [self.bin / "postgres", *words, *self._options], stdout=log, stderr=log, **self._as_user()
-            )
+            # A run of tests that is killed takes it along.
+            command = ["setpriv", "--pdeathsig", "INT", self.bin / "postgres", *words, *self._options]
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, **self._as_user())
         deadline = time.monotonic() + DEADLINE
         while not self._takes_connections():
             assert self._process.poll() is None, (self.socket / "log").read_text()[-2000:]
