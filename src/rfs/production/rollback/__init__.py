@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         RollbackStrategy,
     )
     from rfs.production.rollback.model import OperationStatus as RollbackStatus
+    from rfs.production.rollback.onconnection.manager import DatabaseRollbackManager
     from rfs.production.rollback.plan import Plan
     from rfs.production.rollback.plan import Policy as RollbackPolicy
     from rfs.production.rollback.scheduling import CheckpointSchedule
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CheckpointSchedule",
     "CheckpointType",
+    "DatabaseRollbackManager",
     "DeploymentCheckpoint",
     "HealthReport",
     "Plan",
@@ -49,6 +51,7 @@ __all__ = [
 _HOMES = {
     "CheckpointSchedule": ("scheduling", "CheckpointSchedule"),
     "CheckpointType": ("model", "CheckpointType"),
+    "DatabaseRollbackManager": ("onconnection.manager", "DatabaseRollbackManager"),
     "DeploymentCheckpoint": ("model", "DeploymentCheckpoint"),
     "HealthReport": ("model", "HealthReport"),
     "Plan": ("plan", "Plan"),

@@ -111,6 +111,131 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "The schedule is not usable: {what}.",
         'Write every = "6h", or cron = "0 3 * * *" with a time_zone.',
     ),
+    # — a database on a connection —
+    "database.connection": (
+        "A database cannot be rolled back by a {given}.",
+        "Give DatabaseRollbackManager an asyncpg connection.",
+    ),
+    "database.closed": (
+        "The connection to the database is closed.",
+        "Give DatabaseRollbackManager an open connection.",
+    ),
+    "database.in_transaction": (
+        "The connection is inside a transaction.",
+        "End the transaction first: what it did is neither to be kept nor to be lost by a rollback.",
+    ),
+    "database.old_server": (
+        "The server is PostgreSQL {version}, and rfs knows {oldest} and newer.",
+        "Upgrade the server; nothing was changed.",
+    ),
+    "database.pg_dump": (
+        "There is no pg_dump that can read a server of version {server}; found: {found}.",
+        "Install the client programs of PostgreSQL {server} or newer, and put them on the PATH.",
+    ),
+    "database.address": (
+        "The connection does not tell where its server is.",
+        "Give DatabaseRollbackManager a connection that asyncpg itself made, or one of its pool.",
+    ),
+    "database.dump": (
+        "pg_dump did not read the schema: {why}.",
+        "Make the server reachable for pg_dump as it is for the connection; nothing was changed.",
+    ),
+    "database.table": (
+        "{table} is a table of another kind than rfs keeps its checkpoints in.",
+        "Rename it, or set the connection's search_path to a schema without it.",
+    ),
+    "database.no_schema": (
+        "The connection's search_path names no schema that is there, so db_checkpoints has no place.",
+        "Set the search_path of the connection.",
+    ),
+    "database.no_checkpoint": (
+        "There is no database checkpoint {checkpoint} in {table}.",
+        "Give the id that create_database_checkpoint returned; SELECT id, name FROM db_checkpoints lists them.",
+    ),
+    "database.no_such_table": (
+        "There is no table {name}.",
+        "Correct the name; one that is not in the search_path needs its schema before it.",
+    ),
+    "database.damaged": (
+        "The database checkpoint {checkpoint} is damaged.",
+        "Choose another one; nothing was changed.",
+    ),
+    "database.large": (
+        "The checkpoint would take {size}, and db_checkpoints can hold {most}.",
+        "Restrict it with tables=, or use a PostgreSQL backup for this database; nothing was changed.",
+    ),
+    "database.foreign": (
+        "The {what} belongs to {owner}, and this role could not make it again.",
+        "Connect as a role that is a member of {owner}, or restrict the checkpoint with tables=; nothing was changed.",
+    ),
+    "database.large_objects": (
+        "The database holds {count} large objects, which a checkpoint by a connection does not take along.",
+        "Restrict the checkpoint with tables=, which leaves them alone.",
+    ),
+    "database.subscription": (
+        "The database has the subscription {name}, which a rollback would tear.",
+        "Restrict the checkpoint with tables= to tables that are not replicated.",
+    ),
+    "database.dependents": (
+        "Something outside of the checkpoint depends on what has to be made anew: {why}.",
+        "Take the checkpoint without tables=, or drop what depends on them first; nothing was changed.",
+    ),
+    "database.differs": (
+        "The database would not have been as it was at the checkpoint: {what}.",
+        "Nothing was changed: it is in the state before.",
+    ),
+    "database.invalid": (
+        "The restored database did not pass validation: {why}.",
+        "Nothing was changed: it is in the state before.",
+    ),
+    "database.locked": (
+        "Others hold what is needed: {why}.",
+        "Try again, when they are done; nothing was changed.",
+    ),
+    "database.moved": (
+        "The database was changed by others meanwhile: {why}.",
+        "Try again; nothing was changed.",
+    ),
+    "database.lost": (
+        "The connection to the database was lost: {why}.",
+        "Connect anew and look: nothing is half done, but a rollback may just have been completed.",
+    ),
+    "database.denied": (
+        "The role of the connection may not do this: {why}.",
+        "Connect as the owner; nothing was changed.",
+    ),
+    "database.refused": (
+        "The server refused: {why}.",
+        "Mend what it says; nothing was changed.",
+    ),
+    "migration.no_history": (
+        "There is no table migration_history with the columns version and down_script.",
+        "Set the connection's search_path to the schema that has it.",
+    ),
+    "migration.unknown": (
+        "No migration {version} is in the history; the newest are: {known}.",
+        "Give one of these, or a number before them.",
+    ),
+    "migration.nothing": (
+        "No migration after {version} is in force.",
+        "There is nothing to roll back; nothing was changed.",
+    ),
+    "migration.no_way": (
+        "There is no down script for {versions}, and no checkpoint of the whole database from before.",
+        "Write the down scripts; nothing was changed.",
+    ),
+    "migration.transaction": (
+        "{what} begins or ends a transaction in its midst, or needs to be outside of one ({statement}).",
+        "Take that out of the script; nothing was changed.",
+    ),
+    "migration.failed": (
+        "The down script of {version} failed: {why}.",
+        "Mend the script; nothing was changed, by it or by those before it.",
+    ),
+    "migration.rows": (
+        "The rows of {table} were not what they should be when the scripts had run.",
+        "A script changes the history itself; take that out of it. Nothing was changed.",
+    ),
     # — finding —
     "checkpoint.none": (
         "No checkpoint matches {selector}.",
