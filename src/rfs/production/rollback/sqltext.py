@@ -57,7 +57,7 @@ def _is_plain(words: list[str], verbs: set[str]) -> bool:
 
 
 def _statements(script: str) -> Iterator[tuple[int, int, list[str]]]:
-    """Yield where each statement begins and ends, and its words in capitals; a body of BEGIN … END is part of its own."""
+    """Yield where each statement begins and ends, and its words in capitals; a body is part of its statement."""
     begin, depth, at = 0, 0, 0
     words: list[str] = []
     seen = False

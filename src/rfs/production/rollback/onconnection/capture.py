@@ -128,8 +128,8 @@ async def read_rows(connection: Connection, table: Name, *, keep: bool, extensio
     from zstandard import ZstdCompressor
 
     columns = await connection.fetch(
-        "SELECT attname, attgenerated::text AS generated FROM pg_catalog.pg_attribute WHERE attrelid = pg_catalog.to_regclass($1)"
-        " AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+        "SELECT attname, attgenerated::text AS generated FROM pg_catalog.pg_attribute"
+        " WHERE attrelid = pg_catalog.to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
         table.quoted,
     )
     names = [row["attname"] for row in columns if not row["generated"]]
@@ -157,7 +157,7 @@ async def read_sequences(connection: Connection, scope: Many[Name] | None) -> li
         if scope is not None and (row["owner"] is None or Name(row["owner_schema"], row["owner"]) not in scope):
             continue
         name = Name(row["nspname"], row["relname"])
-        at = await connection.fetchrow(f"SELECT last_value, is_called FROM {name.quoted}")  # noqa: S608  # it is quoted
+        at = await connection.fetchrow(f"SELECT last_value, is_called FROM {name.quoted}")  # it is quoted
         found.append(Sequence(name, at["last_value"], at["is_called"]))
     return found
 

@@ -123,19 +123,20 @@ def expected(error: BaseException) -> RollbackError | None:
     """Return what a user is told of an error of asyncpg; None when it is no error of the server or the network."""
     import asyncpg  # type: ignore[import-untyped]  # asyncpg tells no types; whoever has a connection has it
 
+    lost = isinstance(error, asyncpg.InterfaceError) and "closed" in str(error)
     if isinstance(error, asyncpg.LockNotAvailableError | asyncpg.DeadlockDetectedError):
-        return LockedError("database.locked", why=said(error))
-    if isinstance(error, asyncpg.SerializationError):
-        return ConflictError("database.moved", why=said(error))
-    if isinstance(error, asyncpg.PostgresConnectionError | OSError):
-        return RollbackError("database.lost", why=said(error))
-    if isinstance(error, asyncpg.InsufficientPrivilegeError):
-        return UsageError("database.denied", why=said(error))
-    if isinstance(error, asyncpg.PostgresError):
-        return RollbackError("database.refused", why=said(error))
-    if isinstance(error, asyncpg.InterfaceError) and "closed" in str(error):
-        return RollbackError("database.lost", why=said(error))
-    return None
+        found: RollbackError | None = LockedError("database.locked", why=said(error))
+    elif isinstance(error, asyncpg.SerializationError):
+        found = ConflictError("database.moved", why=said(error))
+    elif lost or isinstance(error, asyncpg.PostgresConnectionError | asyncpg.AdminShutdownError | OSError):
+        found = RollbackError("database.lost", why=said(error))
+    elif isinstance(error, asyncpg.InsufficientPrivilegeError):
+        found = UsageError("database.denied", why=said(error))
+    elif isinstance(error, asyncpg.PostgresError):
+        found = RollbackError("database.refused", why=said(error))
+    else:
+        found = None
+    return found
 
 
 def said(error: BaseException) -> str:

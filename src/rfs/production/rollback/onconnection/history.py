@@ -14,7 +14,8 @@ from rfs.production.rollback.sqltext import in_one_transaction
 async def find_history(connection: Connection) -> Name | None:
     """Return where `migration_history` is, by the caller's search path; None where there is none, or another one."""
     row = await connection.fetchrow(
-        "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+        "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c"
+        " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
         " WHERE c.oid = pg_catalog.to_regclass('migration_history') AND (SELECT pg_catalog.count(*)"
         " FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND NOT a.attisdropped"
         " AND a.attname IN ('version', 'down_script')) = 2"
@@ -24,7 +25,7 @@ async def find_history(connection: Connection) -> Name | None:
 
 async def read_history(connection: Connection, table: Name) -> list[Applied]:
     """Return the migrations in force, oldest first."""
-    rows = await connection.fetch(f"SELECT version::text AS version, down_script FROM {table.quoted}")  # noqa: S608  # it is quoted
+    rows = await connection.fetch(f"SELECT version::text AS version, down_script FROM {table.quoted}")
     found = [Applied(row["version"], row["down_script"]) for row in rows]
     return sorted(found, key=lambda each: version_key(each.version))
 
@@ -59,7 +60,7 @@ async def take_back(connection: Connection, table: Name, way: Sequence[Applied],
         await set_local(connection, usual)  # the one before may have set others
         try:
             await connection.execute(script, timeout=LONG)
-            await connection.execute(f"DELETE FROM {table.quoted} WHERE version::text = $1", each.version)  # noqa: S608  # it is quoted
+            await connection.execute(f"DELETE FROM {table.quoted} WHERE version::text = $1", each.version)
         except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError, asyncpg.PostgresConnectionError):
             raise  # the script is not to blame
         except asyncpg.ActiveSQLTransactionError as error:

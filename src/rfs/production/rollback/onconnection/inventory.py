@@ -26,9 +26,11 @@ _OBJECTS = (
         "relowner",
         "relacl",
         "CASE o.relkind WHEN 'S' THEN 's' ELSE 'r' END",
-        "o.relkind <> 't' AND o.relpersistence <> 't' AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_index i"
-        " JOIN pg_catalog.pg_class t ON t.oid = i.indrelid WHERE i.indexrelid = o.oid"
-        " AND (t.relkind = 't' OR NOT i.indisvalid AND t.relkind <> 'p'))",
+        (
+            "o.relkind <> 't' AND o.relpersistence <> 't' AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_index i"
+            " JOIN pg_catalog.pg_class t ON t.oid = i.indrelid WHERE i.indexrelid = o.oid"
+            " AND (t.relkind = 't' OR NOT i.indisvalid AND t.relkind <> 'p'))"
+        ),
     ),
     ("pg_proc", "proowner", "proacl", "'f'", "true"),
     (
@@ -36,8 +38,11 @@ _OBJECTS = (
         "typowner",
         "typacl",
         "'T'",
-        "(o.typrelid = 0 OR EXISTS (SELECT 1 FROM pg_catalog.pg_class c WHERE c.oid = o.typrelid AND c.relkind = 'c'))"
-        " AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_type e WHERE e.typarray = o.oid)",
+        (
+            "(o.typrelid = 0 OR EXISTS (SELECT 1 FROM pg_catalog.pg_class c"
+            " WHERE c.oid = o.typrelid AND c.relkind = 'c'))"
+            " AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_type e WHERE e.typarray = o.oid)"
+        ),
     ),
     ("pg_operator", "oprowner", None, None, "true"),
     ("pg_opclass", "opcowner", None, None, "true"),
@@ -151,13 +156,13 @@ _DETAILS = (
 
 
 async def take_inventory(connection: Connection, home: Name) -> list[Entry]:
-    """Return all objects of the database, in order; nothing of `home`. Within a transaction with an empty search path."""
-    rows = await connection.fetch(f"SELECT c.oid, n.nspname, c.relname {_TABLES}")  # noqa: S608  # our own query
+    """Return all objects but `home`, in order. Within a transaction with an empty search path."""
+    rows = await connection.fetch(f"SELECT c.oid, n.nspname, c.relname {_TABLES}")
     names = {row["oid"]: Name(row["nspname"], row["relname"]) for row in rows}
     found = []
     for query in [_objects(*each) for each in _OBJECTS] + [*_DETAILS]:
         # A key is null when the object went while we looked.
-        words = f"SELECT oid, key, value::text AS value FROM ({query}) AS q(oid, key, value) WHERE key IS NOT NULL"  # noqa: S608  # our own query
+        words = f"SELECT oid, key, value::text AS value FROM ({query}) AS q(oid, key, value) WHERE key IS NOT NULL"
         for row in await connection.fetch(words):
             owner = names.get(row["oid"])
             if owner != home:
@@ -191,7 +196,7 @@ async def require_recreatable(connection: Connection) -> None:
         if owner is None:
             continue
         row = await connection.fetchrow(
-            f"SELECT pg_catalog.pg_describe_object('pg_catalog.{catalog}'::pg_catalog.regclass, o.oid, 0) AS what,"  # noqa: S608  # our own table
+            f"SELECT pg_catalog.pg_describe_object('pg_catalog.{catalog}'::pg_catalog.regclass, o.oid, 0) AS what,"
             f" pg_catalog.pg_get_userbyid(o.{owner}) AS owner FROM pg_catalog.{catalog} o"
             f" WHERE o.oid >= {_FIRST_OWN} AND {condition} AND {_not_part_of(catalog, 'e', 'i')}"
             f" AND NOT pg_catalog.pg_has_role(current_user, o.{owner}, 'MEMBER') ORDER BY o.oid LIMIT 1"
@@ -215,7 +220,7 @@ def _objects(catalog: str, owner: str | None, acl: str | None, default: str | No
     may = "NULL"
     if acl:
         may = (
-            f"(SELECT array_agg(x::text ORDER BY x::text) FROM unnest(coalesce(o.{acl},"  # noqa: S608  # our own table
+            f"(SELECT array_agg(x::text ORDER BY x::text) FROM unnest(coalesce(o.{acl},"
             f' pg_catalog.acldefault(({default})::"char", o.{owner}))) x)'
         )
     belongs = "0::oid"
@@ -226,7 +231,7 @@ def _objects(catalog: str, owner: str | None, acl: str | None, default: str | No
              AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass), o.oid)"""
     described = f"('pg_catalog.{catalog}'::pg_catalog.regclass, o.oid, 0)"
     return (
-        f"SELECT {belongs}, (SELECT i.type || ' ' || i.identity FROM pg_catalog.pg_identify_object{described} i),"  # noqa: S608
+        f"SELECT {belongs}, (SELECT i.type || ' ' || i.identity FROM pg_catalog.pg_identify_object{described} i),"
         f" jsonb_build_array({who}, {may}, pg_catalog.obj_description(o.oid, '{catalog}'))"
         f" FROM pg_catalog.{catalog} o WHERE (o.oid >= {_FIRST_OWN} OR '{catalog}' = 'pg_namespace')"
         f" AND {condition} AND {_not_part_of(catalog, 'e')}"

@@ -146,7 +146,7 @@ class DatabaseRollbackManager:
         async with transaction(connection, self.lock_timeout) as usual:
             await alone(connection)
             then = await snapshot.get(connection, home, checkpoint_id)
-            backup = await self._bring(connection, program, home, past, checkpoint_id, then)
+            backup = await self._bring(connection, program, (home, past), checkpoint_id, then)
             await self._validate(connection, usual)
         return {"checkpoint_id": checkpoint_id, "backup_id": backup, "status": "completed"}
 
@@ -180,19 +180,14 @@ class DatabaseRollbackManager:
             raise UsageError("migration.no_way", versions=missing)
         checkpoint_id, versions = whole[chosen]
         then = await snapshot.get(connection, home, checkpoint_id)
-        await self._bring(connection, program, home, past, checkpoint_id, then)
+        await self._bring(connection, program, (home, past), checkpoint_id, then)
         return [each for each in way if each.version in (versions or ())]
 
     async def _bring(
-        self,
-        connection: Connection,
-        program: str,
-        home: Name,
-        past: Name | None,
-        checkpoint_id: str,
-        then: Snapshot,
+        self, connection: Connection, program: str, places: tuple[Name, Name | None], checkpoint_id: str, then: Snapshot
     ) -> str:
-        """Hold everybody off, take the backup, restore; return the backup's id."""
+        """Hold everybody off, take the backup, restore; return the backup's id. `places` are our two tables."""
+        home, past = places
         await capture.hold_tables(connection, home, then.scope)
         now = await capture.capture(connection, program, home, then.scope, await _versions(connection, past))
         backup = await snapshot.put(connection, home, f"before the rollback to {checkpoint_id}", now)

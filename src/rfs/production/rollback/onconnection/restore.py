@@ -18,7 +18,8 @@ _SHOWN = 3
 _KEYS = """
 WITH RECURSIVE k AS (
     SELECT k.oid, k.conparentid FROM pg_catalog.pg_constraint k WHERE k.contype = 'f'
-    AND (k.confrelid = ANY ($1::oid[]) AND ($2 OR NOT k.conrelid = ANY ($1::oid[])) OR $2 AND k.conrelid = ANY ($1::oid[]))
+    AND (k.confrelid = ANY ($1::oid[]) AND ($2 OR NOT k.conrelid = ANY ($1::oid[]))
+         OR $2 AND k.conrelid = ANY ($1::oid[]))
     UNION SELECT p.oid, p.conparentid FROM k JOIN pg_catalog.pg_constraint p ON p.oid = k.conparentid
 )
 SELECT f.conname, n.nspname, c.relname, pg_catalog.pg_get_constraintdef(f.oid) AS definition,
@@ -245,7 +246,8 @@ async def _set_sequence(connection: Connection, each: Stand) -> None:
 
 async def _refresh_views(connection: Connection) -> None:
     rows = await connection.fetch(
-        "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+        "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c"
+        " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
         " WHERE c.relkind = 'm' AND c.relispopulated ORDER BY c.oid"  # a view is younger than what it is made of
     )
     for row in rows:

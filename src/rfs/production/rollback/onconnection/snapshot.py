@@ -182,7 +182,7 @@ async def put(connection: Connection, home: Name, name: str, snapshot: Snapshot)
     """Store a snapshot, within the transaction; return its id."""
     text, data = encode(snapshot)
     checkpoint_id = secrets.token_hex(6)
-    words = f"INSERT INTO {home.quoted} (id, name, schema_dump, data_snapshot, created_at)"  # noqa: S608  # it is quoted
+    words = f"INSERT INTO {home.quoted} (id, name, schema_dump, data_snapshot, created_at)"  # it is quoted
     await connection.execute(
         words + " VALUES ($1, $2, $3, $4, pg_catalog.clock_timestamp())", checkpoint_id, name, text, data
     )
@@ -197,7 +197,7 @@ async def get(connection: Connection, home: Name, checkpoint_id: str) -> Snapsho
         IntegrityError: it is damaged.
     """
     row = await connection.fetchrow(
-        f"SELECT schema_dump, data_snapshot FROM {home.quoted} WHERE id = $1",  # noqa: S608  # it is quoted
+        f"SELECT schema_dump, data_snapshot FROM {home.quoted} WHERE id = $1",  # it is quoted
         checkpoint_id,
     )
     if row is None:
@@ -208,7 +208,7 @@ async def get(connection: Connection, home: Name, checkpoint_id: str) -> Snapsho
 async def whole_ones(connection: Connection, home: Name) -> list[tuple[str, list[str] | None]]:
     """Return the undamaged checkpoints of the whole database, newest first: id, and the migrations then in force."""
     found = []
-    for row in await connection.fetch(f"SELECT id FROM {home.quoted} ORDER BY created_at DESC"):  # noqa: S608  # it is quoted
+    for row in await connection.fetch(f"SELECT id FROM {home.quoted} ORDER BY created_at DESC"):  # it is quoted
         with suppress(IntegrityError):
             each = await get(connection, home, row["id"])
             if each.scope is None:
