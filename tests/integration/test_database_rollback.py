@@ -540,7 +540,7 @@ def _send(kind: str) -> str:
         "double precision": "float8",
         "real": "float4",
         "text[]": "array_",
-        "bit varying": "varbit",
+        "bit varying": "varbit_",
     }
     functions |= {
         "money": "cash_",

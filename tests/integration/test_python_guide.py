@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from small import Small
 
+from pg_server import Server
 from rfs.core import result
 from rfs.production import rollback
 
@@ -20,9 +21,14 @@ PROGRAMS = re.findall(r"^```python\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE
 
 
 @pytest.mark.parametrize("number", range(len(PROGRAMS)))
-def test_each_program_runs(number: int, tmp_path: Path) -> None:
+def test_each_program_runs(number: int, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     small = Small(tmp_path)
     environment = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path / "config")}
+    if "DATABASE_URL" in PROGRAMS[number]:
+        server: Server = request.getfixturevalue("pg_server")
+        server.create("guide")
+        environment["DATABASE_URL"] = f"postgresql://guide_owner@/guide?host={server.socket}"
+        environment["PATH"] = f"{server.bin}{os.pathsep}{environment['PATH']}"
     command = [sys.executable, "-W", "error", "-c", PROGRAMS[number]]
     done = subprocess.run(
         command, cwd=small.home, env=environment, capture_output=True, text=True, timeout=60, check=False
