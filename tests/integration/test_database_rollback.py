@@ -80,7 +80,9 @@ def shop(pg_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
 def unchanged(shop: Shop) -> Iterator[None]:
     before = shop.everything()
     yield
-    assert shop.everything() == before
+    after = shop.everything()
+    number = "at public.trail_id_seq"  # a number that a script took is gone in every transaction
+    assert {**after, number: 0} == {**before, number: 0}
 
 
 # — everything —
@@ -480,7 +482,7 @@ _finite = st.floats(allow_nan=True, allow_infinity=True)
 _text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 _VALUES = {
     "bigint": st.integers(-(2**63), 2**63 - 1).map(str),
-    "numeric": st.decimals(allow_infinity=False).map(str),
+    "numeric": st.decimals(-(10**30), 10**30, allow_nan=False).map(str) | st.just("NaN"),
     "double precision": _finite.map(repr),
     "real": st.floats(width=32).map(repr),
     "text": _text,
@@ -519,7 +521,9 @@ def test_values_of_every_type_are_exactly_the_same(shop: Shop) -> None:
         names = ", ".join(f'"{kind}"' for kind in _VALUES)
         holes = ", ".join(f"%s::{kind}" for kind in _VALUES)
         with shop.sql.cursor() as cursor:
-            cursor.executemany(f"INSERT INTO v ({names}) VALUES ({holes})", [[*row.values()] for row in rows])
+            cursor.executemany(
+                f"INSERT INTO v ({names}) VALUES ({holes})", [[row[kind] for kind in _VALUES] for row in rows]
+            )
         sent = "SELECT md5(string_agg(md5(v.*::text), '' ORDER BY number)), bool_and(v.* IS NOT NULL) FROM v"
         binary = f"SELECT {', '.join(_send(kind) for kind in _VALUES)} FROM v ORDER BY number"
         before = (shop.ask(sent), shop.ask(binary))

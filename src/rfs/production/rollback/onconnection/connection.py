@@ -148,7 +148,7 @@ def said(error: BaseException) -> str:
 
 async def _settings(connection: Connection) -> dict[str, str]:
     rows = await connection.fetch(
-        "SELECT name, pg_catalog.current_setting(name) AS value FROM pg_catalog.pg_settings"
+        "SELECT pg_catalog.lower(name) AS name, pg_catalog.current_setting(name) AS value FROM pg_catalog.pg_settings"
         " WHERE context IN ('user', 'superuser') AND name !~ '^transaction_|^seed$|^role$|^session_authorization$'"
         " AND (context = 'user' OR source = 'session')"
     )
