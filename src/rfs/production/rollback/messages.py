@@ -137,7 +137,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Give DatabaseRollbackManager a connection that asyncpg itself made, or one of its pool.",
     ),
     "database.dump": (
-        "pg_dump did not read the schema: {why}.",
+        "The schema could not be read by pg_dump: {why}.",
         "Make the server reachable for pg_dump as it is for the connection; nothing was changed.",
     ),
     "database.table": (
