@@ -36,9 +36,9 @@ MINOR := import sys; print(sys.version_info[:2])
 demo: $(STAMP)
 	@$(BIN)/rfs demo
 
-# Three for two processors: a third of the time a test waits, for the disk or for a service that starts.
+# Four for two processors: a third of the time a test waits, for the disk or for a service that starts.
 test: check
-	@$(BIN)/pytest -n 3 -m "not slow"
+	@$(BIN)/pytest -n 4 -m "not slow"
 
 slow: $(STAMP)
 	@$(BIN)/pytest -n 2 -m "slow and not crash"

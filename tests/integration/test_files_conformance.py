@@ -13,11 +13,14 @@ from rfs.production.rollback.driver import Driver
 from rfs.production.rollback.drivers.files import FilesDriver
 from rfs.production.rollback.model import Component
 from rfs.testing import DriverSuite, component
+from suite_marks import slow
 
 
 class TestFilesDriver(DriverSuite):
     ways = 4
     secrets = ("hunter2",)
+
+    test_restore_converges_after_it_was_interrupted = slow(DriverSuite.test_restore_converges_after_it_was_interrupted)
 
     def make_driver(self) -> Driver:
         return FilesDriver()

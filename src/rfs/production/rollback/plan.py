@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from hashlib import sha256
 
 import msgspec
 
@@ -131,6 +130,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         which always move on a live system."""
         words = [str(self.format), self.target, *self.components]
         words += [f"{step.id}={step.reversibility}" for step in self.steps]
+        from hashlib import sha256  # loads OpenSSL, which looking does not need
+
         return sha256("\n".join(words).encode()).hexdigest()
 
     @property

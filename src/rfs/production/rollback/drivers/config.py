@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -14,10 +14,12 @@ from rfs.production.rollback.drivers.keys import key_changes
 from rfs.production.rollback.drivers.meta import shown
 from rfs.production.rollback.drivers.onefile import File, OneFileDriver, whole
 from rfs.production.rollback.drivers.parsing import NAMES, Value, format_of, parse
-from rfs.production.rollback.drivers.reload import parse_reload
 from rfs.production.rollback.duration import Duration, parse_duration
 from rfs.production.rollback.errors import RollbackError
 from rfs.production.rollback.model import Capture, Change, Component
+
+if TYPE_CHECKING:
+    from rfs.production.rollback.drivers.reload import Reload
 
 
 class ConfigOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,7 +41,7 @@ class ConfigOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def __post_init__(self) -> None:
         parse_duration(self.reload_timeout)
         if self.reload is not None:
-            parse_reload(self.reload)
+            _reload(self.reload)
 
 
 class ConfigDriver(OneFileDriver):
@@ -82,7 +84,13 @@ class ConfigDriver(OneFileDriver):
     def start(self, c: Component, source: BlobSource, want: Capture) -> None:
         given = _options(c)
         if given.reload is not None:
-            parse_reload(given.reload).run(c, seconds=parse_duration(given.reload_timeout), pulse=source)
+            _reload(given.reload).run(c, seconds=parse_duration(given.reload_timeout), pulse=source)
+
+
+def _reload(given: str | list[str]) -> Reload:
+    from rfs.production.rollback.drivers.reload import parse_reload  # few components need it, and it takes a while
+
+    return parse_reload(given)
 
 
 def _options(c: Component) -> ConfigOptions:

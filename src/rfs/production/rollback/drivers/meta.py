@@ -15,7 +15,6 @@ import stat
 import struct
 import sys
 from collections.abc import Iterator
-from hashlib import sha256
 
 import msgspec
 
@@ -271,6 +270,8 @@ def replace_file(path: str, data: bytes, meta: Meta, *, component: str = "") -> 
 
 
 def _temporary(name: str) -> str:
+    from hashlib import sha256  # loads OpenSSL, which looking does not need
+
     return TEMPORARY_PREFIX + sha256(os.fsencode(name)).hexdigest()[:16]
 
 
