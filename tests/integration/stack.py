@@ -188,7 +188,7 @@ class Stack:
             # It looks for signals and ended children once a second, and whenever somebody connects.
             with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as caller:
                 caller.connect(f"{self.home}/s.sock")
-            time.sleep(0.02)
+            time.sleep(0.02)  # it tells nobody but its parent, and us only when asked
         self.log.close()
         found = subprocess.run(["pgrep", "-f", str(self.home)], capture_output=True, text=True, check=False).stdout
         left = [int(pid) for pid in found.split()]

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from pg_everything import DAMAGE, EVERYTHING, everything_of
 
 from pg_server import Server, installations, running
-from rfs.production.rollback import DatabaseRollbackManager
-from rfs.production.rollback.onconnection import dump, snapshot
+from rfs.production.rollback import DatabaseRollbackManager, pg_dump
+from rfs.production.rollback.onconnection import snapshot
 
 _numbers = iter(range(10**6))
 
@@ -186,7 +186,7 @@ class Refuses(DatabaseRollbackManager):
         if isinstance(self.verdict, Exception):
             raise self.verdict
         # It is the restored state, found by the names that the caller uses.
-        assert await self.connection.fetchval("SELECT count(*) FROM t") == 1  # type: ignore[attr-defined]
+        assert await self.connection.fetchval("SELECT count(*) FROM t") == 1  # type: ignore[attr-defined]  # asyncpg's, untyped
         return self.verdict
 
 
@@ -337,7 +337,7 @@ def test_bad_input_is_refused_with_its_reason(shop: Shop, tmp_path: Path, monkey
     shop.sql.execute("UPDATE db_checkpoints SET schema_dump = schema_dump || ' '")
     assert shop.roll_back(taken).error.key == "database.damaged"
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(dump, "_ELSEWHERE", ())
+    monkeypatch.setattr(pg_dump, "_WHERE", ())
     old = tmp_path / "pg_dump"
     old.write_text("#!/bin/sh\necho 'pg_dump (PostgreSQL) 9.6.1'\n")
     old.chmod(stat.S_IRWXU)
@@ -396,7 +396,7 @@ def test_a_server_that_goes_is_told_and_nothing_is_half_done(shop: Shop) -> None
 
     class Cut(DatabaseRollbackManager):
         async def validate_database(self) -> bool:
-            pid = self.connection.get_server_pid()  # type: ignore[attr-defined]
+            pid = self.connection.get_server_pid()  # type: ignore[attr-defined]  # asyncpg's, untyped
             with shop.server.connect() as superuser:
                 superuser.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
             return True

@@ -274,7 +274,7 @@ def _until(true: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 30
     while not true():
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(0.02)  # a server tells nobody what its other sessions do
 
 
 def test_a_prepared_transaction_is_refused_by_name(shop: Shop) -> None:

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -53,7 +54,7 @@ def _in_a_child(words: tuple[str, ...], at: int, what: Callable[[], None]) -> tu
             inside = False
             wait, restore = psycopg.Connection.wait, PostgresqlDriver.restore
 
-            def counted(self, gen, interval=0.1):  # type: ignore[no-untyped-def]
+            def counted(self: Any, gen: Any, interval: float = 0.1) -> Any:
                 nonlocal said
                 if inside:
                     said += 1
@@ -62,7 +63,7 @@ def _in_a_child(words: tuple[str, ...], at: int, what: Callable[[], None]) -> tu
                         what()
                 return wait(self, gen, interval)
 
-            def restoring(self, c, source, want):  # type: ignore[no-untyped-def]
+            def restoring(self: Any, c: Any, source: Any, want: Any) -> Any:
                 nonlocal inside
                 inside = True
                 try:
@@ -70,8 +71,8 @@ def _in_a_child(words: tuple[str, ...], at: int, what: Callable[[], None]) -> tu
                 finally:
                     inside = False
 
-            psycopg.Connection.wait = counted  # type: ignore[method-assign]
-            PostgresqlDriver.restore = restoring  # type: ignore[method-assign]
+            psycopg.Connection.wait = counted  # type: ignore[method-assign]  # it is put in its place, in a child of its own
+            PostgresqlDriver.restore = restoring  # type: ignore[method-assign]  # likewise
             code = main(words)
         finally:
             os._exit(code)

@@ -46,7 +46,7 @@ def _transferring(shop: Shop, writers: int) -> Iterator[list[int]]:
                         done[number] += 1
             except psycopg.OperationalError:
                 over.wait(0.002)  # the door is closed for a moment
-            except BaseException as error:
+            except BaseException as error:  # a thread has nobody to tell but the one that joins it
                 wrong.append(error)
                 raise
 

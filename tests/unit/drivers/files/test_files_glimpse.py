@@ -114,7 +114,7 @@ def test_every_change_is_seen(tree: Component, what: str) -> None:
     store = MemoryStore()
     first = look(tree, None, store)
     CHANGES[what](Path(tree.home) / "root")
-    time.sleep(0.05)
+    time.sleep(0.05)  # likewise: what is younger than the tick is not believed
     changed = look(tree, first, store)
     fresh = component("files", Path(tree.home), name="fresh", path="root")
     assert changed.fingerprint != first.fingerprint
@@ -139,7 +139,7 @@ def test_a_glimpse_is_renewed_when_only_the_folder_itself_changed(tree: Componen
     root = Path(tree.home) / "root"
     (root / "c" / "passing").touch()
     (root / "c" / "passing").unlink()
-    time.sleep(0.05)
+    time.sleep(0.05)  # likewise: what is younger than the tick is not believed
     look(tree, first, store)
     known = index.load(tree.work)
     assert known is not None

@@ -7,21 +7,20 @@ import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from glob import glob
 from typing import Any
 
 from rfs.production.rollback.errors import RollbackError, UsageError
 from rfs.production.rollback.onconnection.connection import Connection
 from rfs.production.rollback.onconnection.snapshot import Name, Schema
+from rfs.production.rollback.pg_dump import fitting, installed
 
-_ELSEWHERE = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql*/bin")
 _FIRST_ENTRY = "--\n-- Name: "
 _END = "\n--\n-- PostgreSQL database dump complete\n--\n"
 _HEADER_ENDS = re.compile(r"^SET row_security = off;\n", re.MULTILINE)
 
 
 async def find_pg_dump(server: int) -> str:
-    """Return the program of the lowest version that can read a server, on the PATH or where distributions put it.
+    """Return the program of the lowest version that can read a server.
 
     Args:
         server: the server's major version.
@@ -29,20 +28,12 @@ async def find_pg_dump(server: int) -> str:
     Raises:
         UsageError: there is none.
     """
-    folders = [*os.environ.get("PATH", os.defpath).split(os.pathsep)]
-    folders += [folder for pattern in _ELSEWHERE for folder in sorted(glob(pattern))]
-    found: dict[int, str] = {}
-    for program in dict.fromkeys(os.path.join(folder, "pg_dump") for folder in folders if folder):
-        if os.access(program, os.X_OK):
-            status, output, _ = await _run([program, "--version"], dict(os.environ))
-            version = re.search(r"\) (\d+)", output)
-            if status == 0 and version:
-                found.setdefault(int(version[1]), program)
-    usable = [version for version in found if version >= server]
-    if not usable:
+    found = await asyncio.to_thread(installed)  # each is asked for its version
+    path = fitting(found, server)
+    if path is None:
         there = ", ".join(f"{found[version]} ({version})" for version in sorted(found)) or "none at all"
         raise UsageError("database.pg_dump", server=server, found=there)
-    return found[min(usable)]
+    return path
 
 
 async def dump_schema(connection: Connection, program: str, home: Name, tables: Sequence[Name] | None) -> Schema:

@@ -57,7 +57,7 @@ class SealedPacks:
             try:
                 if self._index is None:
                     self._open_index()
-                assert self._index is not None  # noqa: S101 — for the type checker
+                assert self._index is not None  # noqa: S101 — for the type checker: read just above
                 return question(self._index)
             except IndexDamagedError:
                 return question(self.rebuild())

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import glob
 import os
-import re
-import shutil
 from collections.abc import Iterator
 from typing import IO, Any, cast
 
@@ -13,13 +10,12 @@ from rfs.production.rollback.driver import Pulse
 from rfs.production.rollback.drivers.postgresql.connect import options_of, place_of
 from rfs.production.rollback.errors import RollbackError, UsageError
 from rfs.production.rollback.model import Component
+from rfs.production.rollback.pg_dump import fitting, installed
 from rfs.production.rollback.secret import absolute
 
 _READ = 1 << 20
-_WHERE = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin")
 _SECRET_WORDS = {"password": "PGPASSWORD", "sslpassword": "PGSSLPASSWORD"}
 _LOCK_SECONDS = 30
-_versions: dict[str, int] = {}
 
 
 def pg_dump(c: Component, server: int) -> str:
@@ -31,42 +27,15 @@ def pg_dump(c: Component, server: int) -> str:
     Raises:
         UsageError: there is none, or only older ones.
     """
-    found = {version: path for path in _candidates(c) if (version := _version(path)) is not None}
-    if server in found:
-        return found[server]
-    newer = [version for version in found if version > server]
-    if newer:
-        return found[min(newer)]
+    folder = options_of(c).bin
+    found = installed(absolute(folder, c.home) if folder is not None else None)
+    path = fitting(found, server)
+    if path is not None:
+        return path
     if found:
         best = max(found)
         raise UsageError("postgresql.old_dump", component=c.name, path=found[best], found=best, server=server)
     raise UsageError("postgresql.no_dump", component=c.name, server=server)
-
-
-def _candidates(c: Component) -> list[str]:
-    folder = options_of(c).bin
-    if folder is not None:
-        return [os.path.join(absolute(folder, c.home), "pg_dump")]
-    beside = [os.path.join(each, "pg_dump") for pattern in _WHERE for each in sorted(glob.glob(pattern))]
-    first = shutil.which("pg_dump")
-    # The one on the PATH last: of equal versions it is the one that is meant.
-    return [*beside, *([first] if first else [])]
-
-
-def _version(path: str) -> int | None:
-    import subprocess
-
-    path = os.path.realpath(path) if not path.endswith("pg_dump") else path
-    if path not in _versions:
-        try:
-            said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30, check=False).stdout
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        number = re.search(r"(\d+)", said.partition(")")[2])
-        if number is None:
-            return None
-        _versions[path] = int(number[1])
-    return _versions[path]
 
 
 def dumping(c: Component, database: str, server: int, snapshot: str, pulse: Pulse) -> Iterator[bytes]:

@@ -1,0 +1,340 @@
+"""The texts of what drivers and databases report: the half of `messages` that grows with each kind of component."""
+
+from __future__ import annotations
+
+OF_COMPONENTS: dict[str, tuple[str, str]] = {
+    # — a database on a connection —
+    "database.connection": (
+        "A database cannot be rolled back by a {given}.",
+        "Give DatabaseRollbackManager an asyncpg connection.",
+    ),
+    "database.closed": (
+        "The connection to the database is closed.",
+        "Give DatabaseRollbackManager an open connection.",
+    ),
+    "database.in_transaction": (
+        "The connection is inside a transaction.",
+        "End the transaction first: what it did is neither to be kept nor to be lost by a rollback.",
+    ),
+    "database.old_server": (
+        "The server is PostgreSQL {version}, and rfs knows {oldest} and newer.",
+        "Upgrade the server; nothing was changed.",
+    ),
+    "database.pg_dump": (
+        "There is no pg_dump that can read a server of version {server}; found: {found}.",
+        "Install the client programs of PostgreSQL {server} or newer, and put them on the PATH.",
+    ),
+    "database.address": (
+        "The connection does not tell where its server is.",
+        "Give DatabaseRollbackManager a connection that asyncpg itself made, or one of its pool.",
+    ),
+    "database.dump": (
+        "The schema could not be read by pg_dump: {why}.",
+        "Make the server reachable for pg_dump as it is for the connection; nothing was changed.",
+    ),
+    "database.table": (
+        "{table} is a table of another kind than rfs keeps its checkpoints in.",
+        "Rename it, or set the connection's search_path to a schema without it.",
+    ),
+    "database.no_schema": (
+        "The connection's search_path names no schema that is there, so db_checkpoints has no place.",
+        "Set the search_path of the connection.",
+    ),
+    "database.no_checkpoint": (
+        "There is no database checkpoint {checkpoint} in {table}.",
+        "Give the id that create_database_checkpoint returned; SELECT id, name FROM db_checkpoints lists them.",
+    ),
+    "database.no_such_table": (
+        "There is no table {name}.",
+        "Correct the name; one that is not in the search_path needs its schema before it.",
+    ),
+    "database.damaged": (
+        "The database checkpoint {checkpoint} is damaged.",
+        "Choose another one; nothing was changed.",
+    ),
+    "database.large": (
+        "The checkpoint would take {size}, and db_checkpoints can hold {most}.",
+        "Restrict it with tables=, or use a PostgreSQL backup for this database; nothing was changed.",
+    ),
+    "database.foreign": (
+        "The {what} belongs to {owner}, and this role could not make it again.",
+        "Connect as a role that is a member of {owner}, or restrict the checkpoint with tables=; nothing was changed.",
+    ),
+    "database.large_objects": (
+        "The database holds {count} large objects, which a checkpoint by a connection does not take along.",
+        "Restrict the checkpoint with tables=, which leaves them alone.",
+    ),
+    "database.subscription": (
+        "The database has the subscription {name}, which a rollback would tear.",
+        "Restrict the checkpoint with tables= to tables that are not replicated.",
+    ),
+    "database.dependents": (
+        "Something outside of the checkpoint depends on what has to be made anew: {why}.",
+        "Take the checkpoint without tables=, or drop what depends on them first; nothing was changed.",
+    ),
+    "database.differs": (
+        "The database would not have been as it was at the checkpoint: {what}.",
+        "Nothing was changed: it is in the state before.",
+    ),
+    "database.invalid": (
+        "The restored database did not pass validation: {why}.",
+        "Nothing was changed: it is in the state before.",
+    ),
+    "database.locked": (
+        "Others hold what is needed: {why}.",
+        "Try again, when they are done; nothing was changed.",
+    ),
+    "database.moved": (
+        "The database was changed by others meanwhile: {why}.",
+        "Try again; nothing was changed.",
+    ),
+    "database.lost": (
+        "The connection to the database was lost: {why}.",
+        "Connect anew and look: nothing is half done, but a rollback may just have been completed.",
+    ),
+    "database.denied": (
+        "The role of the connection may not do this: {why}.",
+        "Connect as the owner; nothing was changed.",
+    ),
+    "database.refused": (
+        "The server refused: {why}.",
+        "Mend what it says; nothing was changed.",
+    ),
+    "migration.no_history": (
+        "There is no table migration_history with the columns version and down_script.",
+        "Set the connection's search_path to the schema that has it.",
+    ),
+    "migration.unknown": (
+        "No migration {version} is in the history; the newest are: {known}.",
+        "Give one of these, or a number before them.",
+    ),
+    "migration.nothing": (
+        "No migration after {version} is in force.",
+        "There is nothing to roll back; nothing was changed.",
+    ),
+    "migration.no_way": (
+        "There is no down script for {versions}, and no checkpoint of the whole database from before.",
+        "Write the down scripts; nothing was changed.",
+    ),
+    "migration.transaction": (
+        "{what} begins or ends a transaction in its midst, or needs to be outside of one ({statement}).",
+        "Take that out of the script; nothing was changed.",
+    ),
+    "migration.failed": (
+        "The down script of {version} failed: {why}.",
+        "Mend the script; nothing was changed, by it or by those before it.",
+    ),
+    "migration.rows": (
+        "The rows of {table} were not what they should be when the scripts had run.",
+        "A script changes the history itself; take that out of it. Nothing was changed.",
+    ),
+    # — components —
+    "capture.newer": (
+        "What was captured of {component} has format {found}; its driver reads up to {known}.",
+        "Install the release of the driver that took the checkpoint, or a newer one.",
+    ),
+    "path.missing": (
+        "The component {component} is not there: {path}.",
+        "Create it, or correct its path in rfs.toml.",
+    ),
+    "path.unreadable": (
+        "{path} of the component {component} cannot be read: {why}.",
+        "Run rfs as a user who may read it, or exclude it.",
+    ),
+    "path.kind": (
+        "{path} of the component {component} is {found}, not {wanted}.",
+        "Correct its path or kind in rfs.toml.",
+    ),
+    "path.displaced": (
+        "At {path} of the component {component} stood {what}; it was set aside, and is there no longer.",
+        "Put it back there by hand, or leave the component out with --except.",
+    ),
+    "path.unsafe": (
+        "The manifest names a path outside its component: {path}.",
+        "The checkpoint was tampered with or is damaged; choose another one.",
+    ),
+    "path.changing": (
+        "{path} kept changing while it was read.",
+        "Exclude it, or checkpoint it while its writer is stopped.",
+    ),
+    "path.owner": (
+        "{path} belongs to another user, and rfs does not run as root.",
+        "Run rfs as root (sudo), so that owners can be restored.",
+    ),
+    "path.unwritable": (
+        "{path} of the component {component} cannot be changed: {why}.",
+        "Run rfs as a user who may write there.",
+    ),
+    "path.swapped": (
+        "{path} became a link, or another kind of file, while it was restored.",
+        "Stop what writes there, then run `rfs resume` or the rollback again.",
+    ),
+    "path.sheltering": (
+        "{path} must become something else, but it holds files that are excluded or belong to another component.",
+        "Move those away, or leave the component out with --except.",
+    ),
+    "path.mounted": (
+        "{path} of the component {component} is a mount point and cannot be replaced.",
+        "Unmount it, then try again.",
+    ),
+    "sqlite.locked": (
+        "The database {path} stayed locked for {seconds} s{who}.",
+        "End the long transaction of the other program, then try again.",
+    ),
+    "sqlite.not_a_database": (
+        "{path} is not a SQLite database, or it is encrypted.",
+        "Correct the path, or capture it with a files component while its writer is stopped.",
+    ),
+    "sqlite.damaged": (
+        "The database {path} fails its integrity check: {why}.",
+        "Repair it, or roll back to an earlier checkpoint.",
+    ),
+    "postgresql.psycopg": (
+        "The component {component} needs psycopg, which is not usable here: {why}.",
+        "Run `pip install 'rfs-rollback[postgresql]'`.",
+    ),
+    "postgresql.url": (
+        "The {key} of the component {component} is not usable: {why}.",
+        'Write it as postgresql://USER@HOST/DATABASE, or name where it stands: "env:DATABASE_URL".',
+    ),
+    "postgresql.unreachable": (
+        "The database of the component {component} cannot be reached ({where}): {why}.",
+        "Start the server, or correct url in rfs.toml; `rfs doctor` tries it again.",
+    ),
+    "postgresql.failed": (
+        "The database {database} of the component {component} refused: {why}.",
+        "Do what it asks for, then try again.",
+    ),
+    "postgresql.privilege": (
+        "In the database {database} of the component {component} this role lacks a privilege: {why}.",
+        "`rfs doctor` tells which privileges are needed.",
+    ),
+    "postgresql.slow": (
+        "The database {database} of the component {component} did not finish in time: {why}.",
+        "Give it more time: --timeout, or max_rollback_time in rfs.toml.",
+    ),
+    "postgresql.no_dump": (
+        "There is no pg_dump, which the component {component} needs.",
+        "Install the PostgreSQL client programs, version {server} or newer, or name their folder with bin.",
+    ),
+    "postgresql.old_dump": (
+        "{path} is of version {found} and cannot read the server of the component {component}, version {server}.",
+        "Install the PostgreSQL client programs, version {server} or newer, or name their folder with bin.",
+    ),
+    "postgresql.dump_failed": (
+        "The database {database} of the component {component} could not be read by pg_dump: {why}.",
+        "Let url name a role that may read all of it; nothing was changed.",
+    ),
+    "postgresql.staged_differs": (
+        "What was built of the checkpoint for the component {component} differs from it: {what}.",
+        "The live database is untouched; report this with what differs.",
+    ),
+    "postgresql.displaced_gone": (
+        "The database that was {database} before (oid {oid}) is no longer beside it: somebody dropped it.",
+        "`rfs rollback CHECKPOINT` goes to a checkpoint, which has a copy of its own; {component} was not touched.",
+    ),
+    "postgresql.many_rows": (
+        "The table {table} has too many rows to compare: more than {most} are in places that differ.",
+        "Connect to the displaced database yourself: `rfs db list` names it.",
+    ),
+    "postgresql.export_tables": (
+        "There are such rows in several tables: {tables}.",
+        "CSV holds one table: name it with --table, or take --format sql or json.",
+    ),
+    "postgresql.not_displaced": (
+        "The operation {operation} set no PostgreSQL database aside.",
+        "`rfs log` shows the operations, `rfs db list` the databases.",
+    ),
+    "postgresql.no_room": (
+        "The server of {component} has too little room for a second copy of {database}: {free} MB on {folder}.",
+        "Free some: {needed} MB are needed. `rfs db list` and `rfs prune` tell what earlier rollbacks set aside.",
+    ),
+    "postgresql.prepared": (
+        "The database {database} of {component} has prepared transactions, which would stay in the way: {names}.",
+        "COMMIT PREPARED or ROLLBACK PREPARED each of them, then try again.",
+    ),
+    "postgresql.slots": (
+        "The database {database} of {component} has logical replication slots, which would be cut off: {names}.",
+        "Stop the replication and drop them (pg_drop_replication_slot), then try again.",
+    ),
+    "postgresql.subscriptions": (
+        "The database {database} of {component} receives by subscriptions, which would go on elsewhere: {names}.",
+        "ALTER SUBSCRIPTION … DISABLE each of them, then try again.",
+    ),
+    "postgresql.in_use": (
+        "The database {database} of {component} is in use: {sessions}.",
+        "End that, or let the rollback wait longer or end it: wait and on_open_transactions in rfs.toml.",
+    ),
+    "service.unreachable": (
+        "The {manager} of the component {component} does not answer at {where}: {why}.",
+        "Start it, or correct its url or config in rfs.toml.",
+    ),
+    "service.no_systemd": (
+        "The component {component} cannot be asked about: systemd does not answer ({why}).",
+        'Run rfs where systemd is process 1, or give the component manager = "supervisor" or "command".',
+    ),
+    "service.no_user_systemd": (
+        "The systemd of the user {user} cannot be asked about the component {component}: {why}.",
+        "Run `loginctl enable-linger {user}` so that it always runs, or run rfs as the user whose units these are.",
+    ),
+    "service.denied": (
+        "The user {user} may not do `{what}` (component {component}): {why}.",
+        "Run rfs as root (sudo), or allow that user org.freedesktop.systemd1.manage-units in a polkit rule.",
+    ),
+    "service.no_return": (
+        "The unit {unit} was not stopped, because it could not be started again: {why}.",
+        "{hint}",
+    ),
+    "service.unknown_unit": (
+        "{manager} knows no unit {unit} (component {component}).",
+        "Its units are: {known}.",
+    ),
+    "service.definitions": (
+        "{manager} refuses the definitions of the component {component}: {why}.",
+        "Mend the configuration file that it names.",
+    ),
+    "service.no_stop": (
+        "The unit {unit} did not stop: {why}.",
+        "Stop it by hand, then run `rfs resume`.",
+    ),
+    "service.no_start": (
+        "The unit {unit} did not start: {why}.",
+        "Look at its log: {log}.",
+    ),
+    "command.failed": (
+        "The command {command} ended with {status}: {output}",
+        "Run it by hand to see why.",
+    ),
+    "command.missing": (
+        "The command {command} could not be started: {why}.",
+        "Install it, or correct it in rfs.toml.",
+    ),
+    "command.slow": (
+        "The command {command} did not end within {seconds} s.",
+        "Give it a longer timeout in rfs.toml, or find out what it waits for.",
+    ),
+    "config.invalid": (
+        "{path} is not valid {format}: {why}.",
+        "Mend the file, or use a files component for it.",
+    ),
+    "reload.failed": (
+        "Reloading the configuration of {component} failed: {why}.",
+        "Look at the service's log; the reload is {what}.",
+    ),
+    "hook.failed": (
+        "The hook {hook} failed: {why}.",
+        "Correct it in the program that rfs runs in; the error's cause has the traceback.",
+    ),
+    "hook.state": (
+        "What describes {component} is not JSON: {why}.",
+        "Let its hook return dictionaries with text as keys, lists, text, numbers, true, false and None.",
+    ),
+    "hook.half": (
+        "The hook {hook} needs {other} beside it.",
+        "Supply both: without the other one it could be neither captured nor taken back.",
+    ),
+    "hook.taken": (
+        "There are two components called {name}: one is made of hooks.",
+        "Rename the one in rfs.toml, or register yours under another name.",
+    ),
+}
