@@ -209,7 +209,10 @@ units = ["web"]
 start = ["touch", "{world}/web"]
 stop = ["rm", "-f", "{world}/web"]
 status = ["test", "-e", "{world}/web"]
+stop_timeout = "2s"
 """
+# The faults reach these commands too. A stop command that failed is waited for until its timeout, which must end
+# before the stage does; what is judged is what then becomes of the rollback.
 
 
 class RollbackWithService(Rollback):
