@@ -210,6 +210,43 @@ def test_a_failed_validation_leaves_the_state_before(
     assert shop.roll_back(taken, kind=Refuses).is_success()
 
 
+class Ends(DatabaseRollbackManager):
+    words = ""
+    fails = False
+
+    async def validate_database(self) -> Any:
+        await self.connection.execute(self.words)  # type: ignore[attr-defined]  # an asyncpg connection
+        if self.fails:
+            raise ValueError
+        return True
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("words", ["COMMIT", "ROLLBACK", "COMMIT; BEGIN"])
+def test_a_validation_that_ends_the_transaction_is_no_success(
+    shop: Shop, words: str, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Ends, "words", words)
+    monkeypatch.setattr(Ends, "fails", fails)
+    shop.sql.execute("CREATE TABLE t (a int)")
+    taken = shop.checkpoint()
+    shop.sql.execute("INSERT INTO t VALUES (1)")
+    assert shop.roll_back(taken, kind=Ends).error.key == "database.committed"
+    assert shop.ask("SELECT count(*) FROM t") == [(0 if "COMMIT" in words else 1,)]
+    assert len(shop.ask("SELECT id FROM db_checkpoints")) == (2 if "COMMIT" in words else 1)
+
+
+@pytest.mark.parametrize("gone", ["_addr", "_params"])
+def test_an_asyncpg_that_hides_its_address_is_told_apart(shop: Shop, gone: str) -> None:
+    """pg_dump needs what asyncpg has no public name for: where those are gone, that is said, not guessed."""
+
+    async def act(manager: Any) -> Any:
+        setattr(manager.connection, gone, None)
+        return await manager.create_database_checkpoint("x")
+
+    assert shop.do(act).error.key == "database.address"
+
+
 def test_what_a_trigger_of_the_database_adds_is_noticed(shop: Shop) -> None:
     shop.sql.execute("CREATE TABLE t (a int)")
     taken = shop.checkpoint()

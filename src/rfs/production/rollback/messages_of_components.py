@@ -100,6 +100,10 @@ OF_COMPONENTS: dict[str, tuple[str, str]] = {
         "The server refused: {why}.",
         "Mend what it says; nothing was changed.",
     ),
+    "database.committed": (
+        "The transaction of the rollback was ended by validate_database.",
+        "Take COMMIT and ROLLBACK out of it; after a COMMIT it stands, and its backup is the newest checkpoint.",
+    ),
     "migration.no_history": (
         "There is no table migration_history with the columns version and down_script.",
         "Set the connection's search_path to the schema that has it.",

@@ -48,6 +48,12 @@ def in_one_transaction(script: str, what: str) -> str:
     return script
 
 
+def statements(script: str) -> Iterator[str]:
+    """Yield the statements of a script, each with its semicolon; comments before it are left out."""
+    for begin, end, _ in _statements(script):
+        yield script[begin:end]
+
+
 def _is_plain(words: list[str], verbs: set[str]) -> bool:
     return (
         bool(words)

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from rfs.production.rollback.errors import RollbackError, UsageError
 from rfs.production.rollback.onconnection.connection import Connection
@@ -98,15 +98,33 @@ def _split(output: str) -> tuple[str, str]:
     return (body, "") if first < 0 else (body[:first], body[first:])
 
 
-def _environment(connection: Any) -> dict[str, str]:
-    """Return the variables by which pg_dump reaches the server of a connection.
+class _Reached(NamedTuple):
+    """Where a connection leads: its address, and asyncpg's own record of who connected and how."""
 
-    asyncpg has no public names for these, and only it has the password.
+    address: Any
+    parameters: Any
+
+
+def _reached(connection: Any) -> _Reached:
+    """Return how a connection was made.
+
+    The only place that reads what asyncpg keeps to itself: it has no public names for these, the server can tell
+    all but the password, and without that pg_dump gets nowhere.
+
+    Raises:
+        UsageError: this asyncpg has other names for them.
     """
     inner = getattr(connection, "_con", None) or connection  # a connection of a pool stands for another one
     address, parameters = getattr(inner, "_addr", None), getattr(inner, "_params", None)
-    if address is None or parameters is None:
+    wanted = ("user", "database", "password", "ssl", "sslmode")
+    if address is None or not all(hasattr(parameters, name) for name in wanted):
         raise UsageError("database.address")
+    return _Reached(address, parameters)
+
+
+def _environment(connection: Any) -> dict[str, str]:
+    """Return the variables by which pg_dump reaches the server of a connection."""
+    address, parameters = _reached(connection)
     if isinstance(address, str):
         host, _, port = address.rpartition("/.s.PGSQL.")
     else:

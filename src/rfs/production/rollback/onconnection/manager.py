@@ -196,15 +196,41 @@ class DatabaseRollbackManager:
 
     async def _validate(self, connection: Connection, usual: dict[str, str]) -> None:
         await set_local(connection, usual)  # the caller's check names tables as the caller does
+        ours = await _transaction_id(connection)
         try:
             verdict = self.validate_database()
             if inspect.isawaitable(verdict):
                 verdict = await verdict
         except Exception as error:  # whatever the caller's check raises: it does not pass
+            if connection.is_closed():
+                raise
+            await _require_same(connection, ours)
             raise RollbackError("database.invalid", why=said(error) or type(error).__name__) from error
+        await _require_same(connection, ours)
         if verdict is False or isinstance(verdict, Failure):
             why = "validate_database said no" if verdict is False else said(verdict.error)
             raise RollbackError("database.invalid", why=why)
+
+
+async def _transaction_id(connection: Connection) -> str:
+    return str(await connection.fetchval("SELECT pg_catalog.pg_current_xact_id()::text"))
+
+
+async def _require_same(connection: Connection, ours: str) -> None:
+    """Make sure that nobody ended our transaction: what it did would stand already, or be gone.
+
+    Raises:
+        ConflictError: it is over.
+    """
+    import asyncpg
+
+    if not connection.is_in_transaction():
+        raise ConflictError("database.committed")
+    try:
+        if await _transaction_id(connection) != ours:
+            raise ConflictError("database.committed")
+    except asyncpg.InFailedSQLTransactionError:
+        return  # still open, and it can only be rolled back
 
 
 async def _versions(connection: Connection, past: Name | None) -> list[str] | None:
