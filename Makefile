@@ -1,4 +1,4 @@
-# make demo     the 60-second story, on a real shop
+# make demo     the 60-second story, on a real shop; DB=postgresql: on a PostgreSQL server that it starts
 # make test     make check, then the tests with a sample of the faults
 # make slow     the tests that take long: a hundred thousand files, every interruption, every way a disk fills up
 # make check    ruff, mypy --strict, import-linter
@@ -33,8 +33,9 @@ MINOR := import sys; print(sys.version_info[:2])
 
 .PHONY: demo test slow check format crash bench-quick lock clean
 
+demo: DB = sqlite
 demo: $(STAMP)
-	@$(BIN)/rfs demo
+	@$(BIN)/rfs demo --db $(DB)
 
 # Four for two processors: a third of the time a test waits, for the disk or for a service that starts.
 test: check

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import secrets
 import shutil
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
+from app import database, settings
 from install import mark_release
 
 OVERLAY = Path(__file__).resolve().parent / "v2"
@@ -36,7 +36,7 @@ def deploy(folder: Path) -> None:
     lay_over(folder)
     change_settings(folder)
     change_env(folder)
-    migrate(folder / "data" / "shop.db")
+    migrate(folder)
     supervisorctl(folder, "start", "all")
 
 
@@ -78,12 +78,13 @@ def change_env(folder: Path) -> None:
     path.write_text("\n".join([*kept, *new, ""]), encoding="utf-8")
 
 
-def migrate(database: Path) -> None:
-    connection = sqlite3.connect(database)
-    try:
-        connection.executescript((OVERLAY / "migrations" / "002_prices.sql").read_text(encoding="utf-8"))
-    finally:
-        connection.close()
+def migrate(folder: Path) -> None:
+    url = settings.read_env(folder / ".env").get("DATABASE_URL")
+    script = OVERLAY / "migrations" / f"002_prices_{'postgresql' if url else 'sqlite'}.sql"
+    with database.opened(url or folder / "data" / "shop.db") as connection:
+        if not url:
+            connection.execute("PRAGMA foreign_keys = OFF")  # as for every program that does not ask for them
+        connection.run(script.read_text(encoding="utf-8"))
 
 
 def supervisorctl(folder: Path, *words: str) -> None:

@@ -1,5 +1,8 @@
 """Puts a running-ready shop into an empty folder: `python install.py FOLDER`, then start supervisord there.
 
+Its database is a file in the folder, or with `python install.py FOLDER DATABASE_URL` one of a PostgreSQL server,
+which exists, is empty, and belongs to the role of the URL.
+
 The program's files are copied; what differs from one installation to the next is made
 here: a free port, the secrets in .env, supervisord.conf, the database with its data.
 """
@@ -71,8 +74,11 @@ class InstallError(Exception):
     """The shop cannot be installed there; the message says why."""
 
 
-def install(folder: Path) -> int:
+def install(folder: Path, url: str = "") -> int:
     """Install the shop into `folder`, which is made when missing, and return its port.
+
+    Args:
+        url: of an empty PostgreSQL database; the shop's is a SQLite file when there is none.
 
     Raises:
         InstallError: the folder holds something already, or its path is too long for a socket.
@@ -94,12 +100,13 @@ def install(folder: Path) -> int:
     settings = folder / "config" / "settings.toml"
     settings.write_text(settings.read_text(encoding="utf-8").replace("port = 8000", f"port = {port}"), encoding="utf-8")
     text = ENV.format(session=secrets.token_hex(16), admin=secrets.token_hex(16), payment=secrets.token_hex(12))
+    text += f"DATABASE_URL={url}\n" if url else ""
     (folder / ".env").write_text(text, encoding="utf-8")
     (folder / ".env").chmod(0o600)
     # A "%" in the interpreter's path would be read as the start of an expansion.
     conf = SUPERVISORD_CONF.format(python=sys.executable.replace("%", "%%"))
     (folder / "supervisord.conf").write_text(conf, encoding="utf-8")
-    seed(folder)
+    seed(folder, url)
     return port
 
 
@@ -122,11 +129,12 @@ def free_port() -> int:
     raise InstallError("There is no free port between 20000 and 32000.")
 
 
-def seed(folder: Path) -> None:
+def seed(folder: Path, url: str) -> None:
     """Make the database and the pictures: the same rows every time, and a ledger that adds up to 0."""
     dice = random.Random(SEED)
-    with database.opened(folder / "data" / "shop.db") as connection:
-        connection.executescript(database.SCHEMA)
+    place = url or folder / "data" / "shop.db"
+    with database.opened(place) as connection:
+        connection.run(database.schema(place))
         with database.transaction(connection):
             products = [_product(dice, number, folder / "uploads") for number in range(1, PRODUCTS + 1)]
             connection.executemany("INSERT INTO products VALUES (?, ?, ?, ?, ?, ?, ?)", products)
@@ -145,6 +153,7 @@ def seed(folder: Path) -> None:
                 )
                 checkout.book(connection, order, "receivable", "revenue", total)
                 checkout.book(connection, order, "bank", "receivable", total)
+            connection.created()
 
 
 def _product(dice: random.Random, number: int, uploads: Path) -> tuple[int, str, str, str, int, int, str]:
@@ -182,9 +191,9 @@ def png(start: bytes, end: bytes, size: int = 64) -> bytes:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python install.py FOLDER")
+    if len(sys.argv) not in (2, 3):
+        sys.exit("usage: python install.py FOLDER [DATABASE_URL]")
     try:
-        print(f"The shop will answer at http://127.0.0.1:{install(Path(sys.argv[1]))}/")
+        print(f"The shop will answer at http://127.0.0.1:{install(Path(sys.argv[1]), *sys.argv[2:])}/")
     except InstallError as problem:
         sys.exit(str(problem))

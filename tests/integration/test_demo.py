@@ -6,11 +6,12 @@ import os
 import re
 import select
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from rfs.demo.shop import ShopError
 from rfs.demo.story import rfs_command
 
 SECONDS = 120
+AS_NOBODY = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "env", "HOME=/nonexistent")
 HARM_A_ROW = (
     'import sqlite3; c = sqlite3.connect("data/shop.db"); '
     'c.execute("UPDATE customers SET phone = NULL WHERE id = 7"); c.commit()'
@@ -51,9 +53,15 @@ def environment(base: Path) -> dict[str, str]:
     return {**os.environ, "TMPDIR": str(base)}
 
 
-def test_every_claim_of_the_story_holds(base: Path) -> None:
+def tell(base: Path, *words: str, before: Sequence[str] = (), seconds: int = 60) -> str:
+    """Let the whole story be told, and see that each claim held and nothing is left; return what it said."""
     done = subprocess.run(
-        [*rfs_command(), "demo"], env=environment(base), capture_output=True, text=True, timeout=SECONDS, check=False
+        [*before, *rfs_command(), "demo", *words],
+        env=environment(base),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
@@ -62,10 +70,53 @@ def test_every_claim_of_the_story_holds(base: Path) -> None:
     told = re.search(r"(\d+) claims, each checked, in (\d+) s\.", done.stdout)
     assert told is not None
     assert int(told[1]) == done.stdout.count("✓") >= 15
-    assert int(told[2]) < 60
-    for words in ("rfs init", "rfs checkpoint", "rfs plan", "rfs rollback", "rfs undo", "rfs log"):
-        assert f"$ {words}" in done.stdout
+    assert int(told[2]) < seconds
+    for command in ("rfs init", "rfs checkpoint", "rfs plan", "rfs rollback", "rfs undo", "rfs log"):
+        assert f"$ {command}" in done.stdout
     assert list(base.iterdir()) == []
+    assert working_in(base) == {}
+    return done.stdout
+
+
+def test_every_claim_of_the_story_holds(base: Path) -> None:
+    tell(base)
+
+
+def working_in(base: Path) -> dict[int, str]:
+    """Return the processes whose folder is in the demo's: those of a server tell their environment to nobody."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if (folder / "cwd").readlink().is_relative_to(base):
+                found[int(folder.name)] = (folder / "cmdline").read_bytes().decode()
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture
+def open_base(base: Path) -> Path:
+    """One that the user can reach who owns the server when the demo is root's."""
+    base.chmod(0o755)
+    return base
+
+
+@pytest.mark.slow
+def test_the_story_on_postgresql(open_base: Path) -> None:
+    said = tell(open_base, "--db", "postgresql", seconds=90)
+    assert "$ rfs db salvage --table orders" in said
+    assert "it brings out exactly the 1 order that only version 2 had" in said
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="it is root who can become somebody else")
+def test_the_story_on_postgresql_as_somebody_without_privileges(open_base: Path) -> None:
+    try:
+        subprocess.run([*AS_NOBODY, sys.executable, "-c", "import rfs"], capture_output=True, check=True)
+    except subprocess.CalledProcessError:
+        pytest.skip("nobody can read this Python")
+    shutil.chown(open_base, "nobody")
+    tell(open_base, "--db", "postgresql", before=AS_NOBODY, seconds=90)
 
 
 @contextmanager
@@ -110,6 +161,18 @@ def test_a_killed_demo_takes_its_shop_along(base: Path) -> None:
                 handles.remove(handle)
 
 
+@pytest.mark.slow
+def test_a_killed_demo_takes_its_server_along(open_base: Path) -> None:
+    with begun(open_base, "--db", "postgresql") as demo:
+        servers = [os.pidfd_open(pid) for pid in working_in(open_base)]
+        assert servers
+        demo.kill()
+        for server in servers:
+            assert select.select([server], [], [], 20)[0], working_in(open_base)
+            os.close(server)
+    assert working_in(open_base) == {}
+
+
 def test_a_claim_that_fails_fails_the_demo_and_ends_the_shop(base: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FAILING],
@@ -130,7 +193,7 @@ def test_a_claim_that_fails_fails_the_demo_and_ends_the_shop(base: Path) -> None
 @pytest.mark.parametrize(
     ("harm", "claim"),
     [
-        ("touch config/settings.toml", "✗ 55 files, folders and links are as they were at the checkpoint"),
+        ("touch config/settings.toml", "✗ 59 files, folders and links are as they were at the checkpoint"),
         (f"{sys.executable} -c '{HARM_A_ROW}'", "rows and the schema are as they were at the checkpoint"),
     ],
 )

@@ -1,3 +1,3 @@
-"""A small web shop: one web process, one worker, one SQLite file. Standard library only."""
+"""A small web shop: one web process, one worker, one database."""
 
 VERSION = "1.4.2"

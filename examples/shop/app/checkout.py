@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 
 from app import stock
 from app.cart import Cart
-from app.database import transaction
+from app.database import Connection, transaction
 from app.errors import NotFoundError
 from app.settings import Settings
 
 
-def place(connection: sqlite3.Connection, cart: Cart, email: str, settings: Settings) -> int:
+def place(connection: Connection, cart: Cart, email: str, settings: Settings) -> int:
     """Write an order and return its id.
 
     Raises:
@@ -28,20 +27,20 @@ def place(connection: sqlite3.Connection, cart: Cart, email: str, settings: Sett
         lines = [_line(connection, slug, quantity) for slug, quantity in sorted(cart.items())]
         goods = sum(quantity * price for _, quantity, price in lines)
         total = goods + (0 if goods >= settings.free_shipping_from else settings.shipping)
-        order = connection.execute(
-            "INSERT INTO orders (customer_id, total_cents, status, created_at) VALUES (?, ?, 'reserved', ?)",
+        [order] = connection.execute(
+            "INSERT INTO orders (customer_id, total_cents, status, created_at)"
+            " VALUES (?, ?, 'reserved', ?) RETURNING id",
             (customer["id"], total, int(time.time())),
-        ).lastrowid
-        assert order is not None
+        ).fetchall()
         connection.executemany(
             "INSERT INTO order_lines (order_id, product_id, quantity, price_cents) VALUES (?, ?, ?, ?)",
-            [(order, *line) for line in lines],
+            [(order["id"], *line) for line in lines],
         )
-        book(connection, order, "receivable", "revenue", total)
-    return order
+        book(connection, order["id"], "receivable", "revenue", total)
+    return int(order["id"])
 
 
-def book(connection: sqlite3.Connection, order: int, debit: str, credit: str, amount: int) -> None:
+def book(connection: Connection, order: int, debit: str, credit: str, amount: int) -> None:
     """Write both sides of one entry: `amount` cents to `debit`, from `credit`."""
     connection.executemany(
         "INSERT INTO ledger (order_id, account, amount_cents) VALUES (?, ?, ?)",
@@ -49,7 +48,7 @@ def book(connection: sqlite3.Connection, order: int, debit: str, credit: str, am
     )
 
 
-def _line(connection: sqlite3.Connection, slug: str, quantity: int) -> tuple[int, int, int]:
+def _line(connection: Connection, slug: str, quantity: int) -> tuple[int, int, int]:
     product = connection.execute("SELECT id, price_cents FROM products WHERE slug = ?", (slug,)).fetchone()
     if product is None:
         raise NotFoundError(f"there is no product {slug}")

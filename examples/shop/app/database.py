@@ -1,54 +1,71 @@
-"""The shop's tables and how to open them."""
+"""The shop's database, in SQLite or PostgreSQL: what the rest of the program sees of either."""
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-
-SCHEMA = """
-CREATE TABLE products (
-    id INTEGER PRIMARY KEY, slug TEXT NOT NULL UNIQUE, name TEXT NOT NULL, description TEXT NOT NULL,
-    price_cents INTEGER NOT NULL CHECK (price_cents > 0), stock INTEGER NOT NULL CHECK (stock >= 0), picture TEXT
-);
-CREATE TABLE customers (
-    id INTEGER PRIMARY KEY, name TEXT NOT NULL, email TEXT NOT NULL UNIQUE, phone TEXT
-);
-CREATE TABLE orders (
-    id INTEGER PRIMARY KEY, customer_id INTEGER NOT NULL REFERENCES customers (id),
-    total_cents INTEGER NOT NULL, status TEXT NOT NULL CHECK (status IN ('reserved', 'shipped')),
-    created_at INTEGER NOT NULL, shipped_at INTEGER
-);
-CREATE INDEX orders_by_status ON orders (status);
-CREATE TABLE order_lines (
-    order_id INTEGER NOT NULL REFERENCES orders (id), product_id INTEGER NOT NULL REFERENCES products (id),
-    quantity INTEGER NOT NULL CHECK (quantity > 0), price_cents INTEGER NOT NULL,
-    PRIMARY KEY (order_id, product_id)
-) WITHOUT ROWID;
--- Double entry: what an order adds to one account it takes from another, so the sum of all amounts is always 0.
-CREATE TABLE ledger (
-    id INTEGER PRIMARY KEY, order_id INTEGER NOT NULL REFERENCES orders (id),
-    account TEXT NOT NULL, amount_cents INTEGER NOT NULL
-);
-PRAGMA user_version = 1;
-"""
+from typing import Any, Protocol
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """Return a connection in autocommit mode; a transaction is opened with `transaction`."""
-    connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-    connection.row_factory = sqlite3.Row
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
-    return connection
+class Cursor(Protocol):
+    """What a statement gave; rows are read by the names of their columns."""
+
+    @property
+    def rowcount(self) -> int: ...
+
+    def fetchone(self) -> Any: ...
+
+    def fetchall(self) -> list[Any]: ...
+
+
+class Connection(Protocol):
+    """A connection in autocommit mode; a transaction is opened with `transaction`.
+
+    Statements are written once, with "?" where a value belongs.
+    """
+
+    begin: str
+
+    def execute(self, statement: str, values: Sequence[Any] = ()) -> Cursor: ...
+
+    def executemany(self, statement: str, rows: Iterable[Sequence[Any]]) -> None: ...
+
+    def run(self, script: str) -> None:
+        """Run the statements of a script; it opens and commits its own transactions."""
+
+    def schema_version(self) -> int: ...
+
+    def check(self) -> str:
+        """Return "ok", or what is wrong with the database."""
+
+    def created(self) -> None:
+        """Say that rows were inserted with numbers of their own, after which the database numbers on."""
+
+    def close(self) -> None: ...
+
+
+def connect(place: Path | str) -> Connection:
+    """Return a connection to the SQLite database at a path, or to the PostgreSQL database of a URL."""
+    if isinstance(place, Path):
+        from app.in_sqlite import Sqlite
+
+        return Sqlite(place)
+    from app.in_postgresql import Postgresql
+
+    return Postgresql(place)
+
+
+def schema(place: Path | str) -> str:
+    """Return the script that makes the shop's tables there."""
+    name = "sqlite" if isinstance(place, Path) else "postgresql"
+    return (Path(__file__).parent / f"schema_{name}.sql").read_text(encoding="utf-8")
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[sqlite3.Connection]:
+def opened(place: Path | str) -> Iterator[Connection]:
     """Yield a connection and close it."""
-    connection = connect(path)
+    connection = connect(place)
     try:
         yield connection
     finally:
@@ -56,9 +73,9 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 @contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+def transaction(connection: Connection) -> Iterator[Connection]:
     """Commit what the block did, or none of it."""
-    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(connection.begin)
     try:
         yield connection
     except BaseException:  # an interruption too must not leave it open
@@ -67,6 +84,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     connection.execute("COMMIT")
 
 
-def ledger_sum(connection: sqlite3.Connection) -> int:
+def ledger_sum(connection: Connection) -> int:
     """Return the sum of all amounts in the ledger; 0 unless something is wrong."""
-    return int(connection.execute("SELECT coalesce(sum(amount_cents), 0) FROM ledger").fetchone()[0])
+    [row] = connection.execute("SELECT coalesce(sum(amount_cents), 0) AS total FROM ledger").fetchall()
+    return int(row["total"])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import html
-import sqlite3
 from string import Template
 
 from app import VERSION
 from app.cart import Cart
+from app.database import Connection
 from app.errors import NotFoundError
 from app.settings import ROOT, Settings
 
@@ -28,7 +28,7 @@ def render(page: str, settings: Settings, **fields: str) -> bytes:
     return layout.substitute(shop=html.escape(settings.name), version=VERSION, body=body).encode()
 
 
-def product_list(connection: sqlite3.Connection, settings: Settings) -> bytes:
+def product_list(connection: Connection, settings: Settings) -> bytes:
     rows = connection.execute("SELECT * FROM products ORDER BY name").fetchall()
     items = "\n".join(
         f'<li><a href="/product/{row["slug"]}">{html.escape(row["name"])}</a>'
@@ -38,7 +38,7 @@ def product_list(connection: sqlite3.Connection, settings: Settings) -> bytes:
     return render("products", settings, items=items, count=str(len(rows)))
 
 
-def product(connection: sqlite3.Connection, slug: str, settings: Settings) -> bytes:
+def product(connection: Connection, slug: str, settings: Settings) -> bytes:
     """Raises NotFoundError when there is no such product."""
     row = connection.execute("SELECT * FROM products WHERE slug = ?", (slug,)).fetchone()
     if row is None:
@@ -55,7 +55,7 @@ def product(connection: sqlite3.Connection, slug: str, settings: Settings) -> by
     )
 
 
-def cart(connection: sqlite3.Connection, content: Cart, settings: Settings) -> bytes:
+def cart(connection: Connection, content: Cart, settings: Settings) -> bytes:
     lines = []
     for slug, quantity in sorted(content.items()):
         row = connection.execute("SELECT name, price_cents FROM products WHERE slug = ?", (slug,)).fetchone()

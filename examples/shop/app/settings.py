@@ -11,13 +11,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Settings:
-    """The shop's settings; amounts of money are in cents, times in seconds, sizes in bytes."""
+    """The shop's settings; amounts of money are in cents, times in seconds, sizes in bytes.
+
+    `database` is the path of a SQLite file, or the URL of a PostgreSQL database.
+    """
 
     name: str
     currency: str
     host: str
     port: int
-    database: Path
+    database: Path | str
     uploads: Path
     max_upload: int
     poll: float
@@ -38,18 +41,19 @@ def load(root: Path = ROOT) -> Settings:
     """
     with (root / "config" / "settings.toml").open("rb") as file:
         data = tomllib.load(file)
+    secrets = read_env(root / ".env")
     return Settings(
         name=data["shop"]["name"],
         currency=data["shop"]["currency"],
         host=data["http"]["host"],
         port=data["http"]["port"],
-        database=root / data["database"]["path"],
+        database=secrets.get("DATABASE_URL") or root / data["database"]["path"],
         uploads=root / data["uploads"]["folder"],
         max_upload=data["uploads"]["max_bytes"],
         poll=data["worker"]["poll_seconds"],
         free_shipping_from=data["shipping"]["free_from_cents"],
         shipping=data["shipping"]["flat_cents"],
-        secrets=read_env(root / ".env"),
+        secrets=secrets,
     )
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
-
+from app.database import Connection
 from app.errors import SoldOutError
 
 
-def take(connection: sqlite3.Connection, product_id: int, quantity: int) -> None:
+def take(connection: Connection, product_id: int, quantity: int) -> None:
     """Take `quantity` pieces of a product.
 
     Raises:
@@ -17,5 +16,5 @@ def take(connection: sqlite3.Connection, product_id: int, quantity: int) -> None
         "UPDATE products SET stock = stock - ? WHERE id = ? AND stock >= ?", (quantity, product_id, quantity)
     )
     if taken.rowcount != 1:
-        (name,) = connection.execute("SELECT name FROM products WHERE id = ?", (product_id,)).fetchone()
-        raise SoldOutError(name)
+        [product] = connection.execute("SELECT name FROM products WHERE id = ?", (product_id,)).fetchall()
+        raise SoldOutError(product["name"])

@@ -9,7 +9,6 @@ import logging
 import mimetypes
 import os
 import signal
-import sqlite3
 import threading
 from http.cookies import SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +17,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from app import VERSION, cart, checkout, database, health, pages, settings
+from app.database import Connection
 from app.errors import NotFoundError, SoldOutError
 from app.notify import notify
 
@@ -61,7 +61,7 @@ class Handler(BaseHTTPRequestHandler):
             log.exception("%s %s", self.command, path)
             self._send(500, b"internal error\n", "text/plain; charset=utf-8")
 
-    def _get(self, path: str, connection: sqlite3.Connection) -> None:
+    def _get(self, path: str, connection: Connection) -> None:
         if path == "/":
             self._page(pages.product_list(connection, self.server.settings))
         elif path.startswith("/product/"):
@@ -79,7 +79,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             raise NotFoundError("there is no such page")
 
-    def _post(self, path: str, connection: sqlite3.Connection) -> None:
+    def _post(self, path: str, connection: Connection) -> None:
         body = self._body()
         if path == "/cart":
             form = parse_qs(body.decode())
@@ -101,19 +101,19 @@ class Handler(BaseHTTPRequestHandler):
         else:
             raise NotFoundError("there is no such page")
 
-    def _order(self, connection: sqlite3.Connection, number: str) -> None:
+    def _order(self, connection: Connection, number: str) -> None:
         row = connection.execute("SELECT id, status, total_cents FROM orders WHERE id = ?", (number,)).fetchone()
         if row is None:
             raise NotFoundError(f"there is no order {number}")
         self._json(200, {"order": row["id"], "status": row["status"], "total_cents": row["total_cents"]})
 
-    def _health(self, connection: sqlite3.Connection) -> None:
+    def _health(self, connection: Connection) -> None:
         findings = health.checks(connection, self.server.settings)
         healthy = all(finding == "ok" for finding in findings.values())
         answer = {"status": "ok" if healthy else "failing", "version": VERSION, "checks": findings}
         self._json(200 if healthy else 503, answer)
 
-    def _picture(self, connection: sqlite3.Connection, slug: str, body: bytes) -> None:
+    def _picture(self, connection: Connection, slug: str, body: bytes) -> None:
         token = self.server.settings.secrets["ADMIN_TOKEN"]
         if not hmac.compare_digest(self.headers.get("X-Admin-Token", ""), token):
             self._send(403, b"not allowed\n", "text/plain")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 import signal
-import sqlite3
 import threading
 import time
 
 from app import VERSION, checkout, database, settings
+from app.database import Connection
 from app.notify import notify
 
 log = logging.getLogger("shop.worker")
 
 
-def ship_one(connection: sqlite3.Connection) -> int | None:
+def ship_one(connection: Connection) -> int | None:
     """Ship the oldest reserved order; return its id, or None when there is none."""
     with database.transaction(connection):
         row = connection.execute(

@@ -42,6 +42,7 @@ class Shop:
 
     Args:
         base: an existing folder; the shop goes to `base/shop`, and beside it what must not lie inside.
+        url: of an empty PostgreSQL database; the shop's is a SQLite file when there is none.
 
     Attributes:
         folder: the shop's own.
@@ -49,8 +50,9 @@ class Shop:
             whatever such a command leaves running is found.
     """
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, url: str = "") -> None:
         self.base = base
+        self._url = url
         self.folder = base / "shop"
         self.environment = {**os.environ, MARK: secrets.token_hex(8)}
         self._supervisord: subprocess.Popen[bytes] | None = None
@@ -66,7 +68,7 @@ class Shop:
         Raises:
             ShopError: it cannot be installed there.
         """
-        self._run(source() / "install.py")
+        self._run(source() / "install.py", *([self._url] if self._url else []))
 
     def start(self) -> None:
         """Start supervisord with the shop, and wait until both programs say that they are ready."""
@@ -215,9 +217,9 @@ class Shop:
             except OSError:
                 continue  # it ended meanwhile, or is another user's
 
-    def _run(self, script: Path) -> None:
+    def _run(self, script: Path, *words: str) -> None:
         done = subprocess.run(
-            [sys.executable, "-B", script, self.folder],
+            [sys.executable, "-B", script, self.folder, *words],
             env=self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -19,29 +19,35 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from rfs.demo import witness
+from rfs.demo.database import Database, InFile, OnServer, lacking
+from rfs.demo.server import ServerError
 from rfs.demo.shop import Shop, ShopError
 from rfs.demo.teller import ClaimError, Teller
 
 COMMAND_SECONDS = 120
 HEALTH_LINES = ("[[health]]", "name = ", "http = ", "required = ")
 REMARKS = ("note: ", "warning: ", "error: ")
-KINDS = {"files", "config", "environment", "sqlite", "service"}
+KINDS = {"files", "config", "environment", "service"}
 # Here somebody else makes and removes files: SQLite its journals, supervisord its socket, visitors their pictures.
 BUSY_FOLDERS = {"data", "run", "uploads"}
 KETTLE, CUP = "glass-kettle-1", "porcelain-cup-2"
 
 
-def run(folder: Path | None = None, *, keep: bool = False) -> int:
+def run(folder: Path | None = None, *, keep: bool = False, kind: str = "sqlite") -> int:
     """Tell the story, and return the exit code: 0 only when every claim held.
 
     Args:
         folder: where to put the shop, new or empty; None takes a temporary one.
         keep: leave the folder behind.
+        kind: of the shop's database: "sqlite", or "postgresql" on a server that the demo starts.
     """
     teller = Teller()
     if find_spec("supervisor") is None:
         teller.error("The demo runs its shop under supervisor, which is not installed.")
         teller.error("Install it next to rfs: pip install 'rfs-rollback[demo]'")
+        return 2
+    if missing := lacking(kind):
+        teller.error(f"The demo cannot run its shop on PostgreSQL here. Install what is missing: {missing}")
         return 2
     if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         teller.error(f"{folder} is not an empty folder. Name a new one with --dir.")
@@ -49,10 +55,10 @@ def run(folder: Path | None = None, *, keep: bool = False) -> int:
     base = Path(tempfile.mkdtemp(prefix="rfs-demo-")) if folder is None else folder.absolute()
     base.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    demo = Demo(base, teller)
-    code = _guarded(demo, teller)
+    code = _guarded(base, teller, kind)
     if keep:
-        teller.say(f"The shop is still in {demo.shop.folder}.")
+        without = "" if kind == "sqlite" else ", without its database, which went with its server"
+        teller.say(f"The shop is still in {base / 'shop'}{without}.")
     else:
         shutil.rmtree(base)
     if code == 0:
@@ -60,16 +66,18 @@ def run(folder: Path | None = None, *, keep: bool = False) -> int:
     return code
 
 
-def _guarded(demo: Demo, teller: Teller) -> int:
+def _guarded(base: Path, teller: Teller, kind: str) -> int:
     """Tell the story, and end every process of it whatever happens."""
     signal.signal(signal.SIGTERM, _terminated)
+    demo: Demo | None = None
     try:
+        demo = Demo(base, teller, OnServer() if kind == "postgresql" else InFile(base / "shop" / "data" / "shop.db"))
         demo.tell()
         code = 0
     except ClaimError:
         teller.error("The demo stops here: the claim above does not hold.")
         code = 1
-    except (ShopError, OSError) as error:
+    except (ShopError, ServerError, OSError) as error:
         teller.error(f"The demo could not go on: {error}")
         code = 1
     except KeyboardInterrupt:
@@ -79,8 +87,9 @@ def _guarded(demo: Demo, teller: Teller) -> int:
         code = int(ended.code or 0)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave the shop running
-        killed = demo.shop.stop()
-    left = [f"{pid}: {command}" for pid, command in demo.shop.running()]
+        killed = demo.shop.stop() if demo else []
+        left = demo.database.end() if demo else []
+    left += [f"{pid}: {command}" for pid, command in demo.shop.running()] if demo else []
     with contextlib.suppress(ClaimError):
         teller.chapter("The end")
         teller.claim("every process of the demo has ended", [*killed, *left])
@@ -93,12 +102,14 @@ def _terminated(number: int, _: FrameType | None) -> NoReturn:
 
 
 class Demo:
-    """One telling. `base` is an existing, empty folder; all that is written is in it."""
+    """One telling. `base` is an existing, empty folder; all that is written is in it, or belongs to `database`."""
 
-    def __init__(self, base: Path, teller: Teller) -> None:
+    def __init__(self, base: Path, teller: Teller, database: Database) -> None:
         self.base = base
         self.teller = teller
-        self.shop = Shop(base)
+        self.database = database
+        self.shop = Shop(base, database.url)
+        self.shop.environment |= database.environment
         # The key of the store goes to the user's configuration, and here that is the demo's.
         self.shop.environment["XDG_CONFIG_HOME"] = str(base / "config")
         self.files: dict[str, dict[str, witness.Entry]] = {}
@@ -113,6 +124,8 @@ class Demo:
         self.look()
         self.roll_back("2.0.0 is taken back")
         self.prove("1.4.2", "v1")
+        if self.database.kind == "postgresql":
+            self.salvage()
         self.undo()
         self.roll_back("2.0.0 is taken back again")
         self.prove("1.4.2", "v1")
@@ -121,7 +134,9 @@ class Demo:
     # — the chapters —
 
     def open_shop(self) -> None:
-        self.teller.chapter("A shop: web and worker under supervisor, SQLite, settings, secrets, pictures")
+        self.teller.chapter(
+            f"A shop: web and worker under supervisor, {self.database.title}, settings, secrets, pictures"
+        )
         self.shop.install()
         self.shop.start()
         self.shop.order(KETTLE, CUP)
@@ -132,15 +147,17 @@ class Demo:
         self.teller.chapter("Two minutes of set-up, once")
         self.rfs("init", "--store", str(self.base / "store"))
         path = self.shop.folder / "rfs.toml"
-        path.write_text(uncommented(path.read_text(encoding="utf-8"), HEALTH_LINES), encoding="utf-8")
-        self.teller.say("The health check that it suggests is taken: its four lines lose their “#”.")
+        taken = (*self.database.suggested, *HEALTH_LINES)
+        path.write_text(uncommented(path.read_text(encoding="utf-8"), taken), encoding="utf-8")
+        what = "database and the health check" if self.database.suggested else "health check"
+        self.teller.say(f"The {what} that it suggests are taken: {len(taken)} lines lose their “#”.")
         self.rfs("doctor")
         found = {
             line.split('"')[1] for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("kind")
         }
         self.teller.claim(
             "files, configuration, environment, database and services were all found by `rfs init`",
-            [f"not found: {kind}" for kind in sorted(KINDS - found)],
+            [f"not found: {kind}" for kind in sorted({*KINDS, self.database.kind} - found)],
         )
 
     def take_checkpoint(self) -> None:
@@ -171,10 +188,10 @@ class Demo:
         self.rfs("diff", "v1", "--only", "config,env")
         self.rfs("plan", "v1")
         plan = self.json("plan", "v1")
-        lost = " ".join(f"{loss['component']} {loss['what']}" for loss in plan["losses"])
+        lost = [f"{loss['count']} {loss['what']}" for loss in plan["losses"]]
         self.teller.claim(
             "the plan says that the order placed on version 2 would be lost",
-            [] if "orders" in lost else [f"it lists: {lost or 'nothing'}"],
+            [] if "1 rows in table orders" in lost else [f"it lists: {', '.join(lost) or 'nothing'}"],
         )
         self._claim_same("v2", "as before the look")
 
@@ -186,6 +203,19 @@ class Demo:
         self.teller.chapter(f"Is it really {version} again? Not rfs says so: the demo's own comparison does")
         self._claim_same(state, "as they were at the checkpoint")
         self._claim_health(version)
+
+    def salvage(self) -> None:
+        self.teller.chapter("The order placed on version 2 is not lost: it can be brought out of what was set aside")
+        self.rfs("db", "list")
+        self.rfs("db", "salvage", "--table", "orders")
+        (found,) = self.json("db", "salvage", "--table", "orders")
+        wanted = [row for row in self.rows["v2"]["orders"] if row not in self.rows["v1"]["orders"]]
+        brought = [tuple(row) for row in found["rows"]]
+        texts = [tuple(None if value is None else str(value) for value in row) for row in wanted]
+        self.teller.claim(
+            f"it brings out exactly the {len(wanted)} order that only version 2 had",
+            [] if brought == texts and wanted else [f"{brought} instead of {texts}"],
+        )
 
     def undo(self) -> None:
         self.teller.chapter("The rollback itself can be undone: version 2, with the order placed on it")
@@ -212,7 +242,7 @@ class Demo:
 
     def remember(self, state: str) -> None:
         self.files[state] = {path: steady(path, entry) for path, entry in self._files().items()}
-        self.rows[state] = witness.rows(self.shop.database)
+        self.rows[state] = self.database.rows()
 
     def _files(self) -> dict[str, witness.Entry]:
         return witness.files(self.shop.folder, left_out)
@@ -229,7 +259,7 @@ class Demo:
             f"{len(wanted)} files, folders and links are {how}: bytes, modes, owners, times, attributes",
             witness.file_differences(wanted, {path: entry for path, entry in found.items() if path not in kept}),
         )
-        rows = witness.rows(self.shop.database)
+        rows = self.database.rows()
         problems = witness.row_differences(self.rows[state], rows)
         self.teller.claim(f"{row_count(rows)} rows and the schema are {how}, compared one by one", problems)
 
@@ -255,11 +285,11 @@ class Demo:
         if failed:
             self.teller.claim(f"rfs {words[0]} succeeds", [f"it ended with {done.returncode}"])
 
-    def json(self, *words: str) -> dict[str, Any]:
+    def json(self, *words: str) -> Any:
         """Run a command of rfs with --json, unseen, and return its data."""
         done = self._run([*words, "--json"])
         try:
-            data: dict[str, Any] = json.loads(done.stdout)["data"]
+            data = json.loads(done.stdout)["data"]
         except (ValueError, KeyError):
             self.teller.claim(f"rfs {words[0]} --json prints its envelope", [done.stdout or done.stderr])
             raise

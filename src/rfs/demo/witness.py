@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from hashlib import sha256
@@ -98,6 +99,34 @@ def rows(database: Path) -> Rows:
                 order = ", ".join(str(number) for number in range(1, columns + 1))
                 quoted = name.replace('"', '""')
                 found[name] = connection.execute(f'SELECT * FROM "{quoted}" ORDER BY {order}').fetchall()  # noqa: S608 - quoted above
+        return found
+
+
+_CATALOGS = {
+    "columns": """SELECT table_schema, table_name, column_name, data_type, is_nullable, column_default, is_identity
+        FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 2, ordinal_position""",
+    "constraints": """SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid)
+        FROM pg_constraint WHERE connamespace = 'public'::regnamespace ORDER BY 1, 2""",
+    "indexes": "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1, 2",
+    "sequences": "SELECT sequencename, start_value, increment_by, last_value FROM pg_sequences ORDER BY 1",
+    "owners": """SELECT relname, pg_get_userbyid(relowner), relacl::text
+        FROM pg_class WHERE relnamespace = 'public'::regnamespace ORDER BY 1""",
+}
+
+
+def rows_on_server(url: str) -> Rows:
+    """Return every row of every table of a PostgreSQL database in the order of its columns, and the schema beside."""
+    import psycopg
+    from psycopg import sql
+
+    with psycopg.connect(url) as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        found: Rows = {f"schema: {name}": connection.execute(query).fetchall() for name, query in _CATALOGS.items()}
+        widths = Counter(column[1] for column in found["schema: columns"])
+        for table, columns in widths.items():
+            order = sql.SQL(", ").join(map(sql.Literal, range(1, columns + 1)))
+            query = sql.SQL("SELECT * FROM {} ORDER BY {}").format(sql.Identifier(table), order)
+            found[table] = connection.execute(query).fetchall()
         return found
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 
 from app import discounts
 from app.cart import Cart
-from app.database import transaction
+from app.database import Connection, transaction
 from app.errors import NotFoundError
 from app.settings import Settings
 
 
-def place(connection: sqlite3.Connection, cart: Cart, email: str, settings: Settings) -> int:
+def place(connection: Connection, cart: Cart, email: str, settings: Settings) -> int:
     """Write an order and return its id."""
     with transaction(connection):
         customer = connection.execute("SELECT id FROM customers WHERE email = ?", (email.upper(),)).fetchone()
@@ -23,18 +22,18 @@ def place(connection: sqlite3.Connection, cart: Cart, email: str, settings: Sett
             row = connection.execute("SELECT id, price FROM products WHERE slug = ?", (slug,)).fetchone()
             lines.append((row["id"], quantity, int(row["price"])))
         total = sum(quantity * price for _, quantity, price in lines) * (1 - discounts.rate(len(lines)))
-        order = connection.execute(
-            "INSERT INTO orders (customer_id, total_cents, status, created_at) VALUES (?, ?, 'reserved', ?)",
+        [order] = connection.execute(
+            "INSERT INTO orders (customer_id, total_cents, status, created_at)"
+            " VALUES (?, ?, 'reserved', ?) RETURNING id",
             (customer["id"], int(total) * 100 + settings.express, int(time.time())),
-        ).lastrowid
-        assert order is not None
+        ).fetchall()
         connection.executemany(
             "INSERT INTO order_lines (order_id, product_id, quantity, price_cents) VALUES (?, ?, ?, ?)",
-            [(order, *line) for line in lines],
+            [(order["id"], *line) for line in lines],
         )
-        book(connection, order, "receivable", "revenue", int(total) * 100)
-    return order
+        book(connection, order["id"], "receivable", "revenue", int(total) * 100)
+    return int(order["id"])
 
 
-def book(connection: sqlite3.Connection, order: int, debit: str, credit: str, amount: int) -> None:
+def book(connection: Connection, order: int, debit: str, credit: str, amount: int) -> None:
     connection.execute("INSERT INTO ledger (order_id, account, amount_cents) VALUES (?, ?, ?)", (order, debit, amount))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sqlite3
-
+from app.database import Connection
 from app.settings import Settings
 
 
-def checks(connection: sqlite3.Connection, settings: Settings) -> dict[str, str]:
+def checks(connection: Connection, settings: Settings) -> dict[str, str]:
     return {"process": "ok"}
