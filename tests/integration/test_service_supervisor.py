@@ -638,6 +638,46 @@ def test_a_configuration_that_is_broken_is_mended_and_comes_back_broken(house, b
     assert house.driver.fingerprint(c, rehash=True) == before.fingerprint
 
 
+@pytest.mark.parametrize(
+    "refused",
+    [
+        program("web", user="no-such-user"),
+        program("web", numprocs=2),
+        "[program:web]\nstartsecs=0\n",
+        program("web", stdout_logfile="/no/such/folder/o.log"),
+    ],
+    ids=["user", "numprocs", "no-command", "no-folder"],
+)
+def test_definitions_that_supervisor_refuses_are_mended_and_come_back_refused(house, refused):
+    c, capture = ready(house, program("web"), program("job", autostart="false"))
+    house.configure(refused, program("job", autostart="false"))
+    before = house.driver.salvage(c, house.store, capture)
+    house.driver.stop(c, house.store)
+    house.driver.restore(c, house.store, capture)
+    assert not house.driver.start(c, house.store, capture)
+    assert house.states() == {"web:web": "RUNNING", "job:job": "STOPPED"}
+
+    house.driver.stop(c, house.store)
+    house.driver.restore(c, house.store, before)
+    assert house.driver.verify(c, house.store, before) == []
+    (said,) = house.driver.start(c, house.store, before)
+    assert "supervisor refuses the definitions" in said
+    assert house.states() == {"web:web": "RUNNING", "job:job": "STOPPED"}
+    assert house.driver.fingerprint(c, rehash=True) == before.fingerprint
+
+
+def test_a_unit_that_only_refused_definitions_would_bring_back_is_an_error(house):
+    c, _ = ready(house, program("web"), program("more"))
+    before = house.driver.salvage(c, house.store, None)
+    house.driver.stop(c, house.store)
+    house.configure(program("web"))
+    house.driver.start(c, house.store, msgspec.structs.replace(house.driver.capture(c, house.store, None), meta={}))
+    house.configure(program("web", user="no-such-user"), program("more"))
+    with pytest.raises(RollbackError, match="no-such-user") as raised:
+        house.driver.start(c, house.store, before)
+    assert raised.value.key == "service.definitions"
+
+
 def test_a_unit_that_ran_and_is_defined_no_more_is_an_error(house):
     c, capture = ready(house, program("web"), program("worker"))
     house.driver.stop(c, house.store)

@@ -346,6 +346,55 @@ def test_a_unit_that_could_not_be_started_again_is_not_stopped(house):
         assert active("web", name) == ["active", "inactive"]
 
 
+BAD = "[Service]\nExecStart=relative/path\n"
+
+
+def loaded(name: str) -> str:
+    return prop(name, "LoadState")
+
+
+def break_file(name: str) -> None:
+    write_unit(f"{name}.service", BAD)
+
+
+def mask(name: str) -> None:
+    (UNITS / f"{name}.service").unlink()
+    systemctl("mask", name)
+
+
+def remove(name: str) -> None:
+    (UNITS / f"{name}.service").unlink()
+
+
+@pytest.mark.parametrize(("broken", "state"), [(break_file, "bad-setting"), (mask, "masked"), (remove, "not-found")])
+def test_a_running_unit_that_systemd_cannot_load_is_stopped_by_the_rollback_that_mends_it(house, broken, state):
+    write_unit("web.service", SLEEP)
+    write_unit("other.service", SLEEP)
+    c, capture = house.ready("web", "other")
+    broken("web")
+    systemctl("daemon-reload")
+    assert (loaded("web"), active("web")) == (state, ["active"])
+    before = house.driver.salvage(c, house.store, capture)
+    assert "could not be started again" in before.warnings[0]
+    # Nothing says yet that what is restored would mend it.
+    refused("service.no_return", lambda: house.driver.stop(c, house.store))
+    assert active("web", "other") == ["active", "active"]
+    house.driver.stage(c, house.store, before)
+    refused("service.no_return", lambda: house.driver.stop(c, house.store))
+    house.driver.stage(c, house.store, capture)
+    pid = int(prop("web", "MainPID"))
+    house.bring(c, capture)
+    assert (loaded("web"), active("web", "other")) == ("loaded", ["active", "active"])
+    assert int(prop("web", "MainPID")) != pid
+    assert not Path(f"/proc/{pid}").exists()
+    # The way back of a rollback that failed: it ends, and says what it could not bring back.
+    house.bring(c, before)
+    assert active("web", "other") == ["inactive", "active"]
+    # A unit that is neither loaded nor running has nothing to stop.
+    assert loaded("web") == state
+    house.driver.stop(c, house.store)
+
+
 def test_an_unanswered_start_is_no_reason_to_wait_for_ever(house):
     write_unit("web.service", "[Service]\nType=notify\nExecStart=sleep 1000\n")
     systemctl("daemon-reload")

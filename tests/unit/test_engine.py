@@ -591,6 +591,18 @@ def test_services_that_cannot_be_looked_at_are_stopped_all_the_same(world: World
     assert any("could not be recorded" in warning for warning in done.warnings)
 
 
+def test_what_a_start_has_to_say_is_in_the_record(world: World) -> None:
+    engine = world.engine()
+    start = world.web.start
+
+    def told(*given: Any) -> list[str]:
+        start(*given)
+        return ["It runs as it was before."]
+
+    world.web.start = told  # type: ignore[assignment,method-assign] # one object, for one test
+    assert engine.run(world.begin(engine)).record().warnings == ("It runs as it was before.",)
+
+
 def test_done_before_the_step_would_be_caught(tmp_path: Path) -> None:
     """Negative control: an engine that writes *done* before it runs the step leaves a mixture at some point."""
 

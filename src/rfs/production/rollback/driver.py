@@ -247,8 +247,13 @@ class Driver(ABC):
         """Tell whether this very process would be stopped by `stop`."""
         return False
 
-    def start(self, c: Component, source: BlobSource, want: Capture) -> None:
-        """After all restores: start what ran at `want`, or make a restored configuration take effect. Re-runnable."""
+    def start(self, c: Component, source: BlobSource, want: Capture) -> Sequence[str] | None:
+        """After all restores: start what ran at `want`, or make a restored configuration take effect. Re-runnable.
+
+        Returns:
+            Sentences for the record about what is not quite as it should be; None is as good as none.
+        """
+        return None
 
     def changes(self, c: Component, source: BlobSource, a: Capture, b: Capture | None) -> Iterator[Change]:
         """Yield the differences from `a` to `b`, or to the live state when `b` is None.

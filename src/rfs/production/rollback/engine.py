@@ -399,8 +399,9 @@ class Engine(Capturer):
         part = self._part(step)
         self.blobs.still = False
         self._found = None
-        part.driver.start(part.component, self.blobs, self._wanted(operation, part.component.name))
-        return msgspec.structs.replace(operation, started_at=utc_now())
+        said = part.driver.start(part.component, self.blobs, self._wanted(operation, part.component.name))
+        new = [sentence for sentence in said or () if sentence not in operation.warnings]
+        return msgspec.structs.replace(operation, started_at=utc_now(), warnings=(*operation.warnings, *new))
 
     def _health(self, operation: Operation, step: Step) -> Operation:
         """Gate on health. On the way back only if the state before was healthy: a sick one comes back sick."""

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from rfs.production.rollback.driver import Finding, Pulse
 from rfs.production.rollback.drivers.service.family import Family, ancestry, end_family
-from rfs.production.rollback.drivers.service.manager import Places, Survey
+from rfs.production.rollback.drivers.service.manager import Manager, Places, Survey
 from rfs.production.rollback.drivers.service.options import ServiceOptions
 from rfs.production.rollback.errors import RollbackError, TimedOutError
 from rfs.production.rollback.model import Component
@@ -20,7 +20,7 @@ _POLL_SECONDS = 0.1
 _LSB_STOPPED = 3
 
 
-class CommandManager:
+class CommandManager(Manager):
     """Args: c: the component. options: its table."""
 
     def __init__(self, c: Component, options: ServiceOptions) -> None:
@@ -80,8 +80,8 @@ class CommandManager:
             pulse.tick()
             time.sleep(_POLL_SECONDS)  # only its status command can tell
 
-    def start(self, wanted: Collection[str], pulse: Pulse) -> None:
-        """See Manager."""
+    def start(self, wanted: Collection[str], pulse: Pulse, *, as_it_was: bool = False) -> list[str]:
+        """See Manager. There are no definitions that could be refused."""
         until = time.monotonic() + min(self._options.start_seconds, pulse.remaining())
         for unit in self._units:
             runs = self._runs(unit)
@@ -89,6 +89,7 @@ class CommandManager:
                 self._start(unit, pulse, until)
             elif unit not in wanted and runs:
                 self._stop(unit, pulse, until)
+        return []
 
     def _start(self, unit: str, pulse: Pulse, until: float) -> None:
         os.makedirs(self._c.work, exist_ok=True)

@@ -21,6 +21,8 @@ from rfs.production.rollback.model import Capture, Change, ChangeKind, Component
 
 # Putting a definition back may include other files than before, so one round may not be enough.
 _ROUNDS = 8
+# In the meta of a capture: it is of a state before.
+_AS_IT_WAS = "as_it_was"
 
 
 class Body(msgspec.Struct, frozen=True):
@@ -100,6 +102,10 @@ class ServiceDriver(Driver):
             warnings=warnings,
         )
 
+    def salvage(self, c: Component, sink: BlobSink, previous: Capture | None) -> Capture:
+        """See Driver. What comes back of it need not be better than it was: see `Manager.start`."""
+        return msgspec.structs.replace(self.capture(c, sink, previous), meta={_AS_IT_WAS: True})
+
     def fingerprint(self, c: Component, *, rehash: bool) -> Fingerprint:
         """See Driver."""
         return _look(c)[0].fingerprint()
@@ -131,8 +137,15 @@ class ServiceDriver(Driver):
         wanted, live, _ = _compared(c, _manager(c), _recorded(c, source, want).definitions)
         return list(_definition_changes(c.name, source, wanted, live))
 
+    def stage(self, c: Component, source: BlobSource, want: Capture) -> None:
+        """See Driver: tell the manager which units get other definitions and are to run again."""
+        recorded, manager = _recorded(c, source, want), _manager(c)
+        wanted, live, _ = _compared(c, manager, recorded.definitions)
+        manager.expect(recorded.running if files.differing(wanted, live) else ())
+
     def release(self, c: Component) -> None:
         """See Driver: remove the temporary files of a restore that was killed."""
+        _manager(c).forget()
         _tidy(c, ())
         files.Made(c).forget()
 
@@ -144,13 +157,14 @@ class ServiceDriver(Driver):
         """
         _manager(c).stop(pulse)
 
-    def start(self, c: Component, source: BlobSource, want: Capture) -> None:
+    def start(self, c: Component, source: BlobSource, want: Capture) -> list[str]:
         """See Driver: start the units that ran at `want`, stop the others, and wait until it is so.
 
         Raises:
             RollbackError: service.no_start, service.definitions, or service.unreachable.
         """
-        _manager(c).start(_recorded(c, source, want).running, source)
+        as_it_was = want.meta.get(_AS_IT_WAS) is True
+        return _manager(c).start(_recorded(c, source, want).running, source, as_it_was=as_it_was)
 
     def changes(self, c: Component, source: BlobSource, a: Capture, b: Capture | None) -> Iterator[Change]:
         """See Driver. Keys are the names of units, and the paths of definition files."""

@@ -74,8 +74,28 @@ class Manager(Protocol):
             RollbackError: service.no_stop, or the manager does not answer.
         """
 
-    def start(self, wanted: Collection[str], pulse: Pulse) -> None:
+    def expect(self, mended: Collection[str]) -> None:
+        """Be told, before a stop, which units are to run again by definitions that are about to be restored.
+
+        They may be stopped, though nothing could start them by the definitions that are there now. By default nothing
+        is noted: what needs no definitions, or has them in memory, can start its units anyway.
+        """
+        return
+
+    def forget(self) -> None:
+        """Forget what `expect` and `stop` noted: the operation is over."""
+        return
+
+    def start(self, wanted: Collection[str], pulse: Pulse, *, as_it_was: bool = False) -> list[str]:
         """Make the definition files take effect, start the wanted units and stop the others. Re-runnable.
+
+        Args:
+            as_it_was: it is a state before that comes back, and need not be better than it was. Definitions that the
+                manager refuses and does without were refused then, too: that is no error, as long as
+                the wanted units can be started.
+
+        Returns:
+            Sentences about what could not be made to take effect.
 
         Raises:
             RollbackError: service.no_start, or the manager does not answer.

@@ -17,7 +17,7 @@ import msgspec
 from rfs.production.rollback.driver import Finding, Pulse
 from rfs.production.rollback.drivers.service import supervisor_rpc as rpc
 from rfs.production.rollback.drivers.service.family import Family, ancestry, end_family, process_table, with_environment
-from rfs.production.rollback.drivers.service.manager import Places, Survey
+from rfs.production.rollback.drivers.service.manager import Manager, Places, Survey
 from rfs.production.rollback.drivers.service.options import ServiceOptions
 from rfs.production.rollback.drivers.service.supervisor_config import LastUsable, SupervisorConfig, read_config
 from rfs.production.rollback.drivers.service.supervisor_rpc import AbsentError, RefusedError, Rpc
@@ -57,7 +57,11 @@ class Unit(msgspec.Struct, frozen=True):
     log: str
 
 
-class SupervisorManager:
+class _RefusedDefinitionsError(RollbackError):
+    """supervisord does not take the definitions over, and goes on with those that it has."""
+
+
+class SupervisorManager(Manager):
     """Args: c: the component. options: its table."""
 
     def __init__(self, c: Component, options: ServiceOptions) -> None:
@@ -205,7 +209,7 @@ class SupervisorManager:
 
     # — starting —
 
-    def start(self, wanted: Collection[str], pulse: Pulse) -> None:
+    def start(self, wanted: Collection[str], pulse: Pulse, *, as_it_was: bool = False) -> list[str]:
         """See Manager.
 
         A unit that supervisor starts by itself and whose definition changed is started by it for a
@@ -214,15 +218,23 @@ class SupervisorManager:
         """
         until = time.monotonic() + min(self._options.start_seconds, pulse.remaining())
         server = self._rpc()
+        # rfs.toml may name fewer units than it did at the checkpoint; the others are no more our business.
+        ours = {name for name in wanted if self._owns(*_split(name))}
+        said: list[str] = []
+        others: set[str] = set()
         try:
-            others = self._update(server, pulse, until)
-            # rfs.toml may name fewer units than it did at the checkpoint; the others are no more our business.
-            ours = {name for name in wanted if self._owns(*_split(name))}
+            try:
+                others = self._update(server, pulse, until)
+            except _RefusedDefinitionsError as error:
+                if not as_it_was or not ours <= {unit.name for unit in self._all_units(server)}:
+                    raise
+                said = [f"{error} Its units run as supervisor last took them over."]
             self._converge(server, ours, others, pulse, until)
         except AbsentError as error:
             self._refuse_if_alive(server)
             if wanted:
                 raise server.unreachable(str(error)) from error
+        return said
 
     def _update(self, server: Rpc, pulse: Pulse, until: float) -> set[str]:
         """Make the files' definitions supervisord's own; return other units that ran in groups it replaced."""
@@ -233,7 +245,7 @@ class SupervisorManager:
         try:
             ((added, changed, removed),) = server.call("reloadConfig")
         except RefusedError as error:
-            raise RollbackError(
+            raise _RefusedDefinitionsError(
                 "service.definitions", manager="supervisor", component=self._c.name, why=error
             ) from error
         leaving = {group for group in [*changed, *removed] if self._owns_group(group)}

@@ -18,7 +18,7 @@ from rfs.production.rollback.driver import Finding, Pulse
 from rfs.production.rollback.drivers.service import systemd_call as call
 from rfs.production.rollback.drivers.service.definitions import shown
 from rfs.production.rollback.drivers.service.family import Family, end_family
-from rfs.production.rollback.drivers.service.manager import Places, Survey
+from rfs.production.rollback.drivers.service.manager import Manager, Places, Survey
 from rfs.production.rollback.drivers.service.options import ServiceOptions
 from rfs.production.rollback.drivers.service.systemd_call import Systemctl, Unit
 from rfs.production.rollback.drivers.service.systemd_files import TRIGGERS, UnitFiles, full_name, is_pattern
@@ -38,7 +38,7 @@ _STABLE_SECONDS = 2.0
 _ROUNDS = 5
 
 
-class SystemdManager:
+class SystemdManager(Manager):
     """Args: c: the component. options: its table."""
 
     def __init__(self, c: Component, options: ServiceOptions) -> None:
@@ -162,6 +162,14 @@ class SystemdManager:
 
     # — stopping —
 
+    def expect(self, mended: Collection[str]) -> None:
+        """See Manager."""
+        self._notes.expect(mended)
+
+    def forget(self) -> None:
+        """See Manager."""
+        self._notes.forget()
+
     def stop(self, pulse: Pulse) -> None:
         """See Manager. What does not stop is killed by systemd, when and if its own settings say so."""
         until = time.monotonic() + min(self._options.stop_seconds, pulse.remaining())
@@ -170,7 +178,8 @@ class SystemdManager:
         along = self._dependents(units)
         for unit in [*units, *along]:
             wrong = _no_return(unit)
-            if wrong and not unit.rests:
+            mended = unit.load != "loaded" and {unit.name, unit.id} & {*self._notes.mended}
+            if wrong and not unit.rests and not mended:
                 raise RollbackError("service.no_return", unit=unit.name, why=wrong[0], hint=wrong[1])
         edited = any(_is_edited(unit, disk) for unit in units)
         self._notes.stopping([unit.id for unit in along], "" if edited else self._loaded())
@@ -202,8 +211,11 @@ class SystemdManager:
 
     # — starting —
 
-    def start(self, wanted: Collection[str], pulse: Pulse) -> None:
-        """See Manager. Units that were stopped along with these are started again, too."""
+    def start(self, wanted: Collection[str], pulse: Pulse, *, as_it_was: bool = False) -> list[str]:
+        """See Manager. Units that were stopped along with these are started again, too.
+
+        systemd forgets the definitions of what it has stopped, so that it can do without none.
+        """
         until = time.monotonic() + min(self._options.start_seconds, pulse.remaining())
         disk = self._disk()
         units = self._units(disk)
@@ -223,6 +235,7 @@ class SystemdManager:
         ]
         self._bring_down(unwanted, pulse, until)
         self._notes.forget()
+        return []
 
     def _wanted(self, names: Iterable[str], units: Iterable[Unit], disk: UnitFiles) -> list[Unit]:
         """Return the units that are to run. rfs.toml may name fewer than it did at the checkpoint."""

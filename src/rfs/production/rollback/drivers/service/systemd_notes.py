@@ -27,7 +27,8 @@ _SHORTEST_SECRET = 4
 
 class _Noted(msgspec.Struct):
     along: list[str] = []
-    loaded: str = ""
+    loaded: str | None = None
+    mended: list[str] = []
 
 
 class Notes:
@@ -36,6 +37,7 @@ class Notes:
     Attributes:
         along: units outside the component that were stopped along with it.
         loaded: what told that systemd knew the definitions on the disk when it was stopped; empty when it did not.
+        mended: units that are to run again by definitions that are about to be restored.
     """
 
     def __init__(self, c: Component) -> None:
@@ -48,12 +50,26 @@ class Notes:
 
     @property
     def loaded(self) -> str:
-        return (self._read() or _Noted()).loaded
+        return (self._read() or _Noted()).loaded or ""
+
+    @property
+    def mended(self) -> list[str]:
+        return (self._read() or _Noted()).mended
+
+    def expect(self, mended: Iterable[str]) -> None:
+        """Note which units get better definitions."""
+        noted = self._read() or _Noted()
+        noted.mended = sorted(mended)
+        self._write(noted)
 
     def stopping(self, along: Iterable[str], loaded: str) -> None:
         """Note what is stopped along. In a stop that is repeated, the first one knew what had been the case."""
-        noted = self._read() or _Noted(loaded=loaded)
+        noted = self._read() or _Noted()
+        noted.loaded = loaded if noted.loaded is None else noted.loaded
         noted.along = sorted({*noted.along, *along})
+        self._write(noted)
+
+    def _write(self, noted: _Noted) -> None:
         os.makedirs(self._c.work, exist_ok=True)
         with open(f"{self._path}.new", "wb") as file:
             file.write(msgspec.json.encode(noted))
