@@ -19,7 +19,7 @@ from rfs.production.rollback.drivers.files import FilesDriver
 from rfs.production.rollback.drivers.sqlite import SqliteDriver
 from rfs.production.rollback.errors import RollbackError
 from rfs.production.rollback.model import Capture, Component
-from rfs.production.rollback.store import Store
+from rfs.production.rollback.store import Store, annex
 from rfs.testing import MemoryStore, component
 
 
@@ -63,6 +63,28 @@ class StoreFlush(Scenario):
                 if any(store.get(store.identify(blob)) != blob for blob in self.blobs(word)):
                     return f"corrupt: a blob of the {word} flush is another"
         return {"first": "old", "first second": "new"}.get(" ".join(words), f"lost: the records are {words}")
+
+
+class StoreFlushWithAnnex(StoreFlush):
+    """A part of it was stored by a helper, that was about to store more; its pack is sealed as it is."""
+
+    worth_a_pack = 0
+
+    def put(self, store: Store, word: str) -> None:
+        annex.WORTH_A_PACK = self.worth_a_pack
+        helpers = store.annex()
+        helpers.put_all(self.blobs(word)[1:5])
+        for told in helpers.taken():
+            store.adopt(*told)
+        helpers.put_all([b"untold" * 100])
+        helpers.taken()
+        super().put(store, word)
+
+
+class StoreFlushWithLittleAnnex(StoreFlushWithAnnex):
+    """What the helper stored is brought into the pack of the others."""
+
+    worth_a_pack = 1 << 20
 
 
 class StoreFlushWithoutFileSync(WithoutFileSync, StoreFlush):

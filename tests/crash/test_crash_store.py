@@ -27,6 +27,19 @@ def test_a_flush_with_power_lost_at_every_call() -> None:
     power(parts.StoreFlush).expect_clean()
 
 
+@pytest.mark.parametrize("scenario", [parts.StoreFlushWithAnnex, parts.StoreFlushWithLittleAnnex])
+def test_a_flush_of_what_a_helper_stored(scenario: type) -> None:
+    sweep(scenario, limit=15).expect_clean()
+    power(scenario, limit=10).expect_clean()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", [parts.StoreFlushWithAnnex, parts.StoreFlushWithLittleAnnex])
+def test_a_flush_of_what_a_helper_stored_at_every_call(scenario: type) -> None:
+    sweep(scenario).expect_clean()
+    power(scenario).expect_clean()
+
+
 @pytest.mark.parametrize("build", [parts.StoreFlushWithoutFileSync, parts.StoreFlushWithoutFolderSync])
 def test_a_store_that_forgets_an_fsync_is_caught(build: type) -> None:
     power(build, limit=10, until=LOSSES).expect_caught(*LOSSES)

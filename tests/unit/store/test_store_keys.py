@@ -112,7 +112,7 @@ def test_a_wrong_key(store: Store, root: str, key: str, name: str) -> None:
             again.check_key,
             lambda: again.put(b"x"),
             lambda: again.identify(b"x"),
-            lambda: again.seal({bytes(32): b"x"}),
+            again.annex,
         ):
             with pytest.raises(UsageError) as caught:
                 use()

@@ -141,8 +141,7 @@ def test_no_room_for_the_index_alone(
 def test_after_a_failure_not_even_what_is_stored_may_be_put(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever goes on would take a checkpoint for whole of which other blobs are lost."""
     blob = store.identify(b"stored")
-    sealed = store.seal({blob: b"stored"})
-    store.put_sealed(*sealed)
+    store.put(b"stored")
     store.flush()
 
     def full(fd: int, data: object) -> int:
@@ -152,7 +151,7 @@ def test_after_a_failure_not_even_what_is_stored_may_be_put(store: Store, monkey
         patch.setattr(os, "write", full)
         with pytest.raises(RollbackError):
             store.put(noise(3_000_000))
-    for call in (lambda: store.put(b"stored"), lambda: store.put_sealed(*sealed)):
+    for call in (lambda: store.put(b"stored"), lambda: store.adopt("", blob, [1], [6])):
         with pytest.raises(RollbackError) as caught:
             call()
         assert caught.value.key == "store.no_space"

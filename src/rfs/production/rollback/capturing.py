@@ -182,4 +182,4 @@ class Blobs:
         self.put_part, self.get_part = store.put_part, store.get_part
         self.has, self.identify = store.has, store.identify
         # Beyond the protocol: with these a driver may have a forked helper do its share.
-        self.seal, self.put_sealed = store.seal, store.put_sealed
+        self.annex, self.adopt = store.annex, store.adopt

@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -27,25 +27,51 @@ def children() -> set[str]:
     return set(Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split())
 
 
-class SealingStore(MemoryStore):
-    """A store that can also seal elsewhere. `pid` is put before what is sealed."""
+class DividedStore(MemoryStore):
+    """A store of which a child can have a part. `pids` are those of the children that stored something."""
 
-    def __init__(self) -> None:
+    def __init__(self, c: Component) -> None:
         super().__init__()
-        self.sealers: set[int] = set()
+        self.pids: set[int] = set()
+        self.folder = Path(c.home) / "annex"
+        self.folder.mkdir(exist_ok=True)
 
-    def seal(self, contents: Mapping[bytes, bytes]) -> tuple[bytes, list[int], list[int], bytes]:
-        pid = os.getpid().to_bytes(4, "little")
-        sizes = [len(data) for data in contents.values()]
-        return b"".join(contents), [4 + size for size in sizes], sizes, b"".join(pid + d for d in contents.values())
+    def annex(self) -> MemoryAnnex:
+        return MemoryAnnex(self, self.folder)
 
-    def put_sealed(self, ids: bytes, lengths: list[int], sizes: list[int], data: bytes) -> None:
-        for at, (length, size) in enumerate(zip(lengths, sizes, strict=True)):
-            assert length == size + 4
-            self.sealers.add(int.from_bytes(data[:4], "little"))
-            assert self.put(data[4:length]) == ids[at * 32 : (at + 1) * 32]
-            data = data[length:]
-        assert not data
+    def adopt(self, name: str, ids: bytes, lengths: list[int], sizes: list[int]) -> None:
+        self.pids.add(int(name))
+        data = Path(self.folder, name).read_bytes()
+        for at, (offset, size) in enumerate(zip(lengths, sizes, strict=True)):
+            assert self.put(data[offset : offset + size]) == ids[at * 32 : (at + 1) * 32]
+
+
+class MemoryAnnex:
+    """A file to which contents are written. What `lengths` are is between it and the store: here, offsets."""
+
+    def __init__(self, store: MemoryStore, folder: Path) -> None:
+        self.identify, self.folder = store.identify, folder
+        self.seen: set[bytes] = set()
+        self.size = 0
+        self.news: list[tuple[bytes, int, int]] = []
+
+    def has(self, blob: bytes) -> bool:
+        return blob in self.seen
+
+    def put_all(self, contents: Sequence[bytes]) -> list[bytes]:
+        with open(Path(self.folder, str(os.getpid())), "ab") as file:
+            for data in contents:
+                if self.identify(data) not in self.seen:
+                    self.seen.add(self.identify(data))
+                    self.news.append((self.identify(data), self.size, len(data)))
+                    self.size += file.write(data)
+        return list(map(self.identify, contents))
+
+    def taken(self) -> list[tuple[str, bytes, list[int], list[int]]]:
+        news, self.news = self.news, []
+        if not news:
+            return []
+        return [(str(os.getpid()), b"".join(n[0] for n in news), [n[1] for n in news], [n[2] for n in news])]
 
 
 @pytest.fixture
@@ -53,7 +79,6 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Component:
     monkeypatch.setattr(workers, "_MANY", 10)
     monkeypatch.setattr(scan, "_MANY", 10)
     monkeypatch.setattr(scan, "_BUNCH", 100_000)
-    monkeypatch.setattr(workers, "_FLUSH", 50_000)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr(threading, "active_count", lambda: 1)
     root = tmp_path / "root"
@@ -90,14 +115,14 @@ def slowly(monkeypatch: pytest.MonkeyPatch, in_parent: bool) -> None:
 
 @pytest.mark.parametrize("slow_parent", [True, False])
 def test_both_find_what_one_finds(tree: Component, monkeypatch: pytest.MonkeyPatch, slow_parent: bool) -> None:
-    store = SealingStore()
+    store = DividedStore(tree)
     wanted = alone(tree, monkeypatch)
     slowly(monkeypatch, slow_parent)
     found = FilesDriver().capture(tree, store, None)
     assert (found.parts, found.fingerprint) == (wanted.parts, wanted.fingerprint)
     if slow_parent:
-        assert len(store.sealers) == 1
-        assert PARENT not in store.sealers
+        assert len(store.pids) == 1
+        assert PARENT not in store.pids
     assert FilesDriver().fingerprint(tree, rehash=True) == found.fingerprint
     shutil.rmtree(Path(tree.home) / "root")
     FilesDriver().restore(tree, store, found)
@@ -119,7 +144,7 @@ def test_helper_that_dies_is_replaced_by_the_parent(tree: Component, monkeypatch
         return really(self, *args)
 
     monkeypatch.setattr(reader.Reader, "block", block)
-    store = SealingStore()
+    store = DividedStore(tree)
     before = children()
     found = FilesDriver().capture(tree, store, None)
     assert found.parts == wanted.parts
@@ -137,21 +162,33 @@ def test_what_the_helper_cannot_read_is_the_same_error(tree: Component, monkeypa
 
     monkeypatch.setattr(reader.Reader, "block", block)
     with pytest.raises(RollbackError) as caught:
-        FilesDriver().capture(tree, SealingStore(), None)
+        FilesDriver().capture(tree, DividedStore(tree), None)
     assert caught.value.key == "path.unreadable"
     assert "permission denied" in str(caught.value)
+
+
+def test_what_the_helper_cannot_store_is_the_same_error(tree: Component, monkeypatch: pytest.MonkeyPatch) -> None:
+    def taken(self: MemoryAnnex) -> None:
+        raise RollbackError("store.no_space", path="/store")
+
+    monkeypatch.setattr(MemoryAnnex, "taken", taken)
+    slowly(monkeypatch, in_parent=True)
+    with pytest.raises(RollbackError) as caught:
+        FilesDriver().capture(tree, DividedStore(tree), None)
+    assert caught.value.key == "store.no_space"
+    assert "/store" in str(caught.value)
 
 
 def test_beside_a_thread_nothing_is_forked(tree: Component, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threading, "active_count", lambda: 2)
     monkeypatch.setattr(os, "fork", lambda: pytest.fail("forked"))
-    store = SealingStore()
+    store = DividedStore(tree)
     assert FilesDriver().capture(tree, store, None).parts == alone(tree, monkeypatch).parts
-    assert not store.sealers
+    assert not store.pids
 
 
 def test_parent_that_gives_up_ends_the_helper(tree: Component) -> None:
-    store = SealingStore()
+    store = DividedStore(tree)
     store.time_out_at = 5
     before = children()
     with pytest.raises(TimedOutError):
@@ -173,7 +210,7 @@ def test_helper_keeps_no_descriptor_of_the_parents(tree: Component, monkeypatch:
 
         monkeypatch.setattr(reader.Reader, "block", block)
         slowly(monkeypatch, in_parent=True)
-        FilesDriver().capture(tree, SealingStore(), None)
+        FilesDriver().capture(tree, DividedStore(tree), None)
         assert not lock.closed
         assert note.read_text() == "!"
 
@@ -197,7 +234,7 @@ def change(root: Path) -> None:
 def test_a_later_look_is_shared_by_subtrees(
     tree: Component, monkeypatch: pytest.MonkeyPatch, slow_parent: bool | None
 ) -> None:
-    store = SealingStore()
+    store = DividedStore(tree)
     root = Path(tree.home) / "root"
     first = FilesDriver().capture(tree, store, None)
     os.sched_yield()
@@ -229,7 +266,7 @@ def test_a_later_look_is_shared_by_subtrees(
 def test_store_that_lost_something_is_asked_before_the_look_is_shared(
     tree: Component, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = SealingStore()
+    store = DividedStore(tree)
     first = FilesDriver().capture(tree, store, None)
     signal.sigtimedwait([], 0.05)
     first = FilesDriver().capture(tree, store, first)

@@ -11,6 +11,7 @@ import struct
 import sys
 import threading
 from array import array
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -22,7 +23,7 @@ import msgspec
 from rfs.production.rollback.errors import RollbackError
 from rfs.production.rollback.store.files import PRIVATE_FILE, sync_folder, write_all
 from rfs.production.rollback.store.keys import FORMAT, ID_SIZE
-from rfs.production.rollback.store.seal import BLOB_ID_SIZE, DamagedError, Sealed, Sealer, Type
+from rfs.production.rollback.store.seal import DamagedError, Sealed, Sealer, Type, split_ids
 
 SUFFIX = ".pack"
 FULL_SIZE = 64 << 20
@@ -121,8 +122,7 @@ class Contents(msgspec.Struct, frozen=True):
 
     def ids(self) -> list[bytes]:
         """Return the ids of the blobs, in their order."""
-        ids, wide = self.blobs, BLOB_ID_SIZE
-        return [ids[start : start + wide] for start in range(0, len(ids), wide)]
+        return split_ids(self.blobs)
 
     def offsets(self) -> Iterator[int]:
         """Yield where each blob begins."""
@@ -189,19 +189,21 @@ class PackWriter:
 
     Args:
         repository: id of the repository, hex.
+        name: 32 hex digits; chosen at random when empty.
+        adopted: a child wrote it, header and blobs; `enter` is told which. It writes no more.
 
     Attributes:
         blobs: the number of each blob by its id; only to be looked at.
     """
 
-    def __init__(self, place: Place, repository: str) -> None:
-        self.name = os.urandom(ID_SIZE).hex()
-        self._place = place
+    def __init__(self, place: Place, repository: str, name: str = "", *, adopted: bool = False) -> None:
+        self.name = name or os.urandom(ID_SIZE).hex()
+        self._place, self._adopted = place, adopted
         self._path = os.path.join(place.tmp, self.name + SUFFIX)
         self._header = _HEADER.pack(_HEADER_MAGIC, FORMAT, bytes.fromhex(repository), bytes.fromhex(self.name))
         # Joined only when they are written: a buffer that grows would copy every blob more than once.
-        self._waiting: list[bytes] = [self._header]
-        self._waiting_size = len(self._header)
+        self._waiting: list[bytes] = [] if adopted else [self._header]
+        self._waiting_size = 0 if adopted else len(self._header)
         self.blobs: dict[bytes, int] = {}
         self._offsets = array("Q")
         self._types = bytearray()
@@ -209,7 +211,8 @@ class PackWriter:
         self._sizes = array(_U32)
         self.size = len(self._header)
         self.stamp = 0
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE)
+        new = 0 if adopted else os.O_CREAT | os.O_EXCL
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | new, PRIVATE_FILE)
 
     @property
     def full(self) -> bool:
@@ -222,17 +225,20 @@ class PackWriter:
         Raises:
             OSError: they could not be written.
         """
-        blobs = sealed.blobs()
-        self.blobs.update(zip(blobs, range(len(self._types), len(self._types) + len(blobs)), strict=True))
-        self._offsets.extend(islice(accumulate(sealed.lengths, initial=self.size), len(blobs)))
-        self._types += bytes([kind]) * len(blobs)
-        self._lengths.extend(sealed.lengths)
-        self._sizes.extend(sealed.sizes)
-        self.size += len(sealed.data)
+        self.enter(kind, sealed.blobs(), sealed.lengths, sealed.sizes)
         self._waiting.append(sealed.data)
         self._waiting_size += len(sealed.data)
         if self._waiting_size >= _BUFFER_SIZE:
-            self._drain()
+            self.drain()
+
+    def enter(self, kind: Type, blobs: list[bytes], lengths: list[int], sizes: list[int]) -> None:
+        """Note blobs, in the order in which they lie behind those that were noted before."""
+        self.blobs.update(zip(blobs, range(len(self._types), len(self._types) + len(blobs)), strict=True))
+        self._offsets.extend(islice(accumulate(lengths, initial=self.size), len(blobs)))
+        self._types += bytes([kind]) * len(blobs)
+        self._lengths.extend(lengths)
+        self._sizes.extend(sizes)
+        self.size += sum(lengths)
 
     def find(self, blob: bytes) -> Entry | None:
         """Return where a blob of this pack lies, or None."""
@@ -247,8 +253,22 @@ class PackWriter:
         Raises:
             OSError: what is buffered could not be written.
         """
-        self._drain()
+        self.drain()
         return os.pread(self._fd, entry.length, entry.offset)
+
+    def batches(self) -> Iterator[Sealed]:
+        """Yield what it holds, all of one type, in batches of about a megabyte.
+
+        Raises:
+            OSError: it could not be read.
+        """
+        blobs, lengths, sizes = list(self.blobs), self._lengths.tolist(), self._sizes.tolist()
+        first = 0
+        while first < len(blobs):
+            last = max(bisect_right(self._offsets, self._offsets[first] + _BUFFER_SIZE), first + 1)
+            data = os.pread(self._fd, sum(lengths[first:last]), self._offsets[first])
+            yield Sealed(b"".join(blobs[first:last]), lengths[first:last], sizes[first:last], data)
+            first = last
 
     def finish(self, sealer: Sealer) -> Contents:
         """Seal the pack and make it durable under its name in `packs/`.
@@ -261,8 +281,12 @@ class PackWriter:
         footer = _Footer(self.stamp, len(self._types), bytes(self._types), lengths.tobytes(), sizes.tobytes(), blobs)
         sealed = sealer.seal_footer(msgspec.msgpack.encode(footer), self._header)
         self._waiting += (sealed, _TRAILER.pack(len(sealed), _TRAILER_MAGIC))
+        if self._adopted:
+            # The child may have written more than it could tell, if it died.
+            os.ftruncate(self._fd, self.size)
+            os.lseek(self._fd, self.size, os.SEEK_SET)
         self.size += len(sealed) + _TRAILER.size
-        self._drain()
+        self.drain()
         os.fsync(self._fd)
         os.rename(self._path, self._place.pack(self.name))
         sync_folder(self._place.packs)
@@ -274,12 +298,21 @@ class PackWriter:
         """Remove the unsealed pack. Never raises: what cannot be removed now, `recover` removes."""
         with suppress(OSError):
             os.unlink(self._path)
+        self.leave()
+
+    def leave(self) -> None:
+        """Close the file, as it is."""
         if self._fd >= 0:
             with suppress(OSError):
                 os.close(self._fd)
             self._fd = -1
 
-    def _drain(self) -> None:
+    def drain(self) -> None:
+        """Write what is buffered.
+
+        Raises:
+            OSError: it could not be written.
+        """
         waiting, self._waiting, self._waiting_size = self._waiting, [], 0
         # What is large by itself is written as it is: joining would copy it.
         last = waiting.pop() if waiting and len(waiting[-1]) >= _LARGE else b""

@@ -47,7 +47,7 @@ def _packs(count: int) -> str:
 
 def _clear(shelf: Shelf) -> list[str]:
     """Remove packs that were never sealed: nobody was told that they are stored."""
-    tmp, own = shelf.place.tmp, shelf.growing + SUFFIX
+    tmp, own = shelf.place.tmp, {name + SUFFIX for name in shelf.growing}
     count = size = 0
     with writing(tmp):
         # A store brought back from a copy of its packs has no such folder.
@@ -55,7 +55,7 @@ def _clear(shelf: Shelf) -> list[str]:
             os.mkdir(tmp, PRIVATE_FOLDER)
         with os.scandir(tmp) as entries:
             for entry in entries:
-                if entry.name == own:
+                if entry.name in own:
                     continue
                 with suppress(FileNotFoundError):
                     size += entry.stat(follow_symlinks=False).st_size

@@ -43,6 +43,11 @@ class Type(enum.IntEnum):
 _CONTEXTS = tuple(struct.pack("<8sIB", b"rfs blob", FORMAT, kind) for kind in Type)
 
 
+def split_ids(ids: bytes) -> list[bytes]:
+    """Return ids that lie one directly after the other one by one."""
+    return [ids[at : at + BLOB_ID_SIZE] for at in range(0, len(ids), BLOB_ID_SIZE)]
+
+
 class Sealed(NamedTuple):
     """Sealed blobs of one type, one directly after the other, as they will lie in a pack.
 
@@ -60,7 +65,7 @@ class Sealed(NamedTuple):
 
     def blobs(self) -> list[bytes]:
         """Return the ids one by one."""
-        return [self.ids[at : at + BLOB_ID_SIZE] for at in range(0, len(self.ids), BLOB_ID_SIZE)]
+        return split_ids(self.ids)
 
     def only(self, wanted: set[bytes]) -> Sealed:
         """Return those of them whose ids are wanted."""

@@ -17,7 +17,7 @@ from rfs.production.rollback.store.packs import Contents, Entry, PackFiles, Plac
 from rfs.production.rollback.store.seal import DamagedError, Sealer, Type, decode_record
 
 T = TypeVar("T")
-FOREIGN = "a forked child may only identify and seal"
+FOREIGN = "a forked child may only identify, and store into an annex"
 _HINT = "`rfs verify --store` lists what is damaged and which checkpoints are still whole."
 
 

@@ -12,9 +12,10 @@ from typing import NoReturn
 from weakref import WeakSet
 
 from rfs.production.rollback.errors import RollbackError
+from rfs.production.rollback.store.annex import Annex, Annexes
 from rfs.production.rollback.store.files import storage_error
 from rfs.production.rollback.store.packs import Entry, PackWriter, Place
-from rfs.production.rollback.store.seal import DamagedError, Data, Sealed, Sealer, Type, decode_record
+from rfs.production.rollback.store.seal import DamagedError, Data, Sealed, Sealer, Type, decode_record, split_ids
 from rfs.production.rollback.store.sealed import FOREIGN, SealedPacks, damaged
 
 _shelves: WeakSet[Shelf] = WeakSet()
@@ -34,6 +35,7 @@ class Shelf(SealedPacks):
         super().__init__(place, repository, sealer)
         self.stored = 0
         self._writer: PackWriter | None = None
+        self._annexes = Annexes(place, repository, sealer)
         self._failure: RollbackError | None = None
         self._stamp = 0
         _shelves.add(self)
@@ -50,7 +52,7 @@ class Shelf(SealedPacks):
         Raises:
             IntegrityError: store.blob_missing or store.damaged.
         """
-        if self._writer is not None:
+        if self._writer is not None or self._annexes.writers:
             unsealed = self._unsealed(blob, kind)
             if unsealed is not None:
                 return unsealed
@@ -61,7 +63,7 @@ class Shelf(SealedPacks):
     def has(self, blob: bytes) -> bool:
         """Tell whether a blob is here, sealed or not, as far as is known undamaged."""
         with self._lock:
-            if self._writer is not None and blob in self._writer.blobs:
+            if any(blob in writer.blobs for writer in self._growing()):
                 return True
             # Asked for every file: what is held in memory is looked at without the ceremony of `ask`.
             index = self._index
@@ -69,11 +71,16 @@ class Shelf(SealedPacks):
                 return self.ask(lambda index: index.has(blob))
             return blob in index.known
 
-    def lacking(self, blobs: set[bytes]) -> set[bytes]:
+    def lacking(self, blobs: Collection[bytes]) -> set[bytes]:
         """Return those that are not here, sealed or not, as far as is known undamaged."""
         with self._lock:
-            unsealed = self._writer.blobs.keys() if self._writer is not None else set()
-            return self.ask(lambda index: index.absent(blobs - unsealed))
+            absent = self.ask(lambda index: index.absent(blobs))
+            for writer in self._growing():
+                absent -= writer.blobs.keys() & absent
+            return absent
+
+    def _growing(self) -> list[PackWriter]:
+        return [*self._annexes.writers.values(), *(() if self._writer is None else (self._writer,))]
 
     def add(self, contents: Mapping[bytes, Data], kind: Type) -> None:
         """Seal and append contents, by id, but for those that are here.
@@ -89,18 +96,6 @@ class Shelf(SealedPacks):
             # Without the lock: other threads may seal, too.
             self.append(self.sealer.seal(contents, kind), kind)
 
-    def add_sealed(self, sealed: Sealed, kind: Type) -> None:
-        """Append sealed bytes, but for blobs that are here.
-
-        Raises:
-            As `add`.
-        """
-        with self._lock:
-            blobs = sealed.blobs()
-            absent = self._absent(blobs)
-            if absent:
-                self._append(sealed if len(absent) == len(blobs) else sealed.only(absent), kind)
-
     def _absent(self, blobs: Collection[bytes]) -> set[bytes]:
         """Return which of these are not here."""
         if self._failure is not None or not self._own:
@@ -109,10 +104,7 @@ class Shelf(SealedPacks):
             # Since the last flush or discard, another process may have had the lock and pruned.
             self.ask(lambda index: index.refresh())
             self._current = True
-        absent = self.ask(lambda index: index.absent(blobs))
-        if self._writer is not None:
-            absent.difference_update(self._writer.blobs.keys() & absent)
-        return absent
+        return self.lacking(blobs)
 
     def add_record(self, encode: Callable[[int], bytes]) -> bytes:
         """Append a record, stamped later than all others; return its id."""
@@ -151,7 +143,55 @@ class Shelf(SealedPacks):
             writer.stamp = max(writer.stamp, stamp)
         self.stored += len(sealed.data)
         if writer.full:
-            self._seal()
+            self._seal(writer)
+
+    # — what a child stored —
+
+    def annex(self) -> Annex:
+        """Return what a child that is forked now may store into."""
+        with self._lock:
+            self._check_usable()
+            self.sealer.unlock()
+            return self._annexes.make()
+
+    def adopt(self, name: str, ids: bytes, lengths: list[int], sizes: list[int]) -> None:
+        """Take over what a child stored in the pack `name`, as it said; see `Annex.taken`.
+
+        Raises:
+            RollbackError: store.no_space or store.unwritable; then `discard` is needed before anything else.
+        """
+        blobs = split_ids(ids)
+        with self._lock:
+            absent = self._absent(blobs)
+            if name not in self._annexes.writers:
+                self._settle()  # a child fills one after the other
+            try:
+                writer = self._annexes.writer(name)
+            except OSError as error:
+                raise self._fail(storage_error(error, self.place.root)) from error
+            before = writer.size if writer.blobs else 0  # its header is news, too
+            writer.enter(Type.BLOB, blobs, lengths, sizes)
+            self.stored += writer.size - before
+            if len(absent) < len(blobs):
+                self._annexes.waste(sum(n for blob, n in zip(blobs, lengths, strict=True) if blob not in absent))
+
+    def _settle(self) -> None:
+        """Seal the packs that children filled, or bring what they hold into the growing one."""
+        while self._annexes.writers:
+            writer, is_worth_it = self._annexes.next_to_settle()
+            if is_worth_it:
+                self._seal(writer)
+                continue
+            del self._annexes.writers[writer.name]  # what it holds is now absent
+            self.stored -= writer.size
+            try:
+                for sealed in writer.batches():
+                    if absent := self._absent(sealed.blobs()):
+                        self._append(sealed.only(absent), Type.BLOB)
+            except OSError as error:
+                raise self._fail(storage_error(error, self.place.root)) from error
+            finally:
+                writer.abandon()
 
     def move(self, entry: Entry, sealed: bytes) -> bool:
         """Append a copy of sealed bytes from another pack, unless they are damaged; tell whether they were sound."""
@@ -174,8 +214,11 @@ class Shelf(SealedPacks):
         """
         with self._lock:
             self._check_usable()
+            # First: the pack that is sealed last holds what refers to all others.
+            self._settle()
             if self._writer is not None:
-                self._seal()
+                self._seal(self._writer)
+            self._annexes.sweep()
             self.forget_cached()
 
     def discard(self) -> None:
@@ -184,23 +227,23 @@ class Shelf(SealedPacks):
             if self._writer is not None:
                 self._writer.abandon()
                 self._writer = None
+            self._annexes.clear()
             self._failure = None
             self.forget_cached()
 
     @property
-    def growing(self) -> str:
-        """The name of the unsealed pack in `tmp/`, or "" when there is none."""
-        return self._writer.name if self._writer is not None else ""
+    def growing(self) -> set[str]:
+        """The names of the unsealed packs in `tmp/`."""
+        return {writer.name for writer in self._growing()}
 
-    def _seal(self) -> None:
-        writer = self._writer
-        assert writer is not None  # noqa: S101 — callers have looked
+    def _seal(self, writer: PackWriter) -> None:
         before = writer.size
         try:
             contents = writer.finish(self.sealer)
         except OSError as error:
             raise self._fail(storage_error(error, self.place.root)) from error
-        self._writer = None
+        if self._annexes.writers.pop(writer.name, None) is None:
+            self._writer = None
         self._current = False
         self.stored += contents.size - before
         try:
@@ -212,16 +255,18 @@ class Shelf(SealedPacks):
 
     def _unsealed(self, blob: bytes, kind: Type) -> bytes | None:
         with self._lock:
-            entry = self._writer.find(blob) if self._writer is not None else None
-            if self._writer is None or entry is None or entry.type != kind:
-                return None
-            self._check_usable()
-            try:
-                return self.sealer.open(self._writer.read(entry), blob, kind)
-            except OSError as error:
-                raise self._fail(storage_error(error, self.place.root)) from error
-            except DamagedError as error:
-                raise damaged(blob, self._writer.name, str(error)) from error
+            for writer in self._growing():
+                entry = writer.find(blob)
+                if entry is None or entry.type != kind:
+                    continue
+                self._check_usable()
+                try:
+                    return self.sealer.open(writer.read(entry), blob, kind)
+                except OSError as error:
+                    raise self._fail(storage_error(error, self.place.root)) from error
+                except DamagedError as error:
+                    raise damaged(blob, writer.name, str(error)) from error
+            return None
 
     def _check_usable(self) -> None:
         if self._failure is not None or not self._own or os.getpid() != self._process:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from types import TracebackType
 
 from rfs.production.rollback.errors import IntegrityError, NotFoundError, RollbackError, UsageError
+from rfs.production.rollback.store.annex import Annex
 from rfs.production.rollback.store.files import (
     PRIVATE_FOLDER,
     read_whole,
@@ -28,7 +29,7 @@ from rfs.production.rollback.store.keys import (
 from rfs.production.rollback.store.packs import Place
 from rfs.production.rollback.store.reports import Damage, Pruned
 from rfs.production.rollback.store.reserve import Reserve
-from rfs.production.rollback.store.seal import Data, Sealed, Sealer, Type, decode_part, encode_part, encode_record
+from rfs.production.rollback.store.seal import Data, Sealer, Type, decode_part, encode_part, encode_record
 from rfs.production.rollback.store.shelf import Shelf
 
 _OTHERS_MAY_WRITE = 0o022
@@ -42,9 +43,9 @@ class Store:
     the caller holds the application's lock, and flushes or discards before it lets go of it.
     Any number may read meanwhile.
 
-    Thread-safe. A child forked from the process that opened the store may call `identify`
-    and `seal`, nothing else (it is refused); call `check_key` before forking, so that the
-    children need not each open the key. What they sealed, the parent appends by `put_sealed`.
+    Thread-safe. A child forked from the process that opened the store may call `identify`,
+    and store into an `annex` that was made before it was forked, nothing else (it is refused).
+    What it stored counts when the parent has taken it over by `adopt`.
 
     Attributes:
         path: the store's folder.
@@ -203,21 +204,17 @@ class Store:
         self._shelf.add({blob: data}, Type.PART)
         return blob
 
-    def seal(self, contents: Mapping[bytes, Data]) -> Sealed:
-        """Return blobs as `put_sealed` takes them, without storing anything; also in a forked child.
+    def annex(self) -> Annex:
+        """Return what a child that is forked now may store into. It is gone with the next flush or discard."""
+        return self._shelf.annex()
 
-        Args:
-            contents: by the id that `identify` gives.
-        """
-        return self._sealer.seal(contents)
-
-    def put_sealed(self, ids: bytes, lengths: list[int], sizes: list[int], data: bytes) -> None:
-        """Store what `seal` returned, but for blobs that are here.
+    def adopt(self, name: str, ids: bytes, lengths: list[int], sizes: list[int]) -> None:
+        """Take over blobs that a child stored, as `Annex.taken` says which. They need not be new.
 
         Raises:
             As `put`.
         """
-        self._shelf.add_sealed(Sealed(ids, lengths, sizes, data), Type.BLOB)
+        self._shelf.adopt(name, ids, lengths, sizes)
 
     def get(self, blob: bytes) -> bytes:
         """Return a blob, verified against its id.

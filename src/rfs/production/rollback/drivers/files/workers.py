@@ -17,9 +17,9 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import msgspec
 
@@ -29,27 +29,41 @@ from rfs.production.rollback.drivers.files.reader import Reader
 from rfs.production.rollback.drivers.files.tree import Block
 from rfs.production.rollback.errors import RollbackError
 
+if TYPE_CHECKING:
+    from socket import socket
+
 _MANY = 4096  # entries; below, a fork costs more than it saves
-_AHEAD = 3  # jobs that the helper has at once: the parent looks after it only between its own
-_FLUSH = 4 << 20
+_AHEAD = 64  # jobs that may wait
+_DONT_WAIT = 0x40  # MSG_DONTWAIT
+_LONGEST = 1 << 18  # bytes of a job that is handed over; longer ones the parent does itself
 _PIPE = 1 << 20
 _HEAD = 8
 
 
-class Sealing(Protocol):
-    """What a store can do besides being a sink: seal in a forked child, and take what a child sealed.
+class Annex(Protocol):
+    """Where a child stores."""
 
-    Sealed blobs are their ids, their lengths, the sizes of their contents, and all their bytes.
-    """
+    def has(self, blob: bytes) -> bool:
+        """Tell whether the child stored a blob."""
 
-    def seal(self, contents: Mapping[bytes, bytes]) -> tuple[bytes, list[int], list[int], bytes]:
-        """Return contents, given by id, as `put_sealed` takes them, without storing anything."""
+    def put_all(self, contents: Sequence[bytes]) -> list[bytes]:
+        """Store blobs; return their ids."""
 
-    def put_sealed(self, ids: bytes, lengths: list[int], sizes: list[int], data: bytes) -> None:
-        """Store what `seal` returned."""
+    def taken(self) -> list[tuple[str, bytes, list[int], list[int]]]:
+        """Return what was stored since the last call, as the parent's `adopt` takes it."""
+
+
+class Annexing(Protocol):
+    """What a store can do besides being a sink: have a forked child store its share, and take that over."""
+
+    def annex(self) -> Annex:
+        """Return what a child that is forked now may store into."""
+
+    def adopt(self, name: str, ids: bytes, lengths: list[int], sizes: list[int]) -> None:
+        """Take over what a child stored."""
 
     def identify(self, data: bytes) -> bytes:
-        """Return the id that `put` would give."""
+        """Return the id that `put` would give; also in the child."""
 
 
 class Found(msgspec.Struct, array_like=True):
@@ -75,10 +89,10 @@ Work = Callable[[Any, Folders, Reader], Found]
 
 
 class _Message(msgspec.Struct, array_like=True):
-    """What the helper says: blobs first, and at the end of a job what it found, which needs them."""
+    """What the helper says at the end of a job: what it stored, and what it found, which needs that."""
 
     job: int
-    sealed: list[tuple[bytes, list[int], list[int], bytes]]
+    stored: list[tuple[str, bytes, list[int], list[int]]] = []
     found: Found | None = None
     warnings: list[str] = []
     count: int = 0
@@ -91,7 +105,7 @@ def possible(sink: BlobSink | None) -> bool:
         (os.cpu_count() or 1) > 1
         and threading.active_count() == 1
         and hasattr(os, "fork")
-        and (sink is None or hasattr(sink, "put_sealed"))
+        and (sink is None or hasattr(sink, "adopt"))
     )
 
 
@@ -127,35 +141,46 @@ def _done(work: Work, what: Any, opener: Folders, reader: Reader) -> Found:
 
 
 class _Pair:
-    """This process and its helper."""
+    """This process and its helper.
+
+    Jobs wait in a socket from which both take the next one, each whole: so the helper has enough while
+    the parent is busy with something else, and neither waits for the other at the end.
+    """
 
     def __init__(self, root: int, work: Work, reader: Reader) -> None:
         self._root, self._work, self._reader = root, work, reader
         self._given: dict[int, Job] = {}
         self._heard: deque[bytes] = deque()
         self._heard_size = 0
-        self._jobs_in = self._answers = -1
+        self._answers = -1
 
     def run(self, jobs: Iterable[Job]) -> Generator[Found]:
         """See `shared_out`."""
-        jobs_out, self._jobs_in = os.pipe()
+        # It takes 4 ms to import, and few trees are large.
+        from socket import AF_UNIX, SOCK_SEQPACKET, socketpair
+
+        sink = self._reader.sink
+        annex = None if sink is None else cast("Annexing", sink).annex()
+        jobs_in, jobs_out = socketpair(AF_UNIX, SOCK_SEQPACKET)
         self._answers, answers_in = os.pipe()
-        room = _widened(self._jobs_in)
-        _widened(answers_in)
+        _widen(answers_in)
         sys.stdout.flush()
         sys.stderr.flush()
         pid = os.fork()
         if not pid:
-            self._help(jobs_out, answers_in)
+            self._help(jobs_out.fileno(), answers_in, annex)
         try:
-            os.close(jobs_out)
             os.close(answers_in)
             with contextlib.closing(Folders(self._root)) as opener:
                 for number, job in enumerate(jobs):
-                    if not self._give(number, job, room):
+                    if not self._give(jobs_in, number, job):
                         yield _done(self._work, job.what, opener, self._reader)
                         yield from self._listen(wait=False)
-                self._stop_giving()
+                while (number := self._take_back(jobs_out)) >= 0:
+                    yield _done(self._work, self._given.pop(number).what, opener, self._reader)
+                    yield from self._listen(wait=False)
+                jobs_in.close()
+                jobs_out.close()
                 yield from self._listen(wait=True)
                 for job in self._given.values():
                     yield _done(self._work, job.what, opener, self._reader)
@@ -163,28 +188,32 @@ class _Pair:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-            self._stop_giving()
+            jobs_in.close()
+            jobs_out.close()
             os.close(self._answers)
 
-    def _give(self, number: int, job: Job, room: int) -> bool:
-        """Give the helper a job, unless it has enough, or is no more. Never waits: they all have room in the pipe."""
-        if len(self._given) >= _AHEAD or self._jobs_in < 0:
+    def _give(self, jobs: socket, number: int, job: Job) -> bool:
+        """Have a job wait for the helper, unless enough of them do."""
+        if len(self._given) >= _AHEAD:
             return False
         data = marshal.dumps((number, job.what))
-        if len(data) + _HEAD > room // (_AHEAD + 1):
+        if len(data) > _LONGEST:
             return False
         try:
-            os.write(self._jobs_in, len(data).to_bytes(_HEAD, "little") + data)
-        except BrokenPipeError:
-            self._stop_giving()
+            jobs.send(data, _DONT_WAIT)
+        except OSError:  # no room
             return False
         self._given[number] = job
         return True
 
-    def _stop_giving(self) -> None:
-        if self._jobs_in >= 0:
-            os.close(self._jobs_in)
-            self._jobs_in = -1
+    @staticmethod
+    def _take_back(jobs: socket) -> int:
+        """Return the number of a job that still waits, which it does no longer, or -1."""
+        try:
+            data = jobs.recv(_LONGEST, _DONT_WAIT)
+        except BlockingIOError:
+            return -1
+        return int(marshal.loads(data)[0])  # noqa: S302 — written by this process
 
     def _listen(self, *, wait: bool) -> Generator[Found]:
         """Take what the helper has said; with `wait` until it has ended."""
@@ -215,10 +244,8 @@ class _Pair:
         if message.error is not None:
             key, fields = message.error
             raise RollbackError(key, **fields)
-        if self._reader.sink is not None:
-            store = cast("Sealing", self._reader.sink)
-            for sealed in message.sealed:
-                store.put_sealed(*sealed)
+        for stored in message.stored:
+            cast("Annexing", self._reader.sink).adopt(*stored)
         if message.found is not None:
             del self._given[message.job]
             self._reader.warnings += message.warnings
@@ -227,26 +254,26 @@ class _Pair:
 
     # — the helper —
 
-    def _help(self, jobs: int, answers: int) -> None:
+    def _help(self, jobs: int, answers: int, annex: Annex | None) -> None:
         """Do jobs until there are none; never returns."""
         status = 1
         try:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
             gc.disable()  # what the parent left to collect must not be closed twice, least of all a database
             _close_all_but({0, 1, 2, jobs, answers, self._root})
-            sink = None if self._reader.sink is None else _Sealed(cast("Sealing", self._reader.sink), answers)
+            sink = None if annex is None else _Stored(cast("Annexing", self._reader.sink), annex)
             reader = self._reader.of_another(sink)
             opener = Folders(self._root)
-            while head := _read_exactly(jobs, _HEAD):
-                number, what = marshal.loads(_read_exactly(jobs, int.from_bytes(head, "little")))  # noqa: S302 — of the parent
+            while data := os.read(jobs, _LONGEST):
+                number, what = marshal.loads(data)  # noqa: S302 — written by the parent
                 try:
                     found = _done(self._work, what, opener, reader)
+                    stored = [] if annex is None else annex.taken()
                 except RollbackError as error:
                     fields = {name: str(value) for name, value in error.fields.items()}
-                    _say(answers, _Message(number, [], error=(error.key, fields)))
+                    _say(answers, _Message(number, error=(error.key, fields)))
                     break
-                sealed = [] if sink is None else sink.taken()
-                _say(answers, _Message(number, sealed, found, reader.warnings, reader.count))
+                _say(answers, _Message(number, stored, found, reader.warnings, reader.count))
                 reader.warnings, reader.count = [], 0
             status = 0
         finally:
@@ -254,39 +281,14 @@ class _Pair:
             os._exit(status)
 
 
-class _Sealed:
-    """The helper's sink: seals, and hands over to the parent."""
+class _Stored:
+    """The helper's sink: its part of the store."""
 
-    def __init__(self, store: Sealing, answers: int) -> None:
-        self._store, self._answers = store, answers
-        self._seen: set[bytes] = set()
-        self._sealed: list[tuple[bytes, list[int], list[int], bytes]] = []
-        self._size = 0
+    def __init__(self, store: Annexing, annex: Annex) -> None:
+        self.has, self.put_all, self.identify = annex.has, annex.put_all, store.identify
 
     def put(self, data: bytes) -> bytes:
         return self.put_all([data])[0]
-
-    def put_all(self, contents: Sequence[bytes]) -> list[bytes]:
-        blobs = list(map(self._store.identify, contents))
-        new = {blob: data for blob, data in zip(blobs, contents, strict=True) if blob not in self._seen}
-        if new:
-            self._seen.update(new)
-            self._sealed.append(self._store.seal(new))
-            self._size += len(self._sealed[-1][-1])
-            if self._size >= _FLUSH:
-                _say(self._answers, _Message(0, self.taken()))
-        return blobs
-
-    def taken(self) -> list[tuple[bytes, list[int], list[int], bytes]]:
-        """Return what was sealed since the last call."""
-        sealed, self._sealed, self._size = self._sealed, [], 0
-        return sealed
-
-    def has(self, blob: bytes) -> bool:
-        return blob in self._seen
-
-    def identify(self, data: bytes) -> bytes:
-        return self._store.identify(data)
 
     def put_part(self, refs: Sequence[bytes], body: bytes) -> bytes:
         raise NotImplementedError  # only the parent writes parts
@@ -306,22 +308,9 @@ def _say(answers: int, message: _Message) -> None:
             rest = rest[os.write(answers, rest) :]
 
 
-def _read_exactly(pipe: int, size: int) -> bytes:
-    """Return so many bytes, or none when the other end was closed."""
-    data = b""
-    while len(data) < size:
-        piece = os.read(pipe, size - len(data))
-        if not piece:
-            return b""
-        data += piece
-    return data
-
-
-def _widened(pipe: int) -> int:
-    """Return how many bytes a pipe holds, after it was made to hold many."""
+def _widen(pipe: int) -> None:
     with contextlib.suppress(OSError):
-        return fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)
-    return fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)
 
 
 def _close_all_but(kept: set[int]) -> None:
