@@ -177,10 +177,10 @@ class Application(Recoverable):
         if capture.kind != part.driver.kind:
             return Drift(c.name, c.kind, None, f"of kind {capture.kind} in the last checkpoint")
         try:
-            live = part.driver.fingerprint(c, rehash=False)
+            equal, detail = part.driver.stands(c, capture)
         except RollbackError as error:
             return Drift(c.name, c.kind, None, str(error))
-        return Drift(c.name, c.kind, live.digest == capture.fingerprint.digest)
+        return Drift(c.name, c.kind, equal, detail)
 
     def _health_or_none(self) -> HealthReport | None:
         return self.check_health(self.beat, once=True) if self.checks_health else None
@@ -395,7 +395,8 @@ class Application(Recoverable):
             changes = tuple(driver.changes(c, self.engine.blobs, want, None))
             losses = tuple(driver.losses(c, self.engine.blobs, want, changes))
             warnings = (*want.warnings, *driver.caveats(c, want, changes))
-        return msgspec.structs.replace(scope, changes=changes, losses=losses, warnings=warnings)
+            effort = driver.effort(c, want, changes)
+        return msgspec.structs.replace(scope, changes=changes, losses=losses, warnings=warnings, effort=effort)
 
     def _require_components(self) -> None:
         if not self.parts:

@@ -25,6 +25,7 @@ from rfs.production.rollback.model import (
     Change,
     ChangeKind,
     Component,
+    Effort,
     Fingerprint,
     Loss,
     Ref,
@@ -280,6 +281,22 @@ class Driver(ABC):
             changes: from `want` to the live state, as `changes` yielded them.
         """
         yield from ()
+
+    def effort(self, c: Component, want: Capture, changes: Sequence[Change]) -> Effort | None:
+        """Return how long restoring `want` takes; None: as long as the sizes in `changes` tell.
+
+        Args:
+            changes: from `want` to the live state, as `changes` yielded them.
+        """
+        return None
+
+    def stands(self, c: Component, want: Capture) -> tuple[bool | None, str]:
+        """Tell whether the live state is `want`, at the cost of a look.
+
+        Returns:
+            (equal, sentence): `equal` is None where only reading everything would tell; the sentence may be empty.
+        """
+        return self.fingerprint(c, rehash=False).digest == want.fingerprint.digest, ""
 
 
 def overrides(driver: Driver, method: str) -> bool:

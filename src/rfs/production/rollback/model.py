@@ -168,6 +168,13 @@ class Loss(msgspec.Struct, frozen=True):
     examples: tuple[str, ...] = ()
 
 
+class Effort(msgspec.Struct, frozen=True):
+    """What restoring one component takes, in seconds: before the outage, and in it."""
+
+    staging: float
+    outage: float
+
+
 class Restored(msgspec.Struct, frozen=True):
     """What a restore did. `changed` counts what was changed, 0 when the state was there already."""
 

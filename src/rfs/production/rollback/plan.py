@@ -18,6 +18,7 @@ from rfs.production.rollback.model import (
     Capture,
     Change,
     DeploymentCheckpoint,
+    Effort,
     Loss,
     Reversibility,
 )
@@ -81,6 +82,7 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
         runs: it has processes to stop first and to start last.
         starts: something makes a restored state of it take effect once the services run.
         warnings: sentences about what restoring cannot do exactly.
+        effort: what the driver reckons; without it the sizes in `changes` tell.
     """
 
     component: str
@@ -93,6 +95,7 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
     starts: bool = False
     depends_on: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    effort: Effort | None = None
 
 
 class Estimate(msgspec.Struct, frozen=True):
@@ -219,12 +222,16 @@ def order(depends_on: Mapping[str, Sequence[str]]) -> list[str]:
 
 def estimate(scopes: Sequence[Scope]) -> Estimate:
     """Return how long it will take, from what differs."""
+    reckoned = [scope.effort for scope in scopes if scope.effort is not None]
+    scopes, told = [scope for scope in scopes if scope.effort is None], scopes
     changes = [change for scope in scopes for change in scope.changes]
     wanted = sum(change.before.size for change in changes if change.before is not None)
     staging = len(changes) / STAGE_FILES_PER_SECOND + wanted / STAGE_BYTES_PER_SECOND
     entries = sum(scope.want.entries for scope in scopes if scope.want is not None)
-    services = SERVICE_SECONDS * sum(1 for scope in scopes if scope.runs)
+    services = SERVICE_SECONDS * sum(1 for scope in told if scope.runs)
     outage = services + len(changes) / EXCHANGES_PER_SECOND + 2 * entries / 200_000
+    outage += sum(effort.outage for effort in reckoned)
+    staging += sum(effort.staging for effort in reckoned)
     return Estimate(seconds=staging + outage + entries / 200_000, outage=outage)
 
 

@@ -10,6 +10,7 @@ import msgspec
 from rfs.production.rollback.drivers.postgresql.connect import administering
 from rfs.production.rollback.drivers.postgresql.facts import system_of
 from rfs.production.rollback.drivers.postgresql.marks import Beside, drop, mine
+from rfs.production.rollback.drivers.postgresql.notes import recall, remember
 from rfs.production.rollback.model import Capture, Component, utc_now
 
 # What a failed attempt left is in no checkpoint, and neither is what a lost catalog no longer tells of.
@@ -48,6 +49,10 @@ def listed(c: Component) -> list[Aside]:
 def discard(c: Component, kept: Sequence[Capture], gone: Sequence[Capture], *, dry_run: bool) -> list[str]:
     """Drop the databases that nothing refers to any longer; return a sentence for each. See Driver.discard."""
     said: list[str] = []
+    notes = recall(c)
+    referring = any(each.meta.get("state") == "reference" and each.meta["oid"] for each in (*kept, *gone))
+    if not referring and notes.aside is False:
+        return said
     with administering(c) as connection:
         system = system_of(connection)
         needed, given_up = _meant(kept, system), _meant(gone, system)
@@ -60,6 +65,9 @@ def discard(c: Component, kept: Sequence[Capture], gone: Sequence[Capture], *, d
             if not dry_run:
                 drop(connection, each.name)
             said.append(f"The database {each.name}, set aside {each.mark.since[:16]}, goes: {why}.")
+        left = any(each.mark.state == "displaced" for each in mine(connection, c))
+    if notes.aside is not left:
+        remember(c, msgspec.structs.replace(recall(c), aside=left))
     return said
 
 

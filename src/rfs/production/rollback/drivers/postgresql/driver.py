@@ -10,12 +10,20 @@ from blake3 import blake3
 
 from rfs.production.rollback.driver import BlobSink, BlobSource, Driver, Finding
 from rfs.production.rollback.drivers.postgresql import aside, compare, doctor
-from rfs.production.rollback.drivers.postgresql.connect import PostgresqlOptions, administering, place_of
+from rfs.production.rollback.drivers.postgresql.connect import PostgresqlOptions, administering, connected, place_of
 from rfs.production.rollback.drivers.postgresql.content import fingerprint_of, store
-from rfs.production.rollback.drivers.postgresql.facts import Database, plain, read, system_of
+from rfs.production.rollback.drivers.postgresql.facts import (
+    Database,
+    counted_in,
+    instant_of,
+    opened_at,
+    plain,
+    read,
+    system_of,
+)
 from rfs.production.rollback.drivers.postgresql.marks import Beside, allow, databases
 from rfs.production.rollback.drivers.postgresql.notes import recall, remember
-from rfs.production.rollback.drivers.postgresql.staging import build, differing, dumped, staged, unstage
+from rfs.production.rollback.drivers.postgresql.staging import build, differing, dumped, know_equal, staged, unstage
 from rfs.production.rollback.drivers.postgresql.swap import swap
 from rfs.production.rollback.errors import ConflictError, IntegrityError
 from rfs.production.rollback.model import (
@@ -23,6 +31,7 @@ from rfs.production.rollback.model import (
     Change,
     ChangeKind,
     Component,
+    Effort,
     Fingerprint,
     Loss,
     Ref,
@@ -33,6 +42,11 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
 FORMAT = 1
+# Two cores, a server that fsyncs: for the estimate of a first rollback; afterwards the pace of the last one counts.
+USUAL_PACE = 15e6
+READ_PACE = 60e6
+OBJECTS_PER_SECOND = 100.0
+SWAP_SECONDS = 0.3
 
 
 class PostgresqlDriver(Driver):
@@ -52,6 +66,7 @@ class PostgresqlDriver(Driver):
         with dumped(c, name, sink) as (moment, dump):
             database = plain(moment.database)
             fingerprint, parts = store(database, dump, sink)
+        know_equal(c, fingerprint.digest, moment.instant, moment.counted)
         notes = recall(c)
         if fingerprint.digest in notes.spelled:
             # From now on this spelling is a state of its own, with a checkpoint.
@@ -104,13 +119,14 @@ class PostgresqlDriver(Driver):
             else:
                 incoming = staged(connection, c, want)
                 if incoming is None:
-                    if live is not None and not differing(connection, c, live, source, want):
+                    if live is not None and not differing(c, live, source, want):
                         return Restored(int(reopened))
                     incoming = build(connection, c, source, want)
-            if incoming is not None:
-                found = (incoming.oid, want.fingerprint.digest)
-                remember(c, msgspec.structs.replace(recall(c), swapped=found))
-            swap(connection, c, live, incoming, source)
+            found = (incoming.oid, want.fingerprint.digest) if incoming is not None else None
+            remember(c, msgspec.structs.replace(recall(c), swapped=found, aside=True))
+            opened = swap(connection, c, live, incoming, source)
+            if found is not None:
+                _know_swapped(c, found[1], opened)
         return Restored(1)
 
     def outline(self, c: Component) -> Any:
@@ -133,7 +149,7 @@ class PostgresqlDriver(Driver):
             unstage(connection, c, but=want.fingerprint.digest)
             if staged(connection, c, want) is not None:
                 return
-            if live is None or differing(connection, c, live, source, want):
+            if live is None or differing(c, live, source, want):
                 build(connection, c, source, want)
 
     def release(self, c: Component) -> None:
@@ -155,7 +171,7 @@ class PostgresqlDriver(Driver):
             notes = recall(c)
             remember(c, msgspec.structs.replace(notes, swapped=None))
             if notes.swapped != (live.oid, want.fingerprint.digest):
-                return [_changed(c, name) for name in differing(connection, c, live, source, want)]
+                return [_changed(c, name) for name in differing(c, live, source, want)]
             # Its content was read back when it was staged, and nobody could reach it until its name changed.
             like, database = msgspec.convert(want.meta["database"], Database), read(connection, live.name)
             fields = [field for field in like.__struct_fields__ if getattr(like, field) != getattr(database, field)]
@@ -164,8 +180,44 @@ class PostgresqlDriver(Driver):
     def changes(self, c: Component, source: BlobSource, a: Capture, b: Capture | None) -> Iterator[Change]:
         yield from compare.changes(c, source, a, b)
 
+    def effort(self, c: Component, want: Capture, changes: Sequence[Change]) -> Effort | None:
+        if not changes or _is_reference(want):
+            return Effort(0.0, SWAP_SECONDS if changes else 0.0)
+        pace = recall(c).pace or USUAL_PACE
+        return Effort(want.entries / OBJECTS_PER_SECOND + want.size / pace + 2 * want.size / READ_PACE, SWAP_SECONDS)
+
+    def stands(self, c: Component, want: Capture) -> tuple[bool | None, str]:
+        _require_known(want)
+        name = place_of(c).database
+        with connected(c) as connection:
+            counted = counted_in(connection, name)
+            if _is_reference(want):
+                return counted.oid == want.meta["oid"] and system_of(connection) == want.meta["system"], ""
+            if read(connection, name) != msgspec.convert(want.meta["database"], Database):
+                return False, "the database's own privileges, settings or comment"
+            digest, instant = want.fingerprint.digest, instant_of(connection)
+        notes = recall(c)
+        if notes.equal == (counted.oid, digest, instant):
+            return True, ""
+        how = "`rfs diff` reads it"
+        if notes.counted is None or notes.counted[0] != digest:
+            return None, f"not compared since; {how}"
+        then = notes.counted[1]
+        if (then.oid, then.since) != (counted.oid, counted.since) or counted.written < then.written:
+            return None, f"written to, or made anew; {how}"
+        rows = counted.written - then.written
+        return None, f"the server has counted {rows:,} rows written since, in its catalogs and elsewhere; {how}"
+
     def losses(self, c: Component, source: BlobSource, want: Capture, changes: Sequence[Change]) -> Iterator[Loss]:
         yield from compare.losses(c.name, changes)
+
+
+def _know_swapped(c: Component, digest: str, opened: int) -> None:
+    """Note that the database whose name has just changed is still what it was built as, if nobody has written since."""
+    with connected(c) as connection:
+        counted, instant = counted_in(connection, place_of(c).database), instant_of(connection)
+    if opened_at(opened, instant):
+        know_equal(c, digest, instant, counted)
 
 
 class _Unhurried:

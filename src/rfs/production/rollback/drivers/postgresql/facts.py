@@ -37,8 +37,14 @@ CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k(attnum, ord)
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
 WHERE i.indisprimary AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%' GROUP BY 1, 2 ORDER BY 1, 2
 """
-
-
+_INSTANT = """
+SELECT pg_current_snapshot()::text || ' ' || coalesce(md5(string_agg(s, ',' ORDER BY s)), '')
+FROM (SELECT format('%%s.%%s %%s', schemaname, sequencename, last_value) FROM pg_sequences) AS each(s)
+"""
+_COUNTED = """
+SELECT d.oid::bigint, coalesce(s.tup_inserted + s.tup_updated + s.tup_deleted, 0), coalesce(s.stats_reset::text, '')
+FROM pg_database d LEFT JOIN pg_stat_database s ON s.datid = d.oid WHERE d.datname = %s
+"""
 _DEFAULT_TABLESPACE = "pg_default"
 
 
@@ -72,18 +78,32 @@ def plain(database: Database) -> dict[str, Any]:
     return built
 
 
+class Counted(msgspec.Struct, frozen=True):
+    """How many rows the server has counted as written in a database, its catalogs' among them.
+
+    Attributes:
+        since: when it began to count.
+    """
+
+    oid: int
+    written: int
+    since: str
+
+
 class Held(msgspec.Struct, frozen=True):
     """A moment of a database that other sessions can see as well.
 
     Attributes:
         snapshot: its name, for as long as the session lives.
-        instant: the same as PostgreSQL counts it: which transactions had begun and which had ended.
+        instant: see instant_of.
+        counted: what the server had counted when it began.
         version: the server's major version.
         keys: the columns of each table's primary key, by schema and table.
     """
 
     snapshot: str
     instant: str
+    counted: Counted
     version: int
     database: Database
     keys: dict[tuple[str, str], tuple[str, ...]]
@@ -96,22 +116,37 @@ def held(c: Component, name: str) -> Iterator[Held]:
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         connection.execute("SET LOCAL statement_timeout = 0")
         connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+        counted = counted_in(connection, name)
         (snapshot,) = row_of(connection, "SELECT pg_export_snapshot()")
         database = read(connection, name)
         keys = {(schema, table): tuple(columns) for schema, table, columns in connection.execute(_KEYS)}
         version = connection.info.server_version // 10000
-        yield Held(snapshot, instant_of(connection), version, database, keys)
+        yield Held(snapshot, instant_of(connection), counted, version, database, keys)
 
 
 def instant_of(connection: Connection[Any]) -> str:
-    """Return which transactions have begun and which have ended: equal when nobody wrote anything on the server."""
-    return str(row_of(connection, "SELECT pg_current_snapshot()::text")[0])
+    """Return which transactions have begun and ended on the server, and how far this database's sequences are.
+
+    Equal when nobody wrote anything: a sequence that moves is no transaction, most times.
+    """
+    return str(row_of(connection, _INSTANT)[0])
 
 
 def is_quiet(instant: str) -> bool:
     """Tell whether no transaction that writes was running."""
-    first, last, _ = instant.split(":")
+    first, last, _ = instant.split(":", 2)
     return first == last
+
+
+def opened_at(transaction: int, instant: str) -> bool:
+    """Tell whether nobody wrote anything after a transaction, whose number is given."""
+    return instant.startswith(f"{transaction + 1}:{transaction + 1}: ")
+
+
+def counted_in(connection: Connection[Any], name: str) -> Counted:
+    """Return what the server has counted in a database; a session tells it up to ten seconds late, or when it ends."""
+    oid, written, since = row_of(connection, _COUNTED, name)
+    return Counted(oid, written, since)
 
 
 def system_of(connection: Connection[Any]) -> str:

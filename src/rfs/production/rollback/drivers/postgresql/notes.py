@@ -6,6 +6,7 @@ import os
 
 import msgspec
 
+from rfs.production.rollback.drivers.postgresql.facts import Counted
 from rfs.production.rollback.model import Component
 
 _FILE = "postgresql.json"
@@ -19,6 +20,9 @@ class Notes(msgspec.Struct, frozen=True):
         swapped: (oid, digest) of the database that was checked when it was staged and is swapped in; until the
             read-back that it stands for.
         equal: (oid, digest, instant) of a database that was read and found equal to a capture.
+        counted: (digest, what the server had counted) when it was known to be equal.
+        pace: bytes of rows per second with which this server was filled last; 0 when it never was.
+        aside: whether databases may have been set aside; None when nobody has looked.
         spelled: the identity that a restored database has, to the identity of the capture that it was made of:
             a server writes some expressions in other words once they were dumped and restored, and puts rows
             where there is room.
@@ -28,6 +32,9 @@ class Notes(msgspec.Struct, frozen=True):
     swapped: tuple[int, str] | None = None
     equal: tuple[int, str, str] | None = None
     spelled: dict[str, str] = {}
+    counted: tuple[str, Counted] | None = None
+    pace: float = 0.0
+    aside: bool | None = None
 
 
 def recall(c: Component) -> Notes:

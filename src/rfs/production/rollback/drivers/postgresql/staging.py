@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -15,6 +16,7 @@ from rfs.production.rollback.drivers.postgresql import room
 from rfs.production.rollback.drivers.postgresql.connect import connected, limit, place_of, row_of
 from rfs.production.rollback.drivers.postgresql.content import Contents, Digest
 from rfs.production.rollback.drivers.postgresql.facts import (
+    Counted,
     Database,
     Held,
     create,
@@ -51,6 +53,8 @@ from rfs.production.rollback.model import Capture, Component, utc_now
 if TYPE_CHECKING:
     from psycopg import Connection
 
+# With less, the time to make the tables is most of it.
+LEAST_FOR_A_PACE = 10 << 20
 # What may be written in other words after a dump and a restore: brackets and casts.
 _SPELLING = re.compile(rb"\(|\)|::[a-z ]+(\([0-9, ]*\))?(\[\])?|\s")
 
@@ -101,10 +105,12 @@ def build(connection: Connection[Any], c: Component, source: BlobSource, want: C
     limit(connection, source)
     create(connection, name, like)
     write_mark(connection, name, new_mark(c, "building", digest=want.fingerprint.digest))
+    began = time.monotonic()
     with connected(c, name) as inside:
         load(inside, contents.pieces(), source)
         limit(inside, source)
         inside.execute("ANALYZE")
+    pace = want.size / max(time.monotonic() - began, 0.001) if want.size > LEAST_FOR_A_PACE else None
     give(connection, name, like)
     alias = require_equal(c, name, source, want)
     allow(connection, name, allowed=False)
@@ -113,7 +119,7 @@ def build(connection: Connection[Any], c: Component, source: BlobSource, want: C
     write_mark(connection, name, mark)
     notes = recall(c)
     spelled = {**notes.spelled, alias: want.fingerprint.digest} if alias != want.fingerprint.digest else notes.spelled
-    remember(c, msgspec.structs.replace(notes, making=(), spelled=spelled))
+    remember(c, msgspec.structs.replace(notes, making=(), spelled=spelled, pace=pace or notes.pace))
     (oid,) = row_of(connection, "SELECT oid::bigint FROM pg_database WHERE datname = %s", name)
     return Beside(oid, name, open=False, mark=mark)
 
@@ -163,23 +169,38 @@ def require_equal(c: Component, name: str, source: BlobSource, want: Capture) ->
     return identity
 
 
-def differing(connection: Connection[Any], c: Component, live: Beside, source: BlobSource, want: Capture) -> list[str]:
+def differing(c: Component, live: Beside, source: BlobSource, want: Capture) -> list[str]:
     """Return the names of what differs between the live database and a capture.
 
     Nothing is read when it was found equal and nobody has written anything on the server since: in the outage
     of a rollback that has nothing to restore here, reading all of it would be all of the outage.
     """
-    notes = recall(c)
-    if notes.equal == (live.oid, want.fingerprint.digest, instant_of(connection)):
+    if is_known_equal(c, live, want):
         return []
-    different, _, instant = differences(c, live.name, source, want)
-    equal = (live.oid, want.fingerprint.digest, instant) if not different and is_quiet(instant) else None
-    remember(c, msgspec.structs.replace(notes, equal=equal))
+    different, _, moment = differences(c, live.name, source, want)
+    if not different:
+        know_equal(c, want.fingerprint.digest, moment.instant, moment.counted)
     return different
 
 
-def differences(c: Component, name: str, source: BlobSource, want: Capture) -> tuple[list[str], str, str]:
-    """Return the names of what differs between a database and a capture, its identity, and when it was read."""
+def is_known_equal(c: Component, live: Beside, want: Capture) -> bool:
+    """Tell whether a database was found equal to a capture, and nobody has written anything on the server since."""
+    known = recall(c).equal
+    if known is None or known[:2] != (live.oid, want.fingerprint.digest):
+        return False
+    with connected(c, live.name) as inside:
+        return known[2] == instant_of(inside)
+
+
+def know_equal(c: Component, digest: str, instant: str, counted: Counted) -> None:
+    """Note that a database was equal to a capture at an instant."""
+    equal = (counted.oid, digest, instant) if is_quiet(instant) else None
+    with suppress(OSError):  # it only spares work later, and a full disk must not stand in a checkpoint's way
+        remember(c, msgspec.structs.replace(recall(c), equal=equal, counted=(digest, counted)))
+
+
+def differences(c: Component, name: str, source: BlobSource, want: Capture) -> tuple[list[str], str, Held]:
+    """Return the names of what differs between a database and a capture, its identity, and the moment it was read."""
     like = msgspec.convert(want.meta["database"], Database)
     with dumped(c, name, source) as (moment, dump):
         # The comment of one that is staged tells that it is.
@@ -189,13 +210,13 @@ def differences(c: Component, name: str, source: BlobSource, want: Capture) -> t
         found = _outline(dump, digest)
     identity = digest.fingerprint()
     if identity == want.fingerprint:
-        return [], identity.digest, moment.instant
+        return [], identity.digest, moment
     wanted = _outline(Contents(want, source).pieces(), None)
     names = {key for key in {*found, *wanted} if found.get(key) != wanted.get(key)}
     names |= {
         f"database {field}" for field in database.__struct_fields__ if getattr(database, field) != getattr(like, field)
     }
-    return sorted(names), identity.digest, moment.instant
+    return sorted(names), identity.digest, moment
 
 
 def _outline(dump: Iterable[Piece], digest: Digest | None) -> dict[str, object]:

@@ -43,13 +43,16 @@ _SLOTS = "SELECT slot_name FROM pg_replication_slots WHERE database = %s ORDER B
 _SUBSCRIPTIONS = "SELECT subname FROM pg_subscription WHERE subdbid = %s AND subenabled ORDER BY 1"
 
 
-def swap(connection: Connection[Any], c: Component, live: Beside | None, incoming: Beside | None, pulse: Pulse) -> None:
+def swap(connection: Connection[Any], c: Component, live: Beside | None, incoming: Beside | None, pulse: Pulse) -> int:
     """Let the live name mean another database; what it meant is kept beside it, closed.
 
     Args:
         connection: to a third database.
         live: what has the name now, or None when nothing has.
         incoming: what gets it, or None when nothing shall.
+
+    Returns:
+        The number of the transaction that did it.
 
     Raises:
         ConflictError: something is in the way; the live database is as it was.
@@ -62,14 +65,14 @@ def swap(connection: Connection[Any], c: Component, live: Beside | None, incomin
         for each in (live, incoming):
             if each is not None:
                 _end_sessions(connection, c, each, pulse)
-        _rename(connection, c, live, incoming)
+        return _rename(connection, c, live, incoming)
     except BaseException:  # also when the user says stop: nobody may stand before a closed door because of us
         if live is not None:
             allow(connection, live.name, allowed=True)
         raise
 
 
-def _rename(connection: Connection[Any], c: Component, live: Beside | None, incoming: Beside | None) -> None:
+def _rename(connection: Connection[Any], c: Component, live: Beside | None, incoming: Beside | None) -> int:
     from psycopg import sql
 
     rename = sql.SQL("ALTER DATABASE {} RENAME TO {}")
@@ -85,6 +88,7 @@ def _rename(connection: Connection[Any], c: Component, live: Beside | None, inco
             connection.execute(rename.format(sql.Identifier(incoming.name), sql.Identifier(name)))
             comment_on(connection, name, incoming.mark.comment)
             allow(connection, name, allowed=True)
+        return int(row_of(connection, "SELECT pg_current_xact_id()::text")[0])
 
 
 def _comment(connection: Connection[Any], name: str) -> str | None:
