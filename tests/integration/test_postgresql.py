@@ -426,6 +426,24 @@ def test_the_password_is_on_no_command_line(shop: Shop, tmp_path: Path) -> None:
     assert told.count("hunter2") == told.count("given: hunter2")
 
 
+def test_a_pg_dump_that_says_nothing_more_is_given_up_and_ended(shop: Shop, tmp_path: Path) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "pg_dump").write_text(
+        f'#!/bin/sh\n[ "$1" = --version ] && exec {shop.server.bin}/pg_dump --version\n'
+        f"echo $$ > {tmp_path}/pid\nhead -c 3000000 /dev/zero\nexec sleep 60\n"
+    )
+    (programs / "pg_dump").chmod(0o755)
+    shop.configure((shop.folder / "rfs.toml").read_text().replace(str(shop.server.bin), str(programs)))
+    threads = threading.active_count()
+    began = time.monotonic()
+    ran = shop.rfs("checkpoint", "--timeout", "1s")
+    assert ran.code == 124, ran
+    assert time.monotonic() - began < 20
+    assert threading.active_count() == threads
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
+
+
 def test_names_are_changed_from_the_database_that_rfs_toml_names(shop: Shop) -> None:
     target = shop.checkpoint()
     shop.do("INSERT INTO log VALUES ('new')")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from queue import Empty, SimpleQueue
+from threading import Semaphore, Thread
 from typing import IO, Any, cast
 
 from rfs.production.rollback.driver import Pulse
@@ -14,6 +16,8 @@ from rfs.production.rollback.pg_dump import fitting, installed
 from rfs.production.rollback.secret import absolute
 
 _READ = 1 << 20
+_AHEAD = 32  # so many times _READ at most are in memory before they are stored
+_PATIENCE = 0.2
 _SECRET_WORDS = {"password": "PGPASSWORD", "sslpassword": "PGSSLPASSWORD"}
 _LOCK_SECONDS = 30
 
@@ -59,20 +63,66 @@ def dumping(c: Component, database: str, server: int, snapshot: str, pulse: Puls
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, env=environment
         )
-        stdout = cast("IO[bytes]", child.stdout)
+        ahead = _Ahead(cast("IO[bytes]", child.stdout))
         try:
-            while data := stdout.read(_READ):
-                pulse.tick(0, 0)
+            while data := ahead.take(pulse):
                 yield data
             status = child.wait()
         finally:
-            stdout.close()
             if child.poll() is None:
                 child.kill()
                 child.wait()
+            ahead.close()
         if status != 0:
             errors.seek(0)
             raise _failed(c, database, errors.read().decode(errors="replace"))
+
+
+class _Ahead:
+    """Reads a pipe in a thread of its own: whoever writes it works on while what it wrote is stored.
+
+    A pipe holds so little that without this the two would take turns.
+    """
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self._pipe = pipe
+        self._read: SimpleQueue[bytes | OSError] = SimpleQueue()
+        self._room = Semaphore(_AHEAD)
+        self._over = False
+        self._thread = Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        data: bytes | OSError = b"-"
+        while data and not isinstance(data, OSError):
+            self._room.acquire()
+            if self._over:
+                return
+            try:
+                data = self._pipe.read(_READ)
+            except OSError as error:
+                data = error
+            self._read.put(data)
+
+    def take(self, pulse: Pulse) -> bytes:
+        """Return what was read next, nothing at the end; the pulse is asked also while nothing comes."""
+        while True:
+            pulse.tick(0, 0)
+            try:
+                data = self._read.get(timeout=_PATIENCE)
+            except Empty:
+                continue
+            self._room.release()
+            if isinstance(data, OSError):
+                raise data
+            return data
+
+    def close(self) -> None:
+        """End the thread. The writer has ended, so that there is nothing to wait for."""
+        self._over = True
+        self._room.release()
+        self._thread.join()
+        self._pipe.close()
 
 
 def _conninfo(words: dict[str, Any]) -> str:
