@@ -5,6 +5,7 @@
 # make format   lets ruff put right what it can
 # make crash    every fault at every call
 # make bench-quick  rfs beside restic and git, on a hundred thousand files; ARGS=--all: borg, too
+# make bench-databases  rfs beside pg_dump, dslr and SQLite's backup API; ARGS="--scale 0.1": a smaller one
 # make lock     pins newer dependencies
 #
 # Needs Python 3.11 or newer and nothing else; everything goes into .venv.
@@ -31,7 +32,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 MINOR := import sys; print(sys.version_info[:2])
 
-.PHONY: demo test slow check format crash bench-quick lock clean
+.PHONY: demo test slow check format crash bench-quick bench-databases lock clean
 
 demo: DB = sqlite
 demo: $(STAMP)
@@ -67,6 +68,9 @@ $(STAMP): requirements/lock.txt pyproject.toml
 	@$(PIP) install --requirement requirements/lock.txt
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
+
+bench-databases: $(STAMP)
+	@$(BIN)/python -m benchmarks.databases $(ARGS)
 
 lock: $(STAMP)
 	@$(PIP) install uv

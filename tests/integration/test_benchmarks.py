@@ -1,4 +1,4 @@
-"""`make bench-quick` at a small scale: that it runs to its end, and that its table says what was measured."""
+"""The benchmarks at a small scale: that they run to their end, and that their tables say what was measured."""
 
 from __future__ import annotations
 
@@ -25,4 +25,19 @@ def test_a_small_run_without_peers(tmp_path: Path) -> None:
     assert "8 files had been modified, added or deleted" in text
     assert "(0 differences)" in text
     assert "| peak memory ≤ 200 MB |" in text
+    assert list(tmp_path.iterdir()) == [table]
+
+
+@pytest.mark.slow
+def test_databases_at_a_small_scale(tmp_path: Path) -> None:
+    table = tmp_path / "table.md"
+    command = [sys.executable, "-m", "benchmarks.databases", "--scale", "0.01", "--rounds", "1", "--without-dslr"]
+    command += ["--place", str(tmp_path), "--out", str(table)]
+    done = subprocess.run(command, cwd=REPOSITORY, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = table.read_text(encoding="utf-8")
+    assert "| first checkpoint | rfs |" in text
+    assert "| roll 1 % back | rfs |" in text
+    assert "| outage of a rollback ≤ 0.30 × dslr | | not measured |" in text
+    assert "Other rows than before were left by: nobody." in text
     assert list(tmp_path.iterdir()) == [table]
