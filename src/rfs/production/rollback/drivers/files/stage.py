@@ -1,10 +1,11 @@
 """The stage: a folder on the tree's own file system where what is wanted is made complete before it is needed.
 
-    STAGE/KEY/g0/0, 1, 2 …   complete entries, each to be exchanged with the live one
-    STAGE/KEY/g0.list        which path each is for and its inode; written when all of them are durable
-    STAGE/KEY/out/           what was live and should not be there any longer
+    STAGE/KEY/g0-RANDOM/0, 1, 2 …   complete entries, each to be exchanged with the live one
+    STAGE/KEY/g0-RANDOM.list        which path each is for and its inode; written when all of them are durable
+    STAGE/KEY/out/                  what was live and should not be there any longer
 
-KEY names the wanted state. After an exchange the staged name holds the old entry, whose
+KEY names the wanted state. RANDOM is for ext4, which chooses the region of such a folder by its name: see
+`spread_folders`. After an exchange the staged name holds the old entry, whose
 inode is not the listed one: so a repetition sees that this path is done.
 """
 
@@ -174,11 +175,10 @@ class Stage:
         for task in missing:
             _check_owners(task, want)
         number = 0
-        while f"g{number}" in self._generations:
+        while any(name.startswith(f"g{number}-") for name in self._generations):
             number += 1
-        generation = f"g{number}"
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{generation}.list", dir_fd=self.folder)  # one left without its folder must not vouch for this
+        generation = f"g{number}-{os.urandom(4).hex()}"
+        spread_folders(self.folder)
         os.mkdir(generation, 0o700, dir_fd=self.folder)
         fd = self._generations[generation] = os.open(generation, OPEN_FOLDER, dir_fd=self.folder)
         builder = Builder(want, source, fd, self._component, sync_each=len(missing) <= FEW)
