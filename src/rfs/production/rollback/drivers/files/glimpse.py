@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import os
+import struct
 import sys
 from array import array
 from collections.abc import Sequence
@@ -17,19 +18,7 @@ from itertools import repeat
 
 from blake3 import blake3
 
-from rfs.production.rollback.drivers.files.tree import (
-    CTIME,
-    GID,
-    INODE,
-    LINKS,
-    MODE,
-    MTIME,
-    ROW,
-    ROW_BYTES,
-    SIZE,
-    UID,
-    pack_rows,
-)
+from rfs.production.rollback.drivers.files.tree import pack_rows
 
 _OWN, _LENGTH = 8, 16
 _BILLION = 1_000_000_000
@@ -37,8 +26,10 @@ _AT_ONCE = 1024
 # struct statx: its size in bytes, and which of its 64-bit words tell: links and owner, group and mode,
 # inode, size, and seconds and nanoseconds of the change and the modification time.
 _STATX = 256
-_WORDS, _HALVES = _STATX // 8, _STATX // 4
+_WORDS = _STATX // 8
 _TELLING = (2, 3, 4, 5, 12, 13, 14, 15)
+# Links, owner, group, mode, inode, size, then seconds and nanoseconds of both times.
+_FIELDS = struct.Struct("<16xIIIH2xQQ48xqI4xqI4x128x")
 _NO_FOLLOW = 0x100
 _NO_AUTOMOUNT = 0x800
 _BASIC = 0x7FF
@@ -61,16 +52,10 @@ def glimpse(own: bytes, told: array[int]) -> bytes:
 
 def rows_of(told: array[int]) -> bytes:
     """Return what `Asker.ask` told as the rows of a block."""
-    rows = array("Q", bytes(len(told) // _WORDS * ROW_BYTES))
-    halves = array("I", told.tobytes())
-    rows[INODE::ROW], rows[SIZE::ROW] = told[4::_WORDS], told[5::_WORDS]
-    for column, at in ((LINKS, 4), (UID, 5), (GID, 6), (MODE, 7)):
-        rows[column::ROW] = array("Q", halves[at::_HALVES].tolist())
-    times = array("q", told.tobytes())
-    for column, at in ((CTIME, 12), (MTIME, 14)):
-        seconds, rest = times[at::_WORDS], times[at + 1 :: _WORDS]
-        rows[column::ROW] = array("Q", pack_rows([s * _BILLION + n for s, n in zip(seconds, rest, strict=True)]))
-    return rows.tobytes()
+    flat: list[int] = []
+    for links, user, group, mode, inode, size, changed, c_rest, modified, m_rest in _FIELDS.iter_unpack(told):
+        flat += (inode, changed * _BILLION + c_rest, modified * _BILLION + m_rest, size, mode, user, group, links)
+    return pack_rows(flat)
 
 
 class Asker:

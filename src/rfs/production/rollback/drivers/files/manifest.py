@@ -35,6 +35,7 @@ from rfs.production.rollback.drivers.files.tree import (
     Tree,
     absent_tree,
     empty_block,
+    folders_at,
     join,
     portable,
     seal,
@@ -151,10 +152,13 @@ def _record(path: str, block: Block, start: int, places: dict[bytes, int]) -> _R
     end = min(start + _MOST_ENTRIES, len(block))
     whole = end - start == len(block)
     columns = state_columns(block)
-    blobs = block.blobs
-    numbers = array(
-        "i", [place(blobs[at : at + DIGEST], len(places) - 1) for at in range(start * DIGEST, end * DIGEST, DIGEST)]
-    )
+    blobs = [block.blobs[at : at + DIGEST] for at in range(start * DIGEST, end * DIGEST, DIGEST)]
+    first = len(places) - 1
+    if places.keys().isdisjoint(blobs) and len(set(blobs)) == len(blobs):
+        numbers = array("i", range(first, first + len(blobs)))
+        places.update(zip(blobs, numbers, strict=True))
+    else:
+        numbers = array("i", [place(blob, len(places) - 1) for blob in blobs])
     names = block.names if whole else os.fsencode("\0".join(block.listed()[start:end]))
     return _Record(
         os.fsencode(path),
@@ -241,7 +245,6 @@ def _block(record: _Record, refs: list[bytes]) -> Block:
         message = "not as many names as entries"
         raise ValueError(message)
     ids = [*refs, NONE]  # place -1 is the last one
-    modes = rows[MODE::ROW]
     return Block(
         record.names,
         rows.tobytes(),
@@ -252,7 +255,7 @@ def _block(record: _Record, refs: list[bytes]) -> Block:
         [],
         record.loose,
         digest=record.digest,
-        below=[at for at, mode in enumerate(modes) if mode & 0o170000 == stat.S_IFDIR],
+        below=folders_at(rows[MODE::ROW]),
     )
 
 

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from blake3 import blake3
@@ -137,6 +137,8 @@ class Reader:
             return range(len(folder.names))
         old = before.block
         same_names = old.names == os.fsencode("\0".join(folder.names))
+        if same_names and before.held:
+            return found.take_over(old)
         places = range(len(old)) if same_names else map(before.place, folder.names)
         others = []
         for at, place in enumerate(places):
@@ -165,7 +167,8 @@ class Reader:
             _, changed, modified, size, mode, *_ = row
             # Few are in any way unusual, and many are to be read.
             small = None
-            if mode & 0o170000 == _FILE and size <= _SMALL and changed < settled and modified < settled:
+            quiet = (changed < settled and modified < settled) or self.is_settled(changed, modified)
+            if quiet and mode & 0o170000 == _FILE and size <= _SMALL:
                 small = self._read_small(fd, names[at], row, size)
             if small is None:
                 found.take(at, self._read(fd, folder.path, names[at], row, before))
@@ -319,17 +322,37 @@ class Reader:
         """Tell whether the store holds every content of a block."""
         if before.held or self._sink is None:
             return True
-        block, has = before.block, self._sink.has
+        needed = _needed(before.block)
+        return needed is not None and all(map(self._sink.has, needed))
+
+    def holding(self, blocks: Mapping[str, Block]) -> frozenset[str]:
+        """Return of which of these folders the store holds every content: `holds_all` for many, which is faster."""
+        needed = {path: ids for path, block in blocks.items() if (ids := _needed(block)) is not None}
+        if self._sink is None or not needed:
+            return frozenset(needed)
+        lacking = _lacking(self._sink, set().union(*needed.values()))
+        return frozenset(path for path, ids in needed.items() if not lacking or lacking.isdisjoint(ids))
+
+
+def _needed(block: Block) -> set[bytes] | None:
+    """Return the ids of all contents of a block, or None when one of them is not known."""
+    blobs = [block.blobs[at : at + DIGEST] for at in range(0, len(block.blobs), DIGEST)]
+    needed = set(blobs)
+    if NONE in needed:
+        needed.remove(NONE)
         numbers = block.numbers()
-        for at, (mode, size) in enumerate(zip(numbers[MODE::ROW], numbers[SIZE::ROW], strict=True)):
-            if mode & 0o170000 != _FILE or not size:
-                continue
-            if at in block.chunks:
-                if not self.is_held(before.row(at)):
-                    return False
-            elif (blob := block.blobs[at * DIGEST : (at + 1) * DIGEST]) == NONE or not has(blob):
-                return False
-        return True
+        for at, blob in enumerate(blobs):
+            known = blob != NONE or at in block.chunks or not numbers[at * ROW + SIZE]
+            if not known and numbers[at * ROW + MODE] & 0o170000 == _FILE:
+                return None
+    needed.update(chunk.blob for chunks in block.chunks.values() for chunk in chunks)
+    return needed
+
+
+def _lacking(sink: BlobSink, blobs: set[bytes]) -> set[bytes]:
+    """Return which of these a store has not; ours answers that for all of them at once."""
+    lacking: Callable[[set[bytes]], set[bytes]] | None = getattr(sink, "lacking", None)
+    return {blob for blob in blobs if not sink.has(blob)} if lacking is None else lacking(blobs)
 
 
 class Before:
@@ -387,6 +410,19 @@ class _Columns:
         self.extras: dict[int, Extra] = {}
         self.chunks: dict[int, list[Chunk]] = {}
         self.gone: set[int] = set()
+
+    def take_over(self, old: Block) -> list[int]:
+        """Take from a folder with the same names what did not change; return the positions of the other entries."""
+        rows, wide = old.rows, DIGEST
+        others = [at for at, row in enumerate(self.rows) if row != rows[at * ROW_BYTES : (at + 1) * ROW_BYTES]]
+        self.digests = [old.digests[at : at + wide] for at in range(0, len(old.digests), wide)]
+        self.blobs = [old.blobs[at : at + wide] for at in range(0, len(old.blobs), wide)]
+        self.extras, self.chunks = dict(old.extras), dict(old.chunks)
+        for at in others:
+            self.digests[at] = self.blobs[at] = NONE
+            self.extras.pop(at, None)
+            self.chunks.pop(at, None)
+        return others
 
     def take(self, at: int, row: Row | None) -> None:
         """Note what one entry is; None when it is gone."""

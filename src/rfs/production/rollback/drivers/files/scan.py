@@ -91,13 +91,10 @@ class Scan:
         """
         if self._rehash or not self._known.blocks:
             blocks = self._read_as_listed(root)
-        elif shares := self._shares():
-            blocks = self._shared(root, shares)
         else:
-            walker = self._walker(self._reader)
-            walker.walk(os.dup(root), "", counted=True)
-            self._reader.finish()
-            blocks, self._devices = walker.blocks, walker.devices
+            if self._sink is not None:
+                self._ask_what_is_held()
+            blocks = self._shared(root, shares) if (shares := self._shares()) else self._walked(root)
         top = self._top(root, blocks[""])
         groups = self._groups(blocks)
         self.warnings = [*self._reader.warnings, *self.warnings]
@@ -140,6 +137,19 @@ class Scan:
 
     # — little is —
 
+    def _ask_what_is_held(self) -> None:
+        """Ask the store once what it holds of the folders in no part that it surely has; a helper cannot ask it."""
+        known = self._known
+        unsure = {path: block for path, block in known.blocks.items() if block.part not in known.held_parts}
+        self._known = known._replace(held=self._reader.holding(unsure))
+
+    def _walked(self, root: int) -> dict[str, Block]:
+        walker = self._walker(self._reader)
+        walker.walk(os.dup(root), "", counted=True)
+        self._reader.finish()
+        self._devices = walker.devices
+        return walker.blocks
+
     def _shares(self) -> list[str]:
         """Return subtrees to share out, or none when the tree is too small, or what is known of it of no use."""
         known = self._known
@@ -152,13 +162,6 @@ class Scan:
                 weights[above] = weights.get(above, 0) + weights[path]
         if weights[""] < _MANY:
             return []
-        if self._sink is not None:
-            # A helper cannot ask the store, so it is asked before.
-            befores = {
-                p: known.before(p, storing=True) for p, b in known.blocks.items() if b.part not in known.held_parts
-            }
-            held = frozenset(path for path, before in befores.items() if self._reader.holds_all(before))
-            self._known = known._replace(held=held)
         shares: list[str] = []
         waiting = [""]
         while waiting:

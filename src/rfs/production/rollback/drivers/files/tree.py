@@ -32,7 +32,7 @@ TOP = "/"  # the name of the block that holds only the root's own entry; no path
 
 
 _TYPE = 0o170000
-_NO_FILE = {number << 12 for number in range(16)} - {stat.S_IFREG}
+_AFTER_FILES = stat.S_IFREG + (1 << 12)
 
 
 class Extra(msgspec.Struct, frozen=True, array_like=True):
@@ -284,10 +284,11 @@ def seal(block: Block) -> Block:
     changed, which its entries tell exactly, and a name that is no part of the state changes them too.
     """
     columns = state_columns(block)
-    block.below = [at for at, mode in enumerate(columns[2]) if mode & 0o170000 == stat.S_IFDIR]
+    block.below = folders_at(columns[2])
     links = block.numbers()[LINKS::ROW]
-    block.linked = any(
-        count > 1 and mode & 0o170000 != stat.S_IFDIR for count, mode in zip(links, columns[2], strict=True)
+    # Folders have several links, too, but most folders hold none.
+    block.linked = max(links, default=0) > 1 and any(
+        count > 1 and mode & _TYPE != stat.S_IFDIR for count, mode in zip(links, columns[2], strict=True)
     )
     names, digests, extras = block.names, block.digests, block.extras
     if block.kept:
@@ -298,12 +299,19 @@ def seal(block: Block) -> Block:
         digests = b"".join([digests[at * DIGEST : (at + 1) * DIGEST] for at in counted])
         columns = [array("Q", [column[at] for at in counted]) for column in columns]
         extras = {new: extras[at] for new, at in enumerate(counted) if at in extras}
-    for at, mode in enumerate(columns[2]) if block.below else ():
-        if mode & 0o170000 == stat.S_IFDIR:
-            columns[0][at] = 0
+    for at in folders_at(columns[2]) if block.below else ():
+        columns[0][at] = 0
     state = (names, portable(columns), digests, sorted(extras.items()))
     block.digest = blake3(msgspec.msgpack.encode(state)).digest()
     return block
+
+
+def folders_at(modes: array[int]) -> list[int]:
+    """Return where the folders are among entries with these modes."""
+    # No type that has a larger number than a file's is a folder's, and one look at all says so of most folders.
+    if not modes or min(modes) >= stat.S_IFREG:
+        return []
+    return [at for at, mode in enumerate(modes) if mode & _TYPE == stat.S_IFDIR]
 
 
 def state_columns(block: Block) -> list[array[int]]:
@@ -311,7 +319,7 @@ def state_columns(block: Block) -> list[array[int]]:
     numbers = block.numbers()
     columns = [numbers[at::ROW] for at in (MTIME, SIZE, MODE, UID, GID)]
     sizes, modes = columns[1], columns[2]
-    if any(map(_NO_FILE.__contains__, set(map(_TYPE.__and__, modes)))):
+    if modes and (min(modes) < stat.S_IFREG or max(modes) >= _AFTER_FILES):
         for at, mode in enumerate(modes):
             if mode & _TYPE != stat.S_IFREG:
                 sizes[at] = 0
