@@ -49,6 +49,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> collections.Counter[str]:
     count(index, "load", "indexes loaded")
     count(compare, "differences", "comparisons")
     count(content, "read", "files read")
+    count(reader.Reader, "_read_small", "files read")
     return counted
 
 

@@ -212,7 +212,9 @@ class Index:
         self._enough = max(_ASKED_BEFORE_CACHING, count // _IDS_LIKE_A_QUESTION)
         if questions < self._enough or count > _MOST_CACHED:
             return False
-        self.known = {row[0] for row in self._db.execute("SELECT id FROM blobs WHERE bad = 0")}
+        # All at once, as a list; of a single row it would be the value itself.
+        ids = self._db.execute("SELECT id FROM blobs WHERE bad = 0 UNION ALL VALUES (x'') UNION ALL VALUES (x'')").get
+        self.known = set(ids)
         return True
 
     def absent(self, blobs: Collection[bytes]) -> set[bytes]:

@@ -33,6 +33,9 @@ from rfs.production.rollback.store.seal import Data, Sealer, Type, decode_part, 
 from rfs.production.rollback.store.shelf import Shelf
 
 _OTHERS_MAY_WRITE = 0o022
+# Bytes of parts that are kept for the next question, and what an id in a list takes of them.
+_MOST_LOOKED_THROUGH = 32 << 20
+_REF_IN_MEMORY = 80
 
 
 class Store:
@@ -61,6 +64,8 @@ class Store:
         self._record = record
         self._sealer = Sealer(lambda: unwrap(record, key, path))
         self._shelf = Shelf(Place(path), record.id, self._sealer)
+        # Parts that `missing` has read and checked: who asks that is about to ask for them.
+        self._looked_through: dict[bytes, tuple[list[bytes], bytes]] = {}
 
     @staticmethod
     def exists(path: str) -> bool:
@@ -238,7 +243,7 @@ class Store:
         Raises:
             IntegrityError: store.blob_missing or store.damaged.
         """
-        return decode_part(self._shelf.get(part, Type.PART))
+        return self._looked_through.pop(part, None) or decode_part(self._shelf.get(part, Type.PART))
 
     def reachable(self, parts: Iterable[bytes]) -> set[bytes]:
         """Return the ids of the parts and of all that they refer to.
@@ -254,14 +259,24 @@ class Store:
         return found
 
     def missing(self, parts: Iterable[bytes]) -> list[bytes]:
-        """Return what is not here, or only damaged, of manifest parts and all that they refer to."""
+        """Return what is not here, or only damaged, of manifest parts and all that they refer to.
+
+        Parts that were found whole are kept, up to some size, for one `get_part` each.
+        """
         lost: list[bytes] = []
         needed: set[bytes] = set()
+        self._looked_through.clear()
+        size = 0
         for part in dict.fromkeys(parts):
             try:
-                needed.update(self.get_part(part)[0])
+                refs, body = self.get_part(part)
             except IntegrityError:
                 lost.append(part)
+                continue
+            needed.update(refs)
+            size += len(body) + _REF_IN_MEMORY * len(refs)
+            if size <= _MOST_LOOKED_THROUGH:
+                self._looked_through[part] = (refs, body)
         return lost + sorted(self._shelf.lacking(needed))
 
     # — records —
@@ -318,6 +333,7 @@ class Store:
 
     def discard(self) -> None:
         """Drop what was put since the last flush. What filled whole packs stays until a prune."""
+        self._looked_through.clear()
         self._shelf.discard()
 
     # — upkeep —

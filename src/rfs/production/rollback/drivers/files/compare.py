@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, ItemsView, Iterator
 from typing import NamedTuple
 
 from rfs.production.rollback.drivers.files.options import Rules
@@ -16,6 +16,7 @@ from rfs.production.rollback.drivers.files.tree import (
     ROW_BYTES,
     Block,
     Entry,
+    Extra,
     Tree,
     above,
     empty_block,
@@ -138,13 +139,14 @@ def _in_folder(path: str, a: Tree, b: Tree) -> Iterator[Difference]:
                 yield Difference(join(path, names[at]), first, second)
         return
     old, new = _places(before), _places(after)
-    for name in sorted(old.keys() | new.keys()):
+    # What is plainly equal in both is left out.
+    for name in sorted({name for name, _ in _marks(before, old) ^ _marks(after, new)}):
         i, j = old.get(name, -1), new.get(name, -1)
         if i < 0:
             yield Difference(join(path, name), None, after.entry(j))
         elif j < 0:
             yield Difference(join(path, name), before.entry(i), None)
-        elif not _plainly_same(before, i, after, j):
+        else:
             first, second = before.entry(i), after.entry(j)
             if not _same(join(path, name), first, second, a, b):
                 yield Difference(join(path, name), first, second)
@@ -181,6 +183,19 @@ def _same(path: str, first: Entry, second: Entry, a: Tree, b: Tree) -> bool:
     if first.is_folder and second.is_folder:
         time = not ((path in a.blocks and a.blocks[path].loose) or (path in b.blocks and b.blocks[path].loose))
     return first.same_meta(second, time=time) and first.same_content(second)
+
+
+def _marks(block: Block, places: dict[str, int]) -> ItemsView[str, tuple[bytes, bytes, Extra | None]]:
+    """Return by name what makes up each entry's state."""
+    rows, digests, extra = block.rows, block.digests, block.extras.get
+    return {
+        name: (
+            rows[at * ROW_BYTES + _STATE_FROM : at * ROW_BYTES + _STATE_TO],
+            digests[at * DIGEST : (at + 1) * DIGEST],
+            extra(at),
+        )
+        for name, at in places.items()
+    }.items()
 
 
 def _places(block: Block) -> dict[str, int]:

@@ -43,6 +43,7 @@ class FilesDriver(Driver):
         # One operation asks for the same trees again and again, some of that in the outage: each is decoded,
         # found and compared once.
         self._known: tuple[str, index.Index | None] | None = None
+        self._unsaved = False  # whether the known index is another one than what other processes find
         self._loaded: tuple[_Key, Tree] | None = None
         self._captured: dict[_Key, Tree] = {}
         self._seen: _Seen | None = None
@@ -56,6 +57,11 @@ class FilesDriver(Driver):
         Raises:
             RollbackError: path.missing, path.kind, path.unreadable or path.changing.
         """
+        captured = self._capture(c, sink, previous)
+        self._save(c)
+        return captured
+
+    def _capture(self, c: Component, sink: BlobSink, previous: Capture | None) -> Capture:
         look = self._look(c, places.locate(c))
         held = previous.parts if previous is not None and previous.kind == self.kind else ()
         tree = look.at_tree(sink=sink, held=frozenset(held))
@@ -72,7 +78,7 @@ class FilesDriver(Driver):
     def salvage(self, c: Component, sink: BlobSink, previous: Capture | None) -> Capture:
         """Record the folder before a rollback; that there is none is a state too."""
         try:
-            return self.capture(c, sink, previous)
+            return self._capture(c, sink, previous)
         except RollbackError as error:
             if error.key != "path.missing":
                 raise
@@ -120,11 +126,19 @@ class FilesDriver(Driver):
 
     def _look(self, c: Component, place: Place) -> Look:
         if self._known is None or self._known[0] != c.work:
-            self._known = (c.work, index.load(c.work))
+            self._known, self._unsaved = (c.work, index.load(c.work)), False
         return Look(c, place, self._known[1])
 
     def _remember(self, c: Component, look: Look, tree: Tree, written: manifest.Written | None = None) -> None:
-        self._known = (c.work, look.remember(tree, written))
+        known, news = look.remember(tree, written)
+        self._known = (c.work, known)
+        self._unsaved = self._unsaved or news
+
+    def _save(self, c: Component) -> None:
+        """Keep the known index for other processes, when it is news."""
+        if self._unsaved and self._known is not None and self._known[0] == c.work and self._known[1] is not None:
+            index.save(c.work, self._known[1])
+            self._unsaved = False
 
     def _live(self, c: Component, *, rehash: bool = False, restored: Tree | None = None) -> Tree:
         """Look at the live folder, also at one that is not there.
@@ -143,6 +157,8 @@ class FilesDriver(Driver):
         if restored is not None and not (restored.absent or tree.absent):
             _adopt(tree, restored)
         self._remember(c, look, tree)
+        if restored is None:
+            self._save(c)
         return tree
 
     def _load(self, c: Component, source: BlobSource, want: Capture) -> Tree:
@@ -212,7 +228,8 @@ class FilesDriver(Driver):
             return max(len(tasks), job.live.absent)
 
     def release(self, c: Component) -> None:
-        """Remove the stage, with the old files that are parked in it."""
+        """Remove the stage, with the old files parked in it; keep the index, for which the outage had no time."""
+        self._save(c)
         self._captured.clear()
         self._loaded = self._seen = self._compared = None
         path = root_of(c)

@@ -73,20 +73,17 @@ class Look:
         )
         return tree
 
-    def remember(self, tree: Tree, written: manifest.Written | None = None) -> index.Index | None:
-        """Return the index as it now is; when it is news, it is kept for other processes, too."""
+    def remember(self, tree: Tree, written: manifest.Written | None = None) -> tuple[index.Index | None, bool]:
+        """Return the index as it now is, and whether it is news that other processes need, too."""
         if tree.absent:
-            return self._known
+            return self._known, False
         parts, sizes = ([], []) if self._known is None else (self._known.parts, self._known.sizes)
         if written is not None:
             news = list(written.parts[: len(written.sizes)])
             self._stale = self._stale or news != parts
             parts, sizes = news, written.sizes
         blocks = {os.fsencode(path): block for path, block in tree.blocks.items()}
-        found = index.Index(self.rules.identity, blocks, parts, sizes)
-        if self._stale:
-            index.save(self._c.work, found)
-        return found
+        return index.Index(self.rules.identity, blocks, parts, sizes), self._stale
 
 
 def nothing_changed(before: Tree, now: Tree) -> bool:
