@@ -103,6 +103,21 @@ class TestPostgresql(DriverSuite):
     test_restore_converges_after_it_was_interrupted = slow(DriverSuite.test_restore_converges_after_it_was_interrupted)
 
 
+@pytest.mark.slow
+class TestPostgresqlInPlace(TestPostgresql):
+    """The role may not create databases; so a database that is gone cannot be made again."""
+
+    most_interruptions = 3
+
+    def make_component(self, tmp: Path) -> Component:
+        c = super().make_component(tmp)
+        with self.server.connect() as connection:
+            connection.execute(sql.SQL("ALTER ROLE {} NOCREATEDB").format(sql.Identifier(f"{self.name}_owner")))
+        return c
+
+    wreck = DriverSuite.wreck
+
+
 def _everything(connection: psycopg.Connection[Any]) -> object:
     tables = (
         "SELECT quote_ident(relname), relacl FROM pg_class"

@@ -85,6 +85,11 @@ class Shop(App):
             assert row is not None
             return row[0]
 
+    def may_not_create(self) -> None:
+        """Take CREATEDB from the owner: its database is then restored in place."""
+        with self.server.connect() as connection:
+            connection.execute(sql.SQL("ALTER ROLE {} NOCREATEDB").format(sql.Identifier(self.owner)))
+
     def names(self) -> list[str]:
         """Return the databases of this application, the live one first."""
         with self.server.connect() as connection:
@@ -110,3 +115,43 @@ def shop_of(
         yield shop
     finally:
         shop.remove()
+
+
+QUERIES = r"""
+SELECT pg_get_userbyid(datdba), datconnlimit, coalesce(datacl, acldefault('d', datdba))::text,
+    datcollate, shobj_description(oid, 'pg_database')
+    FROM pg_database WHERE datname = current_database()
+SELECT setconfig::text FROM pg_db_role_setting s JOIN pg_database d ON d.oid = setdatabase
+    WHERE datname = current_database()
+SELECT relname, relkind::text, pg_get_userbyid(relowner), relacl::text, obj_description(oid, 'pg_class'),
+    pg_get_viewdef(CASE WHEN relkind = 'v' THEN oid END) FROM pg_class
+    WHERE relnamespace = 'public'::regnamespace ORDER BY 1
+SELECT attrelid::regclass::text, attname, atttypid::regtype::text, attidentity::text, attgenerated::text, attacl::text
+    FROM pg_attribute WHERE attrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace)
+    AND attnum > 0 AND NOT attisdropped ORDER BY 1, 2
+SELECT conname, contype::text FROM pg_constraint WHERE connamespace = 'public'::regnamespace ORDER BY 1
+SELECT tgname, tgenabled::text FROM pg_trigger WHERE NOT tgisinternal ORDER BY 1
+SELECT proname, prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace ORDER BY 1
+SELECT defaclobjtype::text, defaclnamespace::regnamespace::text, defaclacl::text FROM pg_default_acl ORDER BY 1, 2, 3
+SELECT nspname, nspacl::text, pg_get_userbyid(nspowner), obj_description(oid) FROM pg_namespace
+    WHERE nspname NOT LIKE 'pg\_%' ORDER BY 1
+SELECT oid::regclass::text, relkind::text, relacl::text, relrowsecurity FROM pg_class
+    WHERE relnamespace IN (SELECT oid FROM pg_namespace WHERE nspname IN ('apart', 'later')) ORDER BY 1
+SELECT oid::regprocedure::text, proacl::text FROM pg_proc WHERE pronamespace::regnamespace::text IN ('public', 'apart')
+    ORDER BY 1
+SELECT oprname, oprowner FROM pg_operator WHERE oprnamespace = 'public'::regnamespace
+SELECT polname, polrelid::regclass::text FROM pg_policy
+SELECT pubname FROM pg_publication
+SELECT stxname, stxkind::text FROM pg_statistic_ext
+SELECT sequencename, last_value, data_type::text FROM pg_sequences ORDER BY 1
+SELECT loid, data FROM pg_largeobject ORDER BY 1
+SELECT o::text FROM orders o ORDER BY id
+SELECT l::text FROM lines l ORDER BY l
+SELECT d::text, tableoid::regclass::text FROM days d
+"""
+
+
+def catalog(shop: Shop) -> list[object]:
+    """Return what the catalogs tell of a database, and its rows."""
+    with shop.server.connect(shop.database) as connection:
+        return [connection.execute(query).fetchall() for query in QUERIES.strip().replace("\n    ", " ").split("\n")]

@@ -19,8 +19,10 @@ from rfs.production.rollback.drivers.postgresql import PostgresqlDriver
 
 # How often each word is met in the sweep that takes long; how many words at the end matter most, and how many of these
 # the short one meets.
-TIMES = 3
+TIMES = int(os.environ.get("SOAK_KILLS", "3"))
 LAST = 9
+IN_PLACE_LAST = 60
+IN_PLACE_SAMPLE = 2
 SAMPLE = 5
 SERVER_SAMPLE = 2
 
@@ -101,19 +103,19 @@ def _prepared(shop: Shop) -> tuple[str, ...]:
     return ("rollback", target, "--yes", "--reason", "a test", "-q")
 
 
-def _points(words: int, whole: bool, sample: int) -> list[int]:
+def _points(words: int, whole: bool, sample: int, last: int = LAST) -> list[int]:
     """Return at which words to kill. The door is closed, the names are changed and it is opened by the last ones."""
     every = list(range(1, words + 1))
-    return every * TIMES if whole else every[-LAST :: -(-LAST // sample)]
+    return every * TIMES if whole else every[-last :: -(-last // sample)]
 
 
-def _client_killed(shop: Shop, whole: bool) -> set[int]:
+def _client_killed(shop: Shop, whole: bool, last: int = LAST, sample: int = SAMPLE) -> set[int]:
     command = _prepared(shop)
     seen = set()
     code, words = _in_a_child(command, 0, _kill_myself)
     assert code == 0
     shop.json("undo", "--yes")
-    points = _points(words, whole, SAMPLE)
+    points = _points(words, whole, sample, last)
     for number, at in enumerate(points):
         code, _ = _in_a_child(command, at, _kill_myself)
         assert code == -signal.SIGKILL, at
@@ -149,11 +151,22 @@ def test_the_client_is_killed_at_every_word(shop: Shop) -> None:
     assert _client_killed(shop, whole=True) == {OLD, NEW}  # recover goes forward, abort back
 
 
-def _server_killed(shop: Shop, server: Server, whole: bool) -> None:
+@pytest.mark.slow
+def test_the_client_is_killed_at_every_word_of_a_restore_in_place(shop: Shop) -> None:
+    shop.may_not_create()
+    assert _client_killed(shop, whole=True) == {OLD, NEW}
+
+
+def test_the_client_is_killed_at_some_words_of_a_restore_in_place(shop: Shop) -> None:
+    shop.may_not_create()
+    assert _client_killed(shop, whole=False, last=IN_PLACE_LAST, sample=IN_PLACE_SAMPLE) == {OLD, NEW}
+
+
+def _server_killed(shop: Shop, server: Server, whole: bool, last: int = LAST) -> None:
     command = _prepared(shop)
     _, words = _in_a_child(command, 0, _kill_myself)
     shop.json("undo", "--yes")
-    for at in _points(words, whole, SERVER_SAMPLE):
+    for at in _points(words, whole, SERVER_SAMPLE, last):
         code, _ = _in_a_child(command, at, lambda: _killed_for_good(server))
         assert code == 31, (at, code)  # neither way can be gone without a server
         server.kill()
@@ -177,4 +190,16 @@ def test_the_server_is_killed_at_some_words(shop: Shop, server: Server) -> None:
 
 @pytest.mark.slow
 def test_the_server_is_killed_at_every_word(shop: Shop, server: Server) -> None:
+    _server_killed(shop, server, whole=True)
+
+
+@pytest.mark.slow
+def test_the_server_is_killed_at_some_words_of_a_restore_in_place(shop: Shop, server: Server) -> None:
+    shop.may_not_create()
+    _server_killed(shop, server, whole=False, last=IN_PLACE_LAST)
+
+
+@pytest.mark.slow
+def test_the_server_is_killed_at_every_word_of_a_restore_in_place(shop: Shop, server: Server) -> None:
+    shop.may_not_create()
     _server_killed(shop, server, whole=True)

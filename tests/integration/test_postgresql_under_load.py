@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -82,7 +83,7 @@ def test_money_is_conserved_while_eight_writers_transfer_it(shop: Shop) -> None:
 
 @pytest.mark.slow
 def test_money_is_conserved_in_fifty_rounds(shop: Shop) -> None:
-    _rounds(shop, 25)  # two states are restored in each
+    _rounds(shop, int(os.environ.get("SOAK_ROUNDS", "50")) // 2)  # two states are restored in each
 
 
 def _outage(shop: Shop, *words: str) -> float:

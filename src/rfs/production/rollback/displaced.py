@@ -51,4 +51,6 @@ def salvaged(app: Application, selector: str, tables: Sequence[str]) -> list[Sur
 
 
 def _set_aside(capture: Capture | None) -> bool:
-    return capture is not None and capture.kind == PostgresqlDriver.kind and bool(capture.meta.get("oid"))
+    if capture is None or capture.kind != PostgresqlDriver.kind:
+        return False
+    return bool(capture.meta.get("oid")) or capture.meta["state"] == "dump"  # where nothing may be set aside

@@ -249,6 +249,18 @@ OF_COMPONENTS: dict[str, tuple[str, str]] = {
         "The operation {operation} set no PostgreSQL database aside.",
         "`rfs log` shows the operations, `rfs db list` the databases.",
     ),
+    "postgresql.written": (
+        "The database {database} of {component} was written to after its copy had been taken, and was not touched.",
+        "Stop what else writes to it, then try again; with CREATEDB its role could set it aside instead.",
+    ),
+    "postgresql.not_in_place": (
+        "The database {database} of {component} cannot be restored in place, as {why}: {names}.",
+        "Give its role CREATEDB, or let a superuser put right what is named.",
+    ),
+    "postgresql.restored_differs": (
+        "What was restored of the component {component} differs from the checkpoint: {what}.",
+        "The state before comes back from its copy; if something else wrote meanwhile, stop it and try again.",
+    ),
     "postgresql.no_room": (
         "The server of {component} has too little room for a second copy of {database}: {free} MB on {folder}.",
         "Free some: {needed} MB are needed. `rfs db list` and `rfs prune` tell what earlier rollbacks set aside.",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from rfs.production.rollback.driver import Finding
+from rfs.production.rollback.drivers.postgresql import rights
 from rfs.production.rollback.drivers.postgresql.connect import administering, connected, place_of, row_of
 from rfs.production.rollback.drivers.postgresql.programs import pg_dump
 from rfs.production.rollback.errors import RollbackError
@@ -14,21 +15,7 @@ from rfs.production.rollback.model import Component
 if TYPE_CHECKING:
     from psycopg import Connection
 
-_LISTED = 3
-_ROLE = """
-SELECT r.rolcreatedb OR r.rolsuper, r.rolsuper, pg_has_role(d.datdba, 'USAGE'), current_user::text
-FROM pg_roles r, pg_database d WHERE r.rolname = current_user AND d.datname = current_database()
-"""
-_FOREIGN = """
-SELECT DISTINCT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%' AND NOT pg_has_role(c.relowner, 'USAGE')
-ORDER BY 1
-"""
-_EXTENSIONS = """
-SELECT e.extname FROM pg_extension e JOIN pg_available_extension_versions v
-ON v.name = e.extname AND v.version = e.extversion WHERE v.superuser AND NOT v.trusted
-AND e.extname <> 'plpgsql' ORDER BY 1
-"""
+_OWNS = "SELECT pg_has_role(datdba, 'USAGE') FROM pg_database WHERE datname = current_database()"
 _SLOTS = "SELECT slot_name FROM pg_replication_slots WHERE database = current_database() ORDER BY 1"
 _PREPARED = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() ORDER BY 1"
 
@@ -55,28 +42,32 @@ def _program(c: Component, connection: Connection[Any]) -> Iterator[Finding]:
 
 def _rights(c: Component, connection: Connection[Any]) -> Iterator[Finding]:
     name = place_of(c).database
-    creates, superuser, owns, role = row_of(connection, _ROLE)
-    if not creates:
+    role = rights.role_of(connection)
+    (owns,) = row_of(connection, _OWNS)
+    if not role.creates:
         yield Finding(
-            "error",
-            f"The role {role} may not create databases, so that {name} cannot be restored.",
-            f'Run `ALTER ROLE "{role}" CREATEDB` as a superuser.',
+            "warning",
+            f"The role {role.name} may not create databases: {name} is restored in place, in an outage that grows.",
+            f'Run `ALTER ROLE "{role.name}" CREATEDB` as a superuser: then it is a change of names.',
         )
     if not owns:
         yield Finding(
             "error",
-            f"The role {role} does not own the database {name} and cannot rename it.",
-            f'Run `ALTER DATABASE "{name}" OWNER TO "{role}"` as a superuser, or let url name its owner.',
+            f"The role {role.name} does not own the database {name} and cannot restore it.",
+            f'Run `ALTER DATABASE "{name}" OWNER TO "{role.name}"` as a superuser, or let url name its owner.',
         )
-    if superuser:
+    if role.superuser:
         return
-    foreign = _names(connection, _FOREIGN)
-    if foreign:
-        text = f"In {name} some objects belong to other roles and cannot be restored by {role}: {foreign}."
-        yield Finding("error", text, f'Run `REASSIGN OWNED BY … TO "{role}"`, or let url name a superuser.')
-    extensions = _names(connection, _EXTENSIONS)
-    if extensions:
-        text = f"In {name} are extensions that only a superuser may create: {extensions}."
+    if foreign := rights.foreign(connection):
+        text = f"In {name} some objects belong to other roles and cannot be restored by {role.name}"
+        yield Finding(
+            "error",
+            f"{text}: {rights.some(foreign)}.",
+            f'Run `REASSIGN OWNED BY … TO "{role.name}"`, or let url name a superuser.',
+        )
+    extensions = rights.untrusted(connection)
+    if extensions and role.creates:
+        text = f"In {name} are extensions that only a superuser may create: {rights.some(extensions)}."
         yield Finding("error", text, "Let url name a superuser: without one this database cannot be restored.")
 
 
@@ -93,5 +84,4 @@ def _obstacles(c: Component, connection: Connection[Any]) -> Iterator[Finding]:
 
 
 def _names(connection: Connection[Any], query: str) -> str:
-    found = [str(row[0]) for row in connection.execute(query)]
-    return ", ".join(found[:_LISTED]) + (f" and {len(found) - _LISTED} more" if len(found) > _LISTED else "")
+    return rights.some([str(row[0]) for row in connection.execute(query)])

@@ -9,7 +9,7 @@ import msgspec
 from blake3 import blake3
 
 from rfs.production.rollback.driver import BlobSink, BlobSource, Driver, Finding
-from rfs.production.rollback.drivers.postgresql import aside, compare, doctor
+from rfs.production.rollback.drivers.postgresql import aside, compare, doctor, inplace, rights
 from rfs.production.rollback.drivers.postgresql.connect import PostgresqlOptions, administering, connected, place_of
 from rfs.production.rollback.drivers.postgresql.content import fingerprint_of, store
 from rfs.production.rollback.drivers.postgresql.facts import (
@@ -23,7 +23,15 @@ from rfs.production.rollback.drivers.postgresql.facts import (
 )
 from rfs.production.rollback.drivers.postgresql.marks import Beside, allow, databases
 from rfs.production.rollback.drivers.postgresql.notes import recall, remember
-from rfs.production.rollback.drivers.postgresql.staging import build, differing, dumped, know_equal, staged, unstage
+from rfs.production.rollback.drivers.postgresql.staging import (
+    build,
+    differing,
+    dumped,
+    is_known_equal,
+    know_equal,
+    staged,
+    unstage,
+)
 from rfs.production.rollback.drivers.postgresql.swap import swap
 from rfs.production.rollback.errors import ConflictError, IntegrityError
 from rfs.production.rollback.model import (
@@ -85,9 +93,15 @@ class PostgresqlDriver(Driver):
         )
 
     def salvage(self, c: Component, sink: BlobSink, previous: Capture | None) -> Capture:
-        """See Driver: a reference to the live database, which the rollback will set aside and keep."""
+        """See Driver: a reference to the live database, which the rollback will set aside and keep.
+
+        Where it cannot be set aside, a copy.
+        """
         with administering(c) as connection:
             live = _named(databases(connection), place_of(c).database)
+            if live is not None and inplace.required(connection):
+                inplace.reclaim(connection, c, live)
+                return self._copy(c, live, sink, previous)
             meta = {
                 "format": FORMAT,
                 "state": "reference",
@@ -96,6 +110,17 @@ class PostgresqlDriver(Driver):
             }
         identity = blake3(msgspec.msgpack.encode((meta["system"], meta["oid"]))).hexdigest()
         return Capture(component=c.name, kind=self.kind, fingerprint=Fingerprint(identity), meta=meta)
+
+    def _copy(self, c: Component, live: Beside, sink: BlobSink, previous: Capture | None) -> Capture:
+        """Return a capture for a restore in place: the previous one, if nobody has written since."""
+        if previous is not None and not _is_reference(previous) and is_known_equal(c, live, previous):
+            with connected(c) as connection:
+                inplace.copied(c, previous.fingerprint.digest, counted_in(connection, live.name))
+            return previous
+        taken = self.capture(c, sink, previous)
+        if (known := recall(c).counted) is not None:
+            inplace.copied(c, *known)
+        return taken
 
     def fingerprint(self, c: Component, *, rehash: bool) -> Fingerprint:
         with dumped(c, place_of(c).database, _Unhurried()) as (moment, dump):
@@ -107,6 +132,8 @@ class PostgresqlDriver(Driver):
         with administering(c) as connection:
             every = databases(connection)
             live = _named(every, place_of(c).database)
+            if live is not None and not _is_reference(want) and inplace.required(connection):
+                return inplace.restore(connection, c, live, source, want)
             reopened = live is not None and not live.open
             if live is not None and reopened:
                 # Closed by a run that was killed before it could change the names.
@@ -146,6 +173,10 @@ class PostgresqlDriver(Driver):
                 if want.meta["oid"] and (live is None or live.oid != want.meta["oid"]):
                     _displaced(connection, c, every, want)
                 return
+            if live is not None and inplace.required(connection):
+                inplace.reclaim(connection, c, live)
+                inplace.prepare(connection, c, live, source, want)
+                return
             unstage(connection, c, but=want.fingerprint.digest)
             if staged(connection, c, want) is not None:
                 return
@@ -155,6 +186,9 @@ class PostgresqlDriver(Driver):
     def release(self, c: Component) -> None:
         with administering(c) as connection:
             unstage(connection, c)
+        notes = recall(c)
+        if notes.copied is not None or notes.late:
+            remember(c, msgspec.structs.replace(notes, copied=None, late=False))
 
     def discard(self, c: Component, kept: Sequence[Capture], gone: Sequence[Capture], *, dry_run: bool) -> list[str]:
         return aside.discard(c, kept, gone, dry_run=dry_run)
@@ -168,6 +202,8 @@ class PostgresqlDriver(Driver):
                 return [] if right else [_other(c, want, live)]
             if live is None:
                 return [_other(c, want, None)]
+            if inplace.is_left_alone(c, want):
+                return []
             notes = recall(c)
             remember(c, msgspec.structs.replace(notes, swapped=None))
             if notes.swapped != (live.oid, want.fingerprint.digest):
@@ -184,7 +220,32 @@ class PostgresqlDriver(Driver):
         if not changes or _is_reference(want):
             return Effort(0.0, SWAP_SECONDS if changes else 0.0)
         pace = recall(c).pace or USUAL_PACE
-        return Effort(want.entries / OBJECTS_PER_SECOND + want.size / pace + 2 * want.size / READ_PACE, SWAP_SECONDS)
+        reading = want.size / READ_PACE
+        building = want.entries / OBJECTS_PER_SECOND + want.size / pace + reading
+        with administering(c) as connection:
+            if inplace.required(connection):
+                return Effort(2 * reading, building + reading)
+        return Effort(building + reading, SWAP_SECONDS)
+
+    def caveats(self, c: Component, want: Capture, changes: Sequence[Change]) -> Iterator[str]:
+        if not changes:
+            return
+        name = place_of(c).database
+        with connected(c) as connection:
+            role = rights.role_of(connection)
+            foreign, untrusted = rights.foreign(connection), rights.untrusted(connection)
+        if not role.creates:
+            effort = self.effort(c, want, changes)
+            seconds = effort.outage if effort is not None else 0.0
+            yield (
+                f"The role {role.name} may not create databases: {name} is restored in place, in one transaction,"
+                f" and the outage grows with the data: about {seconds:,.0f} s for {want.size / 1e6:,.0f} MB."
+            )
+        if foreign and not role.superuser:
+            named = rights.some(foreign)
+            yield f"Objects in {name} belong to other roles, and {role.name} cannot restore them: {named}."
+        if untrusted and role.creates and not role.superuser:
+            yield f"Only a superuser may create these extensions of {name}: {rights.some(untrusted)}."
 
     def stands(self, c: Component, want: Capture) -> tuple[bool | None, str]:
         _require_known(want)

@@ -25,6 +25,11 @@ SELECT coalesce(r.rolname, ''), a.privilege_type, a.is_grantable
 FROM pg_database d, aclexplode(d.datacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
 WHERE d.datname = %s ORDER BY 1, 2
 """
+# Written out, what everybody has by default is the same as nothing.
+_HAS_ACL = """
+SELECT datacl IS NOT NULL AND NOT (datacl @> usual AND usual @> datacl)
+FROM pg_database, acldefault('d', datdba) AS usual WHERE datname = %s
+"""
 _SETTINGS = """
 SELECT coalesce(r.rolname, ''), s.setconfig
 FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_roles r ON r.oid = s.setrole
@@ -159,7 +164,7 @@ def read(connection: Connection[Any], name: str) -> Database:
     columns, owner, encoding, tablespace, comment = row_of(connection, _DATABASE, name)
     acl = [tuple(each) for each in connection.execute(_ACL, [name])]
     settings = [(role, tuple(sorted(values))) for role, values in connection.execute(_SETTINGS, [name])]
-    (has_acl,) = row_of(connection, "SELECT datacl IS NOT NULL FROM pg_database WHERE datname = %s", name)
+    (has_acl,) = row_of(connection, _HAS_ACL, name)
     return Database(
         owner=owner,
         encoding=encoding,
@@ -206,8 +211,7 @@ def give(connection: Connection[Any], name: str, what: Database) -> None:
 
     database = sql.Identifier(name)
     if what.acl is not None:
-        for role in (sql.SQL("PUBLIC"), sql.Identifier(what.owner)):
-            connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM {}").format(database, role))
+        _revoke(connection, name, {"", what.owner})
         for grantee, privilege, passed_on in what.acl:
             role = sql.Identifier(grantee) if grantee else sql.SQL("PUBLIC")
             words = sql.SQL(f"GRANT {privilege} ON DATABASE {{}} TO {{}}").format(database, role)
@@ -219,6 +223,45 @@ def give(connection: Connection[Any], name: str, what: Database) -> None:
         for setting in settings:
             key, _, value = setting.partition("=")
             connection.execute(sql.SQL("{} SET {} TO {}").format(whose, _setting(key), _value(key, value)))
+
+
+def give_again(connection: Connection[Any], name: str, now: Database, what: Database) -> None:
+    """Give a database that is in use the privileges, settings, limit and comment that it had."""
+    from psycopg import sql
+
+    database = sql.Identifier(name)
+    if now.acl != what.acl:
+        _revoke(connection, name, {grantee for grantee, _, _ in now.acl or ()} | {"", now.owner})
+        usual = "SELECT coalesce(r.rolname, ''), a.privilege_type, a.is_grantable FROM pg_database d,"
+        usual += (
+            " aclexplode(acldefault('d', d.datdba)) a LEFT JOIN pg_roles r ON r.oid = a.grantee WHERE d.datname = %s"
+        )
+        acl = what.acl if what.acl is not None else tuple(connection.execute(usual, [name]).fetchall())
+        what = msgspec.structs.replace(what, acl=acl)
+    else:
+        what = msgspec.structs.replace(what, acl=None)
+    if now.settings != what.settings:
+        for role, _ in now.settings:
+            words = sql.SQL("ALTER DATABASE {} RESET ALL").format(database)
+            if role:
+                words = sql.SQL("ALTER ROLE {} IN DATABASE {} RESET ALL").format(sql.Identifier(role), database)
+            connection.execute(words)
+    else:
+        what = msgspec.structs.replace(what, settings=())
+    give(connection, name, what)
+    if now.limit != what.limit:
+        connection.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(database, what.limit))
+    if now.comment != what.comment:
+        connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(database, what.comment))
+
+
+def _revoke(connection: Connection[Any], name: str, grantees: set[str]) -> None:
+    from psycopg import sql
+
+    for grantee in sorted(grantees):
+        role = sql.Identifier(grantee) if grantee else sql.SQL("PUBLIC")
+        words = sql.SQL("REVOKE ALL ON DATABASE {} FROM {} CASCADE").format(sql.Identifier(name), role)
+        connection.execute(words)
 
 
 # Their values are lists, each item quoted as it has to be: one quoted text would be one item.

@@ -22,6 +22,10 @@ class Notes(msgspec.Struct, frozen=True):
         equal: (oid, digest, instant) of a database that was read and found equal to a capture.
         counted: (digest, what the server had counted) when it was known to be equal.
         pace: bytes of rows per second with which this server was filled last; 0 when it never was.
+        copied: (digest, what the server had counted) when the copy of the state before a restore in place was taken,
+            until that is done.
+        late: a restore in place was refused as something was written after that.
+        session: process and beginning of the session that restores in place.
         aside: whether databases may have been set aside; None when nobody has looked.
         spelled: the identity that a restored database has, to the identity of the capture that it was made of:
             a server writes some expressions in other words once they were dumped and restored, and puts rows
@@ -35,6 +39,9 @@ class Notes(msgspec.Struct, frozen=True):
     counted: tuple[str, Counted] | None = None
     pace: float = 0.0
     aside: bool | None = None
+    copied: tuple[str, Counted] | None = None
+    late: bool = False
+    session: tuple[int, str] | None = None
 
 
 def recall(c: Component) -> Notes:

@@ -150,10 +150,8 @@ def _settings(connection: Connection[Any], text: bytes) -> None:
 
     for line in text.splitlines():
         if line.startswith((b"SET ", b"SELECT ")):
-            try:
+            with suppress(UndefinedObject), connection.transaction():
                 connection.execute(line)
-            except UndefinedObject:
-                continue
 
 
 def require_equal(c: Component, name: str, source: BlobSource, want: Capture) -> str:

@@ -8,11 +8,12 @@ connections meanwhile) is put right by whoever runs this again, whichever way.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rfs.production.rollback.driver import Pulse
-from rfs.production.rollback.drivers.postgresql.connect import options_of, row_of
+from rfs.production.rollback.drivers.postgresql.connect import LOCK_SECONDS, options_of, row_of
 from rfs.production.rollback.drivers.postgresql.marks import (
     Beside,
     allow,
@@ -30,11 +31,12 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 0.02
 _END_SECONDS = 10.0
+LOCK_WAIT = f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"
 _LISTED = 3
 _SHOWN = 60
 _SESSIONS = """
 SELECT pid, xact_start::text, left(query, 200), usename, coalesce(state, 'disabled') = 'disabled'
-FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()
+FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid() AND pid <> %s
 AND (backend_type = 'client backend' OR backend_type IS NULL AND usesysid IS NOT NULL) ORDER BY pid
 """
 # Of sessions of roles that one is not a member of, neither kind nor state is shown, and they cannot be ended.
@@ -70,6 +72,36 @@ def swap(connection: Connection[Any], c: Component, live: Beside | None, incomin
         if live is not None:
             allow(connection, live.name, allowed=True)
         raise
+
+
+@contextmanager
+def alone(connection: Connection[Any], c: Component, live: Beside, pulse: Pulse, spared: int) -> Iterator[None]:
+    """Keep everybody else out of the live database for a while.
+
+    Args:
+        connection: to another database.
+        spared: the process of the one session that may stay.
+
+    Raises:
+        ConflictError: something is in the way; the live database is as it was.
+    """
+    _refuse_what_holds(connection, c, live)
+    _wait_for_open(connection, c, live, pulse)
+    allow(connection, live.name, allowed=False)
+    try:
+        _end_sessions(connection, c, live, pulse, spared)
+        yield
+    finally:
+        allow(connection, live.name, allowed=True)
+
+
+def end_session(connection: Connection[Any], pid: int, since: str) -> None:
+    """End a session that its client, which was killed, left at work; another one with its number is not meant."""
+    words = "SELECT pid FROM pg_stat_activity WHERE pid = %s AND backend_start::text = %s"
+    deadline = time.monotonic() + _END_SECONDS
+    while connection.execute(words, [pid, since]).fetchone() and time.monotonic() < deadline:
+        connection.execute("SELECT pg_terminate_backend(%s)", [pid])
+        time.sleep(_POLL_SECONDS)  # a server tells nobody that a session is over
 
 
 def _rename(connection: Connection[Any], c: Component, live: Beside | None, incoming: Beside | None) -> int:
@@ -121,14 +153,14 @@ def _wait_for_open(connection: Connection[Any], c: Component, live: Beside, puls
         raise _in_the_way(c, live, left)
 
 
-def _end_sessions(connection: Connection[Any], c: Component, database: Beside, pulse: Pulse) -> None:
+def _end_sessions(connection: Connection[Any], c: Component, database: Beside, pulse: Pulse, spared: int = 0) -> None:
     """End each session as soon as it is in no transaction."""
     began = time.monotonic()
     patience, forced = _patience(c, pulse), options_of(c).on_open_transactions == "terminate"
 
     def left() -> list[Any]:
         over = time.monotonic() - began >= patience
-        sessions = _sessions(connection, database)
+        sessions = _sessions(connection, database, spared)
         busy = [(pid, since, *more, hidden) for pid, since, *more, hidden in sessions if since is not None or hidden]
         if busy and over and not forced:
             raise _in_the_way(c, database, busy)
@@ -157,8 +189,8 @@ def _patience(c: Component, pulse: Pulse) -> float:
     return min(parse_duration(options_of(c).wait), max(0.0, pulse.remaining()))
 
 
-def _sessions(connection: Connection[Any], database: Beside) -> list[Any]:
-    return list(connection.execute(_SESSIONS, [database.name]))
+def _sessions(connection: Connection[Any], database: Beside, spared: int = 0) -> list[Any]:
+    return list(connection.execute(_SESSIONS, [database.name, spared]))
 
 
 def _in_the_way(c: Component, database: Beside, sessions: list[Any]) -> ConflictError:
