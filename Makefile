@@ -56,7 +56,7 @@ format: $(STAMP)
 	@$(BIN)/ruff format .
 
 crash: $(STAMP)
-	@$(BIN)/pytest -n 2 tests/crash
+	@$(BIN)/pytest -n 2 --dist worksteal tests/crash
 
 bench-quick: $(STAMP)
 	@$(BIN)/python -m benchmarks.quick $(ARGS)

@@ -30,7 +30,7 @@ def main() -> None:
         if options["mode"] == "power":
             report = power_sweep(bench, limit=limit, seed=seed, until=until)
         elif options["mode"] == "shutdown":
-            report = shutdown_sweep(bench, options["device"], options["base"], limit=limit, seed=seed)
+            report = shutdown_sweep(bench, options["device"], options["base"], limit=limit, seed=seed, until=until)
         elif options["mode"] == "nested":
             report = Sweep(bench, seed=seed).nested(limit)
         elif options["mode"] == "reboots":

@@ -11,7 +11,7 @@ import random
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,9 +53,14 @@ def mounted(kind: str, folder: Path) -> Iterator[tuple[str, Path]]:
         subprocess.run(["losetup", "-d", device], check=True)
 
 
-def shutdown_sweep(bench: Bench, device: str, mount: str, *, limit: int, seed: int = 1) -> Report:
-    """Shut the file system down at `limit` sampled calls, with its log flushed and without; remount, recover, judge."""
-    report = Report(f"{type(bench.scenario).__name__} file-system shutdown")
+def shutdown_sweep(
+    bench: Bench, device: str, mount: str, *, limit: int, seed: int = 1, until: Sequence[str] = ()
+) -> Report:
+    """Shut the file system down at `limit` sampled calls, with its log flushed and without; remount, recover, judge.
+
+    For `until` see Report.
+    """
+    report = Report(f"{type(bench.scenario).__name__} file-system shutdown", until)
     began = time.monotonic()
     bench.prepare()
     bench.reset()
@@ -79,5 +84,7 @@ def shutdown_sweep(bench: Bench, device: str, mount: str, *, limit: int, seed: i
             report.add(where, f"unfired: {outcome.how} {outcome.text}")
             continue
         report.add(where, bench.verdict())
+        if report.enough:
+            break
     report.seconds = time.monotonic() - began
     return report

@@ -72,9 +72,11 @@ def power(scenario: type, *, limit: int | None = None, seed: int = 1, until: Seq
     return _run(scenario, mode="power", limit=limit, seed=seed, until=until)
 
 
-def shutdown(scenario: type, device: str, mount: Path, limit: int, seed: int = 1) -> Found:
+def shutdown(
+    scenario: type, device: str, mount: Path, limit: int, *, seed: int = 1, until: Sequence[str] = ()
+) -> Found:
     """Shut the file system at `mount` down in `scenario`."""
-    return _run(scenario, mode="shutdown", device=device, base=str(mount), limit=limit, seed=seed)
+    return _run(scenario, mode="shutdown", device=device, base=str(mount), limit=limit, seed=seed, until=until)
 
 
 def _run(scenario: type, **options: object) -> Found:

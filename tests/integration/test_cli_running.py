@@ -115,6 +115,10 @@ def test_the_next_command_settles_what_a_kill_left_and_says_so(changed: App) -> 
     running.communicate(timeout=PATIENCE)
     (changed.folder / "slow-stop").unlink()
     assert changed.json("status")["open_operation"]["status"] == "running"
+    for look in ("status", "log", "show"):
+        assert "INTERRUPTED (rfs recover)" in changed.rfs(look).out
+    assert changed.rfs("status", "--exit-code").code == 31
+    assert "is not over" in changed.rfs("plan").err
     ran = changed.rfs("checkpoint")
     assert ran.code in (0, 3), ran
     assert "settled first" in ran.err
@@ -181,6 +185,17 @@ class Terminal:
             return False  # how Linux says that the other side is closed
         self.seen += data.decode(errors="replace")
         return bool(data)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [(["nothing"], 10, "No checkpoint matches"), (["@latest", "--only", "dbb"], 10, "no component called dbb")],
+)
+def test_nobody_is_asked_why_for_nothing(changed: App, words: list[str], code: int, said: str) -> None:
+    with Terminal(changed.folder, "rollback", *words) as terminal:
+        assert terminal.end() == code
+        assert said in terminal.seen
+        assert "Reason" not in terminal.seen
 
 
 def test_on_a_terminal_the_plan_is_shown_and_asked_about(changed: App) -> None:

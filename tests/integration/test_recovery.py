@@ -21,10 +21,10 @@ from rfs.production.rollback.errors import (
     RollbackError,
     UsageError,
 )
+from rfs.production.rollback.lock import actor
 from rfs.production.rollback.model import CheckpointType, OperationStatus
 from rfs.production.rollback.operation import LEFT, Mark, Operation
 from rfs.production.rollback.plan import Action, Step
-from rfs.production.rollback.recovery import actor
 
 
 class Killed(BaseException):

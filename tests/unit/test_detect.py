@@ -253,6 +253,31 @@ def test_a_release_behind_a_link_is_the_component(tmp_path: Path) -> None:
     assert paths(found, "environment") == ["shared/.env"]
 
 
+def test_what_lies_beside_the_link_is_found_and_the_rest_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "app"
+    (folder / "releases/1").mkdir(parents=True)
+    (folder / "uploads").mkdir()
+    (folder / "current").symlink_to("releases/1")
+    (folder / ".env").write_text("", encoding="utf-8")
+    (folder / "app.db").write_bytes(b"SQLite format 3\0" + bytes(600))
+    text = "[unix_http_server]\nfile=s\n[supervisord]\n[program:web]\ncommand=x\n"
+    (folder / "supervisord.conf").write_text(text, encoding="utf-8")
+    found = looked(folder)
+    assert paths(found, "environment") == [".env"]
+    assert paths(found, "sqlite") == ["app.db"]
+    assert [each.options["config"] for each in found.components if each.kind == "service"] == ["supervisord.conf"]
+    assert any("what lies beside it" in notice for notice in found.notices)
+
+
+@pytest.mark.parametrize("target", ["nowhere", "app.py"])
+def test_a_link_that_leads_to_no_folder_is_no_release(tmp_path: Path, target: str) -> None:
+    folder = tmp_path / "app"
+    folder.mkdir()
+    (folder / "app.py").write_text("", encoding="utf-8")
+    (folder / "current").symlink_to(target)
+    assert looked(folder).components[0].options["path"] == "."
+
+
 def test_names_that_are_not_text_are_passed_over(tmp_path: Path) -> None:
     folder = tmp_path / "app"
     folder.mkdir()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from rfs.production.rollback.duration import parse_duration
 from rfs.production.rollback.errors import InterruptedByUserError, TimedOutError, UsageError
 from rfs.production.rollback.health import Check, parse_checks, run_checks
 
@@ -359,6 +360,11 @@ def test_it_is_tried_until_it_is_well():
         outcome = run_one(http=server.url, retries=5)
     assert outcome.healthy
     assert outcome.attempts == 3
+
+
+def test_by_default_a_service_has_half_a_minute_to_start():
+    check = Check(name="it", tcp="localhost:1")
+    assert check.retries * parse_duration(check.interval) >= 30
 
 
 def test_it_fails_when_its_retries_are_used_up():

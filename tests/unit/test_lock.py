@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rfs.production.rollback.errors import LockedError, RollbackError
-from rfs.production.rollback.lock import exclusive, holder
+from rfs.production.rollback.lock import actor, exclusive, holder
 
 HOLD = """
 import sys
@@ -42,6 +42,7 @@ def test_another_process_is_refused_and_told_who_holds_it(lock: str) -> None:
     with pytest.raises(LockedError, match=rf"a long checkpoint by .*process {process.pid}"), exclusive(lock, "mine"):
         pytest.fail("two holders")
     assert str(process.pid) in holder(lock)
+    assert f"by {actor()} on" in holder(lock)
     end(process)
     assert holder(lock) == ""
     with exclusive(lock, "mine"):

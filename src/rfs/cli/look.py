@@ -17,7 +17,9 @@ from rfs.cli.text import counted, printable
 
 
 @click.command(cls=CommonCommand)
-@click.option("--exit-code", is_flag=True, help="End with 15 on drift, with 31 when an operation is held.")
+@click.option(
+    "--exit-code", is_flag=True, help="End with 15 on drift, with 31 when an operation is held or interrupted."
+)
 @click.pass_obj
 def status(session: Session, exit_code: bool) -> Answer:
     """Compare the live state with the last checkpoint; show what is running or held."""
@@ -57,7 +59,8 @@ def log(session: Session, limit: int) -> Answer:
     with session.application(changes=False) as app:
         shown = list(islice(app.catalog.history(), None if session.verbose else limit))
         older = app.catalog.count_operations() - len(shown)
-    text = operation_table(shown) if shown else "Nothing was rolled back yet."
+        alive = app.is_worked_on()
+    text = operation_table(shown, alive=alive) if shown else "Nothing was rolled back yet."
     if older > 0:
         text += f"\n… and {counted(older, 'older one')} (-v or -n shows them)"
     brief = "\n".join(each.operation_id for each in shown)
@@ -75,7 +78,8 @@ def show(session: Session, selector: str) -> Answer:
     with session.application(changes=False) as app:
         operation = app.catalog.operation(find_id(selector, app.catalog.operation_ids))
         journal = app.catalog.journal(operation.operation_id)
-    text = operation_text(operation, everything=session.verbose)
+        alive = app.is_worked_on()
+    text = operation_text(operation, everything=session.verbose, alive=alive)
     if journal:
         text += "\n\n" + journal_table(journal)
     data: dict[str, Any] = {**operation_json(operation), "journal": as_json(journal)}

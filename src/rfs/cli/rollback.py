@@ -32,7 +32,11 @@ def plan(session: Session, target: str, only: tuple[str, ...], without: tuple[st
     with session.application(changes=False) as app:
         made = app.plan(target, only=only, without=without)
         checked = bool(app.settings.health)
+        left = app.catalog.open_operation()
     notes: tuple[str, ...] = ()
+    if left is not None:
+        text = f"The {left.kind} {left.operation_id} is not over, so that what is live is in between: see `rfs status`."
+        session.notices.append(text)
     if out is not None and session.dry_run:
         notes = (f"{out} was not written (--dry-run).",)
     elif out is not None:
@@ -83,6 +87,8 @@ def rollback(
 
     The state before is kept: `rfs undo` goes back to it.
     """
+    from rfs.production.rollback.plan import select
+
     expected: Plan | None = None
     if plan_file is not None:
         if target is not None or only or without:
@@ -93,9 +99,14 @@ def rollback(
         bad_usage("CHECKPOINT is missing", "Name one, or @latest or @last-good; `rfs checkpoint list` shows them.")
     if session.dry_run:
         return _only_planned(session, target, only, without, expected)
-    reason = session.ask_reason()
+    if not session.interactive:
+        session.ask_reason()
     session.must_answer("Roll back?")
     with session.application(changes=True) as app:
+        # Nobody is asked why before it is sure that there is something to do.
+        app.find(target)
+        select(list(app.parts), only, without)
+        reason = session.ask_reason()
         if not session.yes:
             seen = app.plan(target, only=only, without=without)
             _refuse_if_changed(expected, seen)

@@ -129,7 +129,7 @@ def _make_store(settings: Settings, *, dry_run: bool) -> list[str]:
     would = "Would make" if dry_run else "Made"
     lines = [f"{would} the store {path}."]
     if had_key:
-        lines.append(f"Its key is {key}, which is there already.")
+        lines.append(f"Its key is {key}, which is there already: what it had been made for is not in this store.")
     else:
         lines.append(f"{would} its key {key}. Keep a copy elsewhere: without it no checkpoint can be read.")
     return lines

@@ -65,7 +65,8 @@ def current(session: Session, *, exit_code: bool) -> Answer:
         "running": found.running,
     }
     code = 0
-    if exit_code and found.open_operation is not None and found.open_operation.status == "held":
+    left = found.open_operation is not None and (found.open_operation.status == "held" or not found.running)
+    if exit_code and left:
         code = int(ExitCode.HELD)
     elif exit_code and drifted:
         code = int(ExitCode.CONFLICT)
@@ -88,10 +89,14 @@ def _status_text(found: Status) -> str:
         lines.append(f"Running now: {found.running}")
     operation = found.open_operation
     if operation is not None:
-        lines.append(f"Open: {operation.kind} {operation.operation_id}, {status_word(operation.status)}")
+        word = status_word(operation.status, alive=bool(found.running))
+        lines.append(f"Open: {operation.kind} {operation.operation_id}, {word}")
         if operation.error:
             lines.append(f"  {printable(operation.error)}")
-        lines.append(f"  `rfs show {operation.operation_id}` tells more; `rfs resume` goes on, `rfs abort` turns back.")
+        if not found.running:
+            lines.append(
+                f"  `rfs show {operation.operation_id}` tells more; `rfs resume` goes on, `rfs abort` turns back."
+            )
     return "\n".join(line for line in lines if line)
 
 

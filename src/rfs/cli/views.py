@@ -231,21 +231,27 @@ def operation_json(operation: Operation) -> dict[str, Any]:
     return data
 
 
-def status_word(status: OperationStatus) -> str:
-    """Return the status, coloured; a held operation says what the word means."""
+def status_word(status: OperationStatus, *, alive: bool = True) -> str:
+    """Return the status, coloured; a held operation says what the word means.
+
+    Args:
+        alive: whether somebody is at work on the application now.
+    """
+    if status is OperationStatus.RUNNING and not alive:
+        return style("INTERRUPTED (rfs recover)", fg="red")
     word = "HELD (needs attention)" if status is OperationStatus.HELD else str(status)
     return style(word, fg=STATUS_COLORS.get(status))
 
 
-def operation_table(operations: Sequence[Operation]) -> str:
-    """Return one line for each operation."""
+def operation_table(operations: Sequence[Operation], *, alive: bool) -> str:
+    """Return one line for each operation. `alive`: see `status_word`."""
     rows = [
         (
             style(each.operation_id, fg="cyan"),
             nice_time(each.created_at),
             each.kind,
             each.plan.target,
-            status_word(each.status),
+            status_word(each.status, alive=alive),
             each.actor,
             printable(each.reason),
         )
@@ -254,11 +260,11 @@ def operation_table(operations: Sequence[Operation]) -> str:
     return table(rows, ("ID", "BEGAN", "KIND", "TO", "STATUS", "BY", "REASON"))
 
 
-def operation_text(operation: Operation, *, everything: bool) -> str:
-    """Return everything about one operation but its steps."""
+def operation_text(operation: Operation, *, everything: bool, alive: bool) -> str:
+    """Return everything about one operation but its steps. `alive`: see `status_word`."""
     facts = [
         (operation.kind, style(operation.operation_id, fg="cyan")),
-        ("status", status_word(operation.status)),
+        ("status", status_word(operation.status, alive=alive)),
         ("to checkpoint", operation.plan.target),
         ("state before", operation.state_before),
         ("kept on the way", ", ".join(operation.lefts)),

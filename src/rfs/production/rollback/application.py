@@ -17,7 +17,7 @@ from rfs.production.rollback import selectors
 from rfs.production.rollback.capturing import Part
 from rfs.production.rollback.driver import overrides
 from rfs.production.rollback.errors import ConflictError, NotFoundError, RollbackError, UsageError
-from rfs.production.rollback.lock import holder
+from rfs.production.rollback.lock import actor, holder
 from rfs.production.rollback.model import (
     Capture,
     Change,
@@ -34,7 +34,7 @@ from rfs.production.rollback.model import (
 )
 from rfs.production.rollback.operation import Operation, undoable
 from rfs.production.rollback.plan import Plan, Scope, differs, make_plan, select
-from rfs.production.rollback.recovery import InsideError, Recoverable, actor, interruptible
+from rfs.production.rollback.recovery import InsideError, Recoverable, interruptible
 from rfs.production.rollback.wiring import inside
 
 
@@ -169,6 +169,10 @@ class Application(Recoverable):
             drift.append(self._drift(part, capture))
         open_operation = self.catalog.open_operation()
         return Status(self.settings.name, latest, tuple(drift), open_operation, holder(self.lock_path))
+
+    def is_worked_on(self) -> bool:
+        """Tell whether an operation runs now, in whatever process."""
+        return bool(holder(self.lock_path))
 
     def _drift(self, part: Part, capture: Capture | None) -> Drift:
         c = part.component

@@ -10,7 +10,6 @@ import glob
 import os
 import re
 import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from configparser import Error as ConfigParserError
 from configparser import RawConfigParser
@@ -18,23 +17,19 @@ from typing import Any
 
 import msgspec
 
+from rfs.production.rollback.detect_tree import MAX_ENTRIES, Tree, walk
 from rfs.production.rollback.errors import UsageError
 from rfs.production.rollback.known_names import (
-    CODE,
     COMPOSE,
     CONFIG_FOLDERS,
     CONFIG_FORMATS,
     CONFIG_WORDS,
     ENV_EXAMPLES,
-    INSTALLED,
-    MADE_AGAIN,
     MANIFESTS,
     NOT_CONFIGURATION,
-    PASSING,
     UPLOADS,
 )
 
-MAX_ENTRIES = 200_000
 MAX_TEXT_BYTES = 1 << 20
 MAX_CONFIGS = 20
 SQLITE_MAGIC = b"SQLite format 3\x00"
@@ -84,15 +79,6 @@ class Detected(msgspec.Struct, frozen=True, kw_only=True):
     notices: tuple[str, ...] = ()
 
 
-class _Tree(msgspec.Struct):
-    """What one walk saw. Paths are relative to the folder."""
-
-    files: list[str]
-    excluded: set[str]
-    keep: set[str]
-    complete: bool = True
-
-
 def detect(folder: str, *, system: str = "/") -> Detected:
     """Return what application lies in `folder`.
 
@@ -106,8 +92,9 @@ def detect(folder: str, *, system: str = "/") -> Detected:
     folder = os.path.realpath(folder)
     if folder == "/" or folder == os.path.realpath(os.path.expanduser("~")):
         raise UsageError("init.too_broad", folder=folder)
-    release = "current" if os.path.islink(os.path.join(folder, "current")) else "."
-    tree = _walk(folder, release)
+    current = os.path.join(folder, "current")
+    release = "current" if os.path.islink(current) and os.path.isdir(current) else "."
+    tree = walk(folder, release)
     envs = _environments(folder, tree.files, system)
     configs = _configs(tree.files)
     databases = [path for path in tree.files if _is_sqlite(os.path.join(folder, path))]
@@ -117,6 +104,10 @@ def detect(folder: str, *, system: str = "/") -> Detected:
     notices = []
     if not tree.complete:
         notices.append(f"{folder} has more than {MAX_ENTRIES:,} entries: only the first ones were looked at.")
+    if release != ".":
+        notices.append(
+            f"{release} leads to the release: what lies beside it is only taken along as far as it is named."
+        )
     if len(configs) > MAX_CONFIGS:
         notices.append(f"Of {len(configs)} configuration files {MAX_CONFIGS} became components; the rest are files.")
     names = _Names()
@@ -175,62 +166,7 @@ def _telling(sort: str, path: str) -> str:
     return f"{sort}-{rest}"[:60].rstrip("-")
 
 
-# — the tree —
-
-
-def _walk(folder: str, release: str) -> _Tree:
-    tree = _Tree([], set(), set())
-    ours = os.path.realpath(sys.prefix)
-    left = [os.path.join(folder, release) if release != "." else folder]
-    if release != ".":
-        left.append(os.path.join(folder, "shared"))
-    while left:
-        base = left.pop()
-        for entry in sorted(_scan(base), key=lambda each: each.name):
-            path = os.path.relpath(entry.path, folder)
-            if not path.isprintable() or len(tree.files) >= MAX_ENTRIES:
-                # A name that is not text cannot be written into rfs.toml; the files driver takes it as it is.
-                tree.complete = tree.complete and len(tree.files) < MAX_ENTRIES
-            elif entry.is_dir(follow_symlinks=False):
-                inner = os.path.relpath(entry.path, os.path.join(folder, release))
-                if entry.name in MADE_AGAIN or os.path.realpath(entry.path) == ours:
-                    tree.excluded.add(f"{entry.name}/")
-                elif entry.name in PASSING and not _has_code(entry.path):
-                    if not inner.startswith(".."):
-                        tree.excluded.add(_anchored(inner))
-                elif entry.name != ".rfs" and not _holds_packages(entry):
-                    if entry.name.lower() in UPLOADS and not inner.startswith(".."):
-                        tree.keep.add(_anchored(inner))
-                    left.append(entry.path)
-            elif entry.is_file(follow_symlinks=False):
-                tree.files.append(path)
-    tree.files.sort(key=lambda path: (path.count("/"), path))
-    return tree
-
-
-def _scan(folder: str) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except OSError:
-        return []  # what cannot be read is reported by the checkpoint, with its reason
-
-
-def _holds_packages(folder: os.DirEntry[str]) -> bool:
-    """Tell whether others wrote what is in there, so that its files say nothing about this application."""
-    return folder.name in INSTALLED or os.path.lexists(os.path.join(folder.path, "pyvenv.cfg"))
-
-
-def _has_code(folder: str) -> bool:
-    return any(entry.name.endswith(CODE) for entry in _scan(folder))
-
-
-def _anchored(path: str) -> str:
-    """Return a pattern that means just this folder."""
-    return "/" + re.sub(r"([*?\[\]\\])", r"\\\1", path) + "/"
-
-
-def _release(release: str, tree: _Tree, names: _Names) -> Found:
+def _release(release: str, tree: Tree, names: _Names) -> Found:
     exclude = sorted({"__pycache__/", "*.pyc", "*.log", *tree.excluded})
     options: dict[str, Any] = {"path": release, "exclude": [*exclude, "/rfs.toml"] if release == "." else exclude}
     if tree.keep:

@@ -67,7 +67,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     headers: dict[str, str] = {}
     max_latency: Duration | None = None
     tls_verify: bool = True
-    retries: int = 10
+    retries: int = 30
     interval: Duration = 1
     timeout: Duration = 5
     success_threshold: int = 1

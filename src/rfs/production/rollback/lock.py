@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
 from rfs.production.rollback.errors import LockedError, RollbackError
+from rfs.production.rollback.model import storable
 
 POLL_SECONDS = 0.05
 # struct flock: type, whence, start, length (0: to the end), pid (must be 0 for this kind of lock).
@@ -77,8 +78,8 @@ def _describe(descriptor: int, what: str) -> None:
         "what": what,
         "pid": os.getpid(),
         "host": os.uname().nodename,
-        "user": os.environ.get("SUDO_USER") or os.environ.get("USER") or str(os.getuid()),
-        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        "user": actor(),
+        "since": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S"),
         "boot_id": boot_id(),
     }
     text = json.dumps(words).encode()
@@ -101,6 +102,18 @@ def holder(path: str) -> str:
     except ValueError:
         return "an operation that has just begun"
     return f"{words['what']} by {words['user']} on {words['host']} (process {words['pid']}, since {words['since']})"
+
+
+def actor() -> str:
+    """Return who runs this: the user behind sudo, where there is one."""
+    if "SUDO_USER" in os.environ:
+        return storable(os.environ["SUDO_USER"])
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def boot_id() -> str:

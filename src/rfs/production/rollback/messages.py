@@ -200,7 +200,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
     # — store —
     "store.none": (
         "There is no store at {path}.",
-        "Run `rfs init`; if the store was moved, correct [store] path.",
+        "Put it back, mount it, or correct [store] path; only if there was none yet, run `rfs init`.",
     ),
     "store.exists": (
         "There is a store at {path} already.",
@@ -281,7 +281,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
     # — rollback —
     "health.failed": (
         "The health check failed: {checks}.",
-        "Run `rfs doctor` to try each check; nothing waits for it any longer.",
+        "`rfs doctor` tries each check; give one more retries when its service only takes longer to start.",
     ),
     "verify.differs": (
         "The component {component} is not equal to the checkpoint: {what}.",

@@ -15,7 +15,7 @@ from rfs.production.rollback.capturing import Part
 from rfs.production.rollback.catalog import Catalog, entry
 from rfs.production.rollback.engine import Engine
 from rfs.production.rollback.errors import ConflictError, HeldError, NotFoundError, RollbackError, UsageError
-from rfs.production.rollback.lock import exclusive
+from rfs.production.rollback.lock import actor, exclusive
 from rfs.production.rollback.model import Component, HealthReport, OperationStatus, storable
 from rfs.production.rollback.operation import LEFT, OPEN, Mark, Operation, position
 from rfs.production.rollback.plan import Plan
@@ -470,15 +470,3 @@ def _who(what: str, reason: str, current: Sequence[str] = ()) -> str:
     """Return the journal's note on who carries an operation on, by which command, and why."""
     taken = f" with {', '.join(current)} as in rfs.toml now" if current else ""
     return f"{what} by {actor()}{taken}" + (f": {reason}" if reason else "")
-
-
-def actor() -> str:
-    """Return who runs this: the user behind sudo, where there is one."""
-    if "SUDO_USER" in os.environ:
-        return storable(os.environ["SUDO_USER"])
-    import pwd
-
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())
