@@ -21,7 +21,7 @@ from postgresql_shop import Shop, catalog, shop_of
 from pg_server import Server, installations, running
 from rfs.production.rollback import upkeep
 from rfs.production.rollback.application import Application
-from rfs.production.rollback.drivers.postgresql import PostgresqlDriver, compare, staging, swap
+from rfs.production.rollback.drivers.postgresql import PostgresqlDriver, compare, driver, staging, swap
 from rfs.production.rollback.model import Capture, Component
 
 
@@ -134,6 +134,33 @@ def test_everything_that_a_dump_does_not_hold_is_as_it_was(shop: Shop) -> None:
     with shop.server.connect() as connection:
         shop.remove()
         connection.execute(f"DROP ROLE {reader}")
+
+
+def test_what_is_written_until_the_names_change_is_in_the_record(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = shop.checkpoint()
+    shop.do("INSERT INTO orders (note) VALUES ('told')")
+    change_names = driver.swap
+
+    def writes_first(*arguments: Any) -> int:
+        shop.do("INSERT INTO orders (note) SELECT 'late' FROM generate_series(1, 3)")
+        shop.do("UPDATE orders SET note = 'late' WHERE id < 3; DELETE FROM lines WHERE order_id = 7")
+        return change_names(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(driver, "swap", writes_first)
+        shop.json("rollback", target, "--yes", "--reason", "a test")
+    shown = shop.json("show")
+    late = {(each["key"], each["kind"]): each["after"]["label"] for each in shown["late"]}
+    assert late == {
+        ("orders", "added"): "3 rows",
+        ("orders", "changed"): "2 rows",
+        ("log", "added"): "3 rows",
+    }
+    assert shown["late_count"] == 3
+    assert "+ orders  3 rows" in shop.rfs("show").out
+    shop.json("undo", "--yes", "--reason", "a test")
+    assert shop.json("show")["late"] == []
+    assert shop.one("SELECT count(*) FROM orders WHERE note = 'late'") == 5
 
 
 def test_a_table_with_too_much_to_compare_is_unknown_and_not_nothing(

@@ -282,6 +282,20 @@ class Driver(ABC):
         """
         yield from ()
 
+    def late(
+        self, c: Component, source: BlobSource, want: Capture, safety: Capture, told: Sequence[Loss]
+    ) -> Iterator[Change]:
+        """Yield what was written after `told` and is lost, where `changes` between safety captures cannot say.
+
+        Called when the rollback has succeeded, once nothing waits for it any longer.
+
+        Args:
+            want: what was restored.
+            safety: what `salvage` recorded before the stop.
+            told: what was then said to be lost.
+        """
+        yield from ()
+
     def effort(self, c: Component, want: Capture, changes: Sequence[Change]) -> Effort | None:
         """Return how long restoring `want` takes; None: as long as the sizes in `changes` tell.
 

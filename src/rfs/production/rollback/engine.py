@@ -121,7 +121,7 @@ class Engine(Capturer):
                     operation = self._take(operation, step)
         except Exception as failure:  # every failure, also a bug, must bring the application back first
             return self._turn(self._reload(operation), failure)
-        return self._finish(operation, OperationStatus.COMPLETED)
+        return self._finish(self._list_late(operation), OperationStatus.COMPLETED)
 
     def abort(self, operation: Operation, why: Exception, note: str = "") -> Operation:
         """Commit the turn and walk back. Never returns normally: see `run` for what it raises.
@@ -357,6 +357,23 @@ class Engine(Capturer):
             part = self.parts[name]
             late += part.driver.changes(part.component, self.blobs, safety.captures[name], capture)
         return late
+
+    def _list_late(self, operation: Operation) -> Operation:
+        """List what only shows now that it was written late. The application runs: this must turn nothing back."""
+        self.beat.reset()
+        late, warnings = list(operation.late), list(operation.warnings)
+        safety = self.catalog.checkpoint(operation.safety)
+        for name in operation.plan.components:
+            part, told = self.parts[name], [loss for loss in operation.plan.losses if loss.component == name]
+            want = self._wanted(operation, name)
+            try:
+                late += part.driver.late(part.component, self.blobs, want, safety.captures[name], told)
+            except RollbackError as error:
+                warnings.append(f"What was written late to {name} could not be listed: {error}")
+        count = operation.late_count + len(late) - len(operation.late)
+        return msgspec.structs.replace(
+            operation, late=tuple(late[:LATE_LISTED]), late_count=count, warnings=tuple(warnings)
+        )
 
     def _keep_what_is_left(self, operation: Operation, step: Step) -> Operation:
         """Capture what is there before it is restored over: something may have written to it."""

@@ -124,6 +124,18 @@ def losses(component: str, found: Sequence[Change]) -> Iterator[Loss]:
             yield Loss(component, f"changed rows in table {change.key}", _number(after))
 
 
+def beyond(component: str, found: Iterable[Change], told: Sequence[Loss]) -> Iterator[Change]:
+    """Yield, of changes to what is lost, by how much each is more than was told."""
+    known = {loss.what: loss.count for loss in told}
+    for change in found:
+        for loss in losses(component, [change]):
+            before = known.get(loss.what, 0)
+            if loss.count is not None and before is not None and loss.count > before:
+                prefix = _VALUES if change.after is not None and change.after.id.startswith(_VALUES) else _ROWS
+                more = _counted(prefix, loss.count - before)
+                yield msgspec.structs.replace(change, before=more if change.before is not None else None, after=more)
+
+
 def outline(dump: Iterable[Piece]) -> dict[str, Any]:
     """Return the names of the objects of a dump, and of each table how many rows it has."""
     objects: list[str] = []

@@ -107,6 +107,7 @@ class PostgresqlDriver(Driver):
                 "state": "reference",
                 "system": system_of(connection),
                 "oid": live.oid if live is not None else 0,
+                "counted": counted_in(connection, live.name).written if live is not None else 0,
             }
         identity = blake3(msgspec.msgpack.encode((meta["system"], meta["oid"]))).hexdigest()
         return Capture(component=c.name, kind=self.kind, fingerprint=Fingerprint(identity), meta=meta)
@@ -215,6 +216,24 @@ class PostgresqlDriver(Driver):
 
     def changes(self, c: Component, source: BlobSource, a: Capture, b: Capture | None) -> Iterator[Change]:
         yield from compare.changes(c, source, a, b)
+
+    def late(
+        self, c: Component, source: BlobSource, want: Capture, safety: Capture, told: Sequence[Loss]
+    ) -> Iterator[Change]:
+        """See Driver: what was written to the displaced database from when its rows were counted until its end.
+
+        It is read once more only when the server has counted more writes in it than it had by then.
+        """
+        if not _is_reference(safety) or not safety.meta["oid"]:
+            return
+        with administering(c) as connection:
+            every = databases(connection)
+            aside = next((each for each in every if each.oid == safety.meta["oid"]), None)
+            if aside is None or aside.name == place_of(c).database:
+                return
+            if counted_in(connection, aside.name).written == safety.meta.get("counted"):
+                return
+        yield from compare.beyond(c.name, compare.changes(c, source, want, safety), told)
 
     def effort(self, c: Component, want: Capture, changes: Sequence[Change]) -> Effort | None:
         if not changes or _is_reference(want):
