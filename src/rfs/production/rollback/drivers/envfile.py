@@ -6,6 +6,8 @@ For display only: what a shell or a service makes of a value is its own affair.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import NamedTuple
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,199}", re.ASCII)
 _START = re.compile(r"[ \t]*(?:export[ \t]+)?([^=\s]*)[ \t]*(=?)[ \t]*", re.ASCII)
@@ -37,8 +39,32 @@ def parse_dotenv(text: str) -> dict[str, str]:
     Raises:
         UnparsableError: a line is no assignment, or a quote is not closed.
     """
-    text = text.replace("\r\n", "\n")
-    found: dict[str, str] = {}
+    return {place.name: place.text for place in dotenv_places(text.replace("\r\n", "\n"))}
+
+
+class Place(NamedTuple):
+    """Where a variable stands, in characters.
+
+    Attributes:
+        text: its value.
+        start, end: of its lines, with the line end.
+        value, value_end: of the value as it is written, with its quotes.
+    """
+
+    name: str
+    text: str
+    start: int
+    end: int
+    value: int
+    value_end: int
+
+
+def dotenv_places(text: str) -> Iterator[Place]:
+    """Yield where each variable of a dotenv file stands. Lines end with "\\n".
+
+    Raises:
+        UnparsableError: a line is no assignment, or a quote is not closed.
+    """
     position = 0
     while position < len(text):
         skipped = _SKIPPED.match(text, position)
@@ -48,22 +74,26 @@ def parse_dotenv(text: str) -> dict[str, str]:
         start = _START.match(text, position)
         if start is None or not start[2] or not _NAME.fullmatch(start[1]):
             raise _at(text, position)
-        found[start[1]], position = _dotenv_value(text, start.end())
-    return found
+        value, written, end = _dotenv_value(text, start.end())
+        yield Place(start[1], value, position, end, start.end(), written)
+        position = end
 
 
-def _dotenv_value(text: str, position: int) -> tuple[str, int]:
+def _dotenv_value(text: str, position: int) -> tuple[str, int, int]:
+    """Return the value that begins at `position`, where it ends, and where its line does."""
     quote = text[position : position + 1]
     if quote in ("'", '"'):
         quoted = (_SINGLE if quote == "'" else _DOUBLE).match(text, position)
         rest = quoted and _REST.match(text, quoted.end())
         if not quoted or not rest:
             raise _at(text, position)
-        return (_unescaped(quoted[1]) if quote == '"' else quoted[1].replace("\\'", "'")), rest.end()
+        value = _unescaped(quoted[1]) if quote == '"' else quoted[1].replace("\\'", "'")
+        return value, quoted.end(), rest.end()
     plain = _PLAIN.match(text, position)
     end = plain.end() if plain else position
     rest = _REST.match(text, end)
-    return text[position:end].rstrip(), rest.end() if rest else len(text)
+    value = text[position:end].rstrip()
+    return value, position + len(value), rest.end() if rest else len(text)
 
 
 def _unescaped(value: str) -> str:

@@ -90,10 +90,10 @@ class OneFileDriver(Driver):
     # — the plugin page —
 
     def capture(self, c: Component, sink: BlobSink, previous: Capture | None) -> Capture:
-        return self._capture(c, sink, _live(c, self.path(c)))
+        return self._capture(c, sink, live_file(c, self.path(c)))
 
     def salvage(self, c: Component, sink: BlobSink, previous: Capture | None) -> Capture:
-        return self._capture(c, sink, _live(c, self.path(c), as_it_is=True))
+        return self._capture(c, sink, live_file(c, self.path(c), as_it_is=True))
 
     def _capture(self, c: Component, sink: BlobSink, file: File) -> Capture:
         wrong = self.invalid(c, file)
@@ -113,18 +113,18 @@ class OneFileDriver(Driver):
         )
 
     def fingerprint(self, c: Component, *, rehash: bool) -> Fingerprint:
-        return _live(c, self.path(c), as_it_is=True).fingerprint
+        return live_file(c, self.path(c), as_it_is=True).fingerprint
 
     def stage(self, c: Component, source: BlobSource, want: Capture) -> None:
         # The file is small: to stage it is to know that it can be fetched, and put in its place.
         file, path = stored(want, source), self.path(c)
-        _live(c, path, as_it_is=True)
+        live_file(c, path, as_it_is=True)
         if file.meta is not None:
             check_owner(path, file.meta)
 
     def restore(self, c: Component, source: BlobSource, want: Capture) -> Restored:
         file, path = stored(want, source), self.path(c)
-        live = _live(c, path, as_it_is=True)
+        live = live_file(c, path, as_it_is=True)
         warnings: list[str] = []
         if live.fingerprint != want.fingerprint:
             source.tick(1, len(file.data))
@@ -152,7 +152,7 @@ class OneFileDriver(Driver):
         remove_leftover(self.path(c), component=c.name)
 
     def outline(self, c: Component) -> Any:
-        file = _live(c, self.path(c), as_it_is=True)
+        file = live_file(c, self.path(c), as_it_is=True)
         try:
             return shown_keys(self.keys(c, file)) if file.kind == "file" else super().outline(c)
         except UnparsableError:
@@ -164,7 +164,7 @@ class OneFileDriver(Driver):
     def examine(self, c: Component) -> Iterator[Finding]:
         path = self.path(c)
         try:
-            file = _live(c, path)
+            file = live_file(c, path)
         except RollbackError as error:
             yield Finding("error", str(error), error.hint)
             return
@@ -189,11 +189,11 @@ class OneFileDriver(Driver):
             yield Finding("error", str(error), error.hint)
 
     def verify(self, c: Component, source: BlobSource, want: Capture) -> list[Change]:
-        live = _live(c, self.path(c), as_it_is=True)
+        live = live_file(c, self.path(c), as_it_is=True)
         return [] if live.fingerprint == want.fingerprint else self._compare(c, source, stored(want, source), live)
 
     def changes(self, c: Component, source: BlobSource, a: Capture, b: Capture | None) -> Iterator[Change]:
-        after = _live(c, self.path(c), as_it_is=True) if b is None else stored(b, source)
+        after = live_file(c, self.path(c), as_it_is=True) if b is None else stored(b, source)
         if after.fingerprint != a.fingerprint:
             yield from self._compare(c, source, stored(a, source), after)
 
@@ -292,7 +292,7 @@ def stored(capture: Capture, source: BlobSource) -> File:
     return file
 
 
-def _live(c: Component, path: str, *, as_it_is: bool = False) -> File:
+def live_file(c: Component, path: str, *, as_it_is: bool = False) -> File:
     """Return the state of the live file.
 
     Args:

@@ -1,7 +1,7 @@
-"""Configuration in any of the usual formats as one flat table of dotted keys, for display only.
+"""Configuration in any of the usual formats, read: as it is, or as one flat table of dotted keys for display.
 
-Nothing is ever written from what is read here. What an error says is a place in the file,
-never a word of it: the parsers' own texts quote lines, and lines hold secrets.
+What an error says is a place in the file, never a word of it: the parsers' own texts quote
+lines, and lines hold secrets.
 """
 
 from __future__ import annotations
@@ -67,12 +67,30 @@ def parse(data: bytes, kind: str) -> dict[str, Value]:
     Raises:
         UnparsableError: it is not of that format, or too deep or large to be listed.
     """
+    return flat(tree(data, kind))
+
+
+def flat(values: object) -> dict[str, Value]:
+    """Return every key of what `tree` returned, as `parse` does; raises as it does."""
     try:
-        text = data.decode("utf-8-sig")
+        return dict(_Flat().leaves("", values, 0, secret=False))
+    except RecursionError:
+        raise UnparsableError("it is nested too deeply") from None
+
+
+def tree(data: bytes, kind: str) -> Any:
+    """Return what a configuration file holds, as its format's parser gives it.
+
+    Args:
+        kind: one of FORMATS.
+
+    Raises:
+        UnparsableError: it is not of that format.
+    """
+    try:
+        return _PARSERS[kind](data.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise UnparsableError("it is not UTF-8") from None
-    try:
-        return dict(_Flat().leaves("", _PARSERS[kind](text), 0, secret=False))
     except RecursionError:
         raise UnparsableError("it is nested too deeply") from None
 
