@@ -31,6 +31,7 @@ COMMANDS = {
     "abort": ("operations", "Turn an open operation back now."),
     "prune": ("upkeep", "Remove what retention does not keep, and the space it took."),
     "verify": ("upkeep", "Read stored data back and say which checkpoints are whole."),
+    "config": ("config", "Save versions of a configuration file; compare them, and go back to one."),
     "db": ("db", "List the databases that rollbacks set aside; bring out rows that only they have."),
     "completion": ("completion", "Print the completion script for bash, zsh or fish."),
     "demo": ("demo", "Break and bring back a small web shop, in about a minute."),

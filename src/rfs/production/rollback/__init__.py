@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rfs.production.rollback.configuration import ConfigurationRollback
     from rfs.production.rollback.default import (
         create_checkpoint,
         create_test_checkpoint,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CheckpointSchedule",
     "CheckpointType",
+    "ConfigurationRollback",
     "DatabaseRollbackManager",
     "DeploymentCheckpoint",
     "HealthReport",
@@ -51,6 +53,7 @@ __all__ = [
 _HOMES = {
     "CheckpointSchedule": ("scheduling", "CheckpointSchedule"),
     "CheckpointType": ("model", "CheckpointType"),
+    "ConfigurationRollback": ("configuration", "ConfigurationRollback"),
     "DatabaseRollbackManager": ("onconnection.manager", "DatabaseRollbackManager"),
     "DeploymentCheckpoint": ("model", "DeploymentCheckpoint"),
     "HealthReport": ("model", "HealthReport"),

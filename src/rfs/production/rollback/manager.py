@@ -1,7 +1,6 @@
 """RollbackManager: the application for asynchronous Python code.
 
-Calls that do something return a Result; a RollbackError becomes its Failure, here and
-nowhere else. Calls that look return the plain value. The work runs in a worker thread,
+Calls that do something return a Result; a RollbackError becomes its Failure. Calls that look return the plain value. The work runs in a worker thread,
 on an application opened for that call, so that a manager holds nothing open and may be
 shared between tasks.
 """
@@ -11,12 +10,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from rfs.core.result import Failure, Result, Success
+from rfs.core.result import Result
 from rfs.production.rollback import upkeep
 from rfs.production.rollback.application import Application
 from rfs.production.rollback.errors import GoingOnError, IntegrityError, RollbackError, UsageError
@@ -37,6 +35,7 @@ from rfs.production.rollback.model import (
     RollbackRecord,
     RollbackStrategy,
 )
+from rfs.production.rollback.onthread import as_result, in_thread
 from rfs.production.rollback.operation import Operation
 from rfs.production.rollback.plan import Plan
 from rfs.production.rollback.plan import Policy as RollbackPolicy
@@ -353,39 +352,11 @@ class RollbackManager:
         )
 
     async def _do(self, act: Callable[[Application], T]) -> Result[T, RollbackError]:
-        try:
-            return Success(await self._in_thread(act))
-        except RollbackError as error:
-            return Failure(error)
+        return await as_result(self._open, act)
 
     async def _in_thread(self, act: Callable[[Application], T], *, overridden: bool = True) -> T:
         """Run `act` in a worker thread. With `overridden` False: as if the subclass overrode nothing."""
-        import asyncio  # 40 ms that the command line does not need
-
-        loop = asyncio.get_running_loop()
-        opened: list[Application] = []
-        cancelled = False
-
-        def work() -> T:
-            with self._open(loop, overridden=overridden) as app:
-                opened.append(app)
-                if cancelled:
-                    app.beat.interrupt()
-                return act(app)
-
-        future = asyncio.ensure_future(asyncio.to_thread(work))
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError as cancellation:
-            # Never half done: the operation turns back, and only then the caller is let go.
-            cancelled = True
-            for app in opened:
-                app.beat.interrupt()
-            while not future.done():
-                with suppress(asyncio.CancelledError):  # whoever cancels twice waits all the same
-                    await asyncio.wait([future])
-            # Also where the way back failed: that must not be lost with the answer.
-            raise cancellation from future.exception()
+        return await in_thread(lambda loop: self._open(loop, overridden=overridden), act)
 
 
 def _or_going_on(app: Application, call: Callable[[], list[Operation]]) -> list[Operation]:

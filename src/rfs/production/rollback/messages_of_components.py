@@ -333,6 +333,46 @@ OF_COMPONENTS: dict[str, tuple[str, str]] = {
         "{path} is not valid {format}: {why}.",
         "Mend the file, or use a files component for it.",
     ),
+    "config.taken": (
+        "There is a version {version} of the configuration already.",
+        "Give it another name; a version, once saved, never changes.",
+    ),
+    "config.no_version": (
+        "There is no version {version} of the configuration.",
+        "There are: {known}.",
+    ),
+    "config.no_name": (
+        "A version of the configuration needs a name, and {version!r} is none.",
+        'Use letters, digits and signs, such as "v1.2"; the names that begin with "backup_" are for backups.',
+    ),
+    "config.format": (
+        "The format of {path} is not known.",
+        "Give the file one of the suffixes .toml, .yaml, .json, .ini and .env, or its component a format in rfs.toml.",
+    ),
+    "config.unsaid": (
+        "The configuration cannot be written to {path}: {why}.",
+        "Nothing was changed; save a version without it, or write the file by hand.",
+    ),
+    "config.rejected": (
+        "The command that checks the configuration of {component} refuses it: {why}.",
+        "Nothing was changed; run the command by hand to see why.",
+    ),
+    "config.reverted": (
+        "The configuration was put back as it was: {why}{again}",
+        "Mend what the reload does, or what the version says, and try again.",
+    ),
+    "config.held": (
+        "The configuration was changed and could not be put back as it was. NEEDS ATTENTION: {why} {failure}",
+        "{hint} The next `rfs config` command that changes something goes on where it stands.",
+    ),
+    "config.none": (
+        "There is no configuration file in rfs.toml whose versions could be kept.",
+        'Add a component of kind = "config".',
+    ),
+    "config.which": (
+        "There is more than one configuration file: {known}.",
+        "Name one with --component.",
+    ),
     "reload.failed": (
         "Reloading the configuration of {component} failed: {why}.",
         "Look at the service's log; the reload is {what}.",

@@ -29,10 +29,19 @@ from rfs.production.rollback.store.keys import (
 from rfs.production.rollback.store.packs import Place
 from rfs.production.rollback.store.reports import Damage, Pruned
 from rfs.production.rollback.store.reserve import Reserve
-from rfs.production.rollback.store.seal import Data, Sealer, Type, decode_part, encode_part, encode_record
+from rfs.production.rollback.store.seal import (
+    DamagedError,
+    Data,
+    Sealer,
+    Type,
+    decode_part,
+    encode_part,
+    encode_record,
+)
 from rfs.production.rollback.store.shelf import Shelf
 
 _OTHERS_MAY_WRITE = 0o022
+_BLOB_ID_SIZE = 32
 # Bytes of parts that are kept for the next question, and what an id in a list takes of them.
 _MOST_LOOKED_THROUGH = 32 << 20
 _REF_IN_MEMORY = 80
@@ -212,6 +221,27 @@ class Store:
         blob = self._sealer.identify(data, Type.PART)
         self._shelf.add({blob: data}, Type.PART)
         return blob
+
+    def seal(self, data: Data) -> bytes:
+        """Return data encrypted, for what keeps it elsewhere than in packs; `unseal` gives it back.
+
+        Raises:
+            ValueError: it is larger than 1 GiB.
+        """
+        blob = self._sealer.identify(data)
+        return blob + self._sealer.seal({blob: data}).data
+
+    def unseal(self, sealed: bytes) -> bytes:
+        """Return what `seal` was given.
+
+        Raises:
+            IntegrityError: store.damaged, a bit of it differs.
+        """
+        try:
+            return self._sealer.open(sealed[_BLOB_ID_SIZE:], sealed[:_BLOB_ID_SIZE])
+        except DamagedError as error:
+            hint = "Bring that file back from a backup of the store."
+            raise IntegrityError("store.damaged", what=f"a sealed record: {error}", hint=hint) from error
 
     def annex(self) -> Annex:
         """Return what a child that is forked now may store into. It is gone with the next flush or discard."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
+from tomlkit.items import String
 
 from rfs.production.rollback.drivers.writing.write import UnwritableError, same
 
@@ -48,11 +49,13 @@ def _replace(table: MutableMapping[str, Any], key: str, before: Any, after: Any,
             elif not same(old, new):
                 found[number] = _item(new, place)
     else:
-        table[key] = _dated(found, after) or _item(after, where)
+        table[key] = _alike(found, after) or _item(after, where)
 
 
-def _dated(found: Any, after: Any) -> Any:
-    """Return a date or time for a text that stands where there is one, or None."""
+def _alike(found: Any, after: Any) -> Any:
+    """Return a text as what stands there: a date or a time, or in the quotes that it had; None where it cannot be."""
+    if isinstance(found, String) and isinstance(after, str) and after.isprintable() and "'" not in after:
+        return tomlkit.string(after, literal=found.as_string().startswith("'"))
     for kind in (datetime, date, time):
         if isinstance(found, kind) and isinstance(after, str):
             with suppress(ValueError):
