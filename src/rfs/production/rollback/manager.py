@@ -1,8 +1,8 @@
 """RollbackManager: the application for asynchronous Python code.
 
-Calls that do something return a Result; a RollbackError becomes its Failure. Calls that look return the plain value. The work runs in a worker thread,
-on an application opened for that call, so that a manager holds nothing open and may be
-shared between tasks.
+Calls that do something return a Result; a RollbackError becomes its Failure. Calls that look
+return the plain value. The work runs in a worker thread, on an application opened for that
+call, so that a manager holds nothing open and may be shared between tasks.
 """
 
 from __future__ import annotations
