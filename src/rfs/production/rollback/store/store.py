@@ -30,6 +30,7 @@ from rfs.production.rollback.store.packs import Place
 from rfs.production.rollback.store.reports import Damage, Pruned
 from rfs.production.rollback.store.reserve import Reserve
 from rfs.production.rollback.store.seal import (
+    BLOB_ID_SIZE,
     DamagedError,
     Data,
     Sealer,
@@ -41,7 +42,6 @@ from rfs.production.rollback.store.seal import (
 from rfs.production.rollback.store.shelf import Shelf
 
 _OTHERS_MAY_WRITE = 0o022
-_BLOB_ID_SIZE = 32
 # Bytes of parts that are kept for the next question, and what an id in a list takes of them.
 _MOST_LOOKED_THROUGH = 32 << 20
 _REF_IN_MEMORY = 80
@@ -238,7 +238,7 @@ class Store:
             IntegrityError: store.damaged, a bit of it differs.
         """
         try:
-            return self._sealer.open(sealed[_BLOB_ID_SIZE:], sealed[:_BLOB_ID_SIZE])
+            return self._sealer.open(sealed[BLOB_ID_SIZE:], sealed[:BLOB_ID_SIZE])
         except DamagedError as error:
             hint = "Bring that file back from a backup of the store."
             raise IntegrityError("store.damaged", what=f"a sealed record: {error}", hint=hint) from error
