@@ -160,21 +160,23 @@ class Reader:
 
     def _read_all(self, fd: int, folder: Folder, places: Sequence[int], before: Before, found: _Columns) -> None:
         """Look closely at some entries of a folder."""
-        flat, names = array("Q", folder.rows).tolist(), folder.names
+        names, digests, add = folder.names, found.digests, self._unstored.add
+        rows = list(zip(*[iter(array("Q", folder.rows))] * ROW, strict=True))
         settled = self._started - 2 * _SECOND
         for at in places:
-            row = tuple(flat[at * ROW : (at + 1) * ROW])
-            _, changed, modified, size, mode, *_ = row
+            row = rows[at]
+            size = row[SIZE]
             # Few are in any way unusual, and many are to be read.
             small = None
+            changed, modified = row[CTIME], row[MTIME]
             quiet = (changed < settled and modified < settled) or self.is_settled(changed, modified)
-            if quiet and mode & 0o170000 == _FILE and size <= _SMALL:
+            if quiet and row[MODE] & 0o170000 == _FILE and size <= _SMALL:
                 small = self._read_small(fd, names[at], row, size)
             if small is None:
                 found.take(at, self._read(fd, folder.path, names[at], row, before))
                 continue
             data, extra = small
-            digest = found.digests[at] = blake3(data).digest()
+            digest = digests[at] = blake3(data).digest()
             if extra is not PLAIN:
                 found.extras[at] = extra
             if self._sink is None:
@@ -182,7 +184,7 @@ class Reader:
                 if chunks is not None:
                     found.chunks[at] = chunks
             elif size:
-                self._unstored.add(found.blobs, at, data)
+                add(found.blobs, at, data)
         self.count += len(places)
 
     def _read_small(self, dir_fd: int, name: str, row: tuple[int, ...], size: int) -> tuple[bytes, Extra] | None:

@@ -252,9 +252,8 @@ def _bunches(walker: Walker, root: int) -> Iterator[workers.Job]:
 
 
 def _weight(folder: Folder) -> int:
-    numbers = array("Q", folder.rows)
-    modes, sizes = numbers[MODE::ROW], numbers[SIZE::ROW]
-    return _ENTRY * len(modes) + sum([s for s, m in zip(sizes, modes, strict=True) if m & 0o170000 == stat.S_IFREG])
+    # What is no file has a size, too, but a small one.
+    return _ENTRY * len(folder.names) + sum(array("Q", folder.rows)[SIZE::ROW])
 
 
 def _joined(found: dict[str, Block], known: dict[str, Block]) -> dict[str, Block]:

@@ -20,7 +20,17 @@ from rfs.production.rollback.driver import Pulse
 from rfs.production.rollback.drivers.files.glimpse import asker, glimpse, own_of, rows_of
 from rfs.production.rollback.drivers.files.options import Rules
 from rfs.production.rollback.drivers.files.reader import OPEN_FOLDER, Before, Folder, Reader
-from rfs.production.rollback.drivers.files.tree import MODE, ROW, Block, empty_block, join, pack_rows, row_of, seal
+from rfs.production.rollback.drivers.files.tree import (
+    MODE,
+    ROW,
+    Block,
+    empty_block,
+    folders_at,
+    join,
+    pack_rows,
+    row_of,
+    seal,
+)
 from rfs.production.rollback.drivers.meta import shown
 from rfs.production.rollback.errors import RollbackError
 
@@ -198,7 +208,7 @@ class Walker:
                 told = self._asker.ask(fd, old.names.split(b"\0") if old.rows else [])
                 if told is not None and self._is_steady(frame) and glimpse(own, told) == old.glimpse:
                     return self._found(path, old, old.listed() if old.below else [])
-            listed = self._list_at_once(frame, old, told) or self._list_singly(fd, path)
+            listed = self._list_at_once(frame, own, old, told) or self._list_singly(fd, path)
         except OSError as error:
             raise self._reader.unreadable(path, error) from error
         names, rows, left_out, seen = listed
@@ -212,10 +222,7 @@ class Walker:
             folder = Folder(path, names, rows, frame.counted, left_out, loose, seen)
             if self._put_off:
                 self.listed.append(folder)
-                modes = array("Q", rows)[MODE::ROW]
-                below = [n for n, mode in zip(names, modes, strict=True) if mode & 0o170000 == stat.S_IFDIR]
-                below.reverse()
-                return below
+                return _folders(names, rows)
             block = seal(self._reader.block(fd, folder, self._before(path)))
             names = block.listed()
         return self._found(path, block, names)
@@ -238,10 +245,11 @@ class Walker:
             and self._reader.holds_all(self._before(frame.path))
         )
 
-    def _list_at_once(self, frame: _Frame, old: Block | None, told: array[int] | None) -> _Listed | None:
+    def _list_at_once(self, frame: _Frame, own: bytes, old: Block | None, told: array[int] | None) -> _Listed | None:
         """Return what is in a folder, or None when that must be looked at entry by entry.
 
         Args:
+            own: what its glimpse begins with.
             old: the folder as it is known.
             told: what was just told of the entries that it had.
         """
@@ -262,7 +270,7 @@ class Walker:
             return None
         status = frame.status
         settled = self._is_steady(frame) and self._reader.is_settled(status.st_ctime_ns, status.st_mtime_ns)
-        return _Listed(names, rows, left_out=False, glimpse=glimpse(own_of(status), told) if settled else b"")
+        return _Listed(names, rows, left_out=False, glimpse=glimpse(own, told) if settled else b"")
 
     def _is_steady(self, frame: _Frame) -> bool:
         return frame.identity[0] in self._known.steady
@@ -296,6 +304,11 @@ class Walker:
                 del names[at], flat[at * ROW : (at + 1) * ROW]
             left_out = True
         return _Listed(names, pack_rows(flat), left_out)
+
+
+def _folders(names: list[str], rows: bytes) -> list[str]:
+    """Return which of a folder's names are folders, last one first."""
+    return [names[at] for at in reversed(folders_at(array("Q", rows)[MODE::ROW]))]
 
 
 def _list_what_is_there(entries: list[os.DirEntry[str]]) -> tuple[list[str], list[int]]:
