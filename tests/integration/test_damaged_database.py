@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from small import Small
 
+from rfs.production.rollback import upkeep
 from rfs.production.rollback.drivers.sqlite.driver import CHECKED_BYTES
-from rfs.production.rollback.errors import RevertedError
+from rfs.production.rollback.errors import RevertedError, RollbackError
 from rfs.production.rollback.model import CheckOutcome, HealthReport
 from rfs.production.rollback.pulse import Beat
 
@@ -50,6 +52,54 @@ def assert_is(path: Path, damaged: bytes) -> None:
     if len(now) > CHECKED_BYTES:
         now, damaged = (data[:24] + data[28:40] + data[44:92] + data[100:] for data in (now, damaged))
     assert now == damaged
+
+
+def a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+    (path / "precious").write_text("not ours")
+
+
+def a_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+def a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("replace", [a_folder, a_link, a_pipe])
+def test_what_took_its_place_is_set_aside_and_comes_back(tmp_path: Path, replace: Callable[[Path], None]) -> None:
+    small = Small(tmp_path)
+    path = small.tree / "small.db"
+    with small.open() as app:
+        app.checkpoint(tags=["sound"])
+        v1 = small.state()
+        (small.tree / "code.txt").write_text("version 2")
+        replace(path)
+        inode = path.lstat().st_ino
+        with pytest.raises(RollbackError, match="not a database file"):
+            app.checkpoint()
+        asked: list[bool] = []
+
+        def check(beat: Beat, *, once: bool = False) -> HealthReport:
+            asked.append(once)
+            return HealthReport((CheckOutcome("h", len(asked) > 1, required=True, detail="sick", seconds=0),))
+
+        app.engine.check = check
+        with pytest.raises(RevertedError, match="sick"):
+            app.rollback("sound")
+        assert path.lstat().st_ino == inode
+        assert not list(small.tree.glob(".rfs-tmp-*"))
+        app.rollback("sound")
+        assert small.state() == v1
+        (aside,) = small.tree.glob(".rfs-tmp-displaced-*")
+        assert any(str(aside) in finding.text for finding in upkeep.examine(app))
+        app.undo()
+        assert path.lstat().st_ino == inode
+        assert app.catalog.open_operation() is None
 
 
 @pytest.mark.parametrize("size", [1 << 20, pytest.param(CHECKED_BYTES + (1 << 20), marks=pytest.mark.slow)])

@@ -258,10 +258,12 @@ def test_a_link_in_its_place_is_never_followed(shop: Shop) -> None:
     elsewhere.write_bytes(b"not ours")
     os.unlink(shop.path)
     shop.path.symlink_to(elsewhere)
-    for call in (shop.restore, shop.capture):
-        with pytest.raises(RollbackError) as caught:
-            call(want)
-        assert caught.value.key == "path.kind"
+    with pytest.raises(RollbackError, match=f"a symbolic link to {elsewhere}") as caught:
+        shop.capture()
+    assert caught.value.key == "path.kind"
+    shop.restore(want)
+    shop.assert_is(want)
+    assert not shop.path.is_symlink()
     assert elsewhere.read_bytes() == b"not ours"
 
 

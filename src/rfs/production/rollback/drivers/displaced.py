@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from contextlib import suppress
 
+from rfs.production.rollback.driver import Finding
 from rfs.production.rollback.drivers.meta import TEMPORARY_PREFIX, put_times_back, refused, shown
 from rfs.production.rollback.errors import RollbackError
 
@@ -20,6 +22,8 @@ def kind_of(found: os.stat_result) -> str:
     """Return in words what an lstat is of."""
     if stat.S_ISREG(found.st_mode):
         return "a file that cannot be read"
+    if stat.S_ISLNK(found.st_mode):
+        return "a symbolic link"
     return "a folder" if stat.S_ISDIR(found.st_mode) else "a special file"
 
 
@@ -68,6 +72,16 @@ def put_back(path: str, data: bytes, component: str) -> None:
         raise RollbackError("path.displaced", path=shown(path), component=component, what=label(data)) from None
     except OSError as error:
         raise refused(error, path, component) from error
+
+
+def left(path: str) -> Iterator[Finding]:
+    """Yield what rollbacks set aside beside `path` and is still there: nobody but a person knows when it may go."""
+    folder = os.path.dirname(path)
+    with suppress(OSError):
+        for name in sorted(os.listdir(folder)):
+            if name.startswith(_PREFIX):
+                text = f"What a rollback set aside is still there: {shown(os.path.join(folder, name))}."
+                yield Finding("warning", text, "Remove it when nobody needs it; until then `rfs undo` can put it back.")
 
 
 def _move(folder: str, old: str, new: str) -> None:

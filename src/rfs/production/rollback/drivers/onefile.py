@@ -178,6 +178,7 @@ class OneFileDriver(Driver):
             why = "this user may not write to its folder"
             locked = RollbackError("path.unwritable", component=c.name, path=shown(path), why=why)
             yield Finding("error", str(locked), locked.hint)
+        yield from displaced.left(path)
 
     def _examine_file(self, c: Component, path: str, file: File, meta: Meta) -> Iterator[Finding]:
         wrong = self.invalid(c, file)

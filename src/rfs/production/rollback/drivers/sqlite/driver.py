@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from rfs.production.rollback.driver import BlobSink, BlobSource, Driver, Finding
+from rfs.production.rollback.drivers import displaced
 from rfs.production.rollback.drivers.meta import refused
 from rfs.production.rollback.drivers.sqlite import holders, room, rows
 from rfs.production.rollback.drivers.sqlite.direct import SIDES, Patience
@@ -21,6 +22,7 @@ from rfs.production.rollback.drivers.sqlite.live import (
     opened_as_database,
     private_file,
     soundness,
+    standing,
     status,
     touch,
 )
@@ -60,6 +62,7 @@ CHECKED_BYTES = 64 << 20
 LISTED = 20
 DOCTOR_SECONDS = 2.0
 _STAGED = "staged-"
+_ODD = {"absent": "was missing", "other": "was no file"}
 
 
 class SqliteOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -86,7 +89,8 @@ class SqliteDriver(Driver):
     of a database are SQLite's: they are never copied, written or removed here.
 
     Where a database is wanted and something else stands, that is moved into the component's
-    work folder (`displaced/`), and the database is made anew.
+    work folder (`displaced/`), and the database is made anew; what is no file, and could not be copied
+    there, is moved aside beside it.
     """
 
     kind = "sqlite"
@@ -104,7 +108,7 @@ class SqliteDriver(Driver):
         if previous is not None and known == previous.fingerprint and _may_stand(c, facts_of(previous), strict=strict):
             facts = _salvaged(facts_of(previous), strict=strict)
             return msgspec.structs.replace(previous, stored=0, meta=msgspec.to_builtins(facts))
-        before, file, patience = glance(path), status(c, path), _patience(c, sink)
+        before, file, patience = glance(path), standing(c, path), _patience(c, sink)
         with observed(c, path, patience, strict=strict) as (copy, fd, found):
             facts, warnings = _checked(path, copy, _salvaged(found, strict=strict))
             if not strict and facts.state == "database" and (facts.damaged or lacks_bytes(path, facts, file)):
@@ -147,16 +151,21 @@ class SqliteDriver(Driver):
         warnings: list[str] = []
         if stretches:
             with _assembled(c, source, want) as staged:
-                if live.state != "database" or wanted.state != "database":
+                if live.state == "other":
+                    warnings.append(displaced.set_aside(path, c.name))
+                elif live.state != "database" or wanted.state != "database":
                     warnings += move_aside(c, path, live, patience)
                 if wanted.state == "database":
                     warnings += put_database(c, staged, path, live, patience)
                 elif wanted.state == "raw":
                     put_raw(c, path, staged, wanted)
+                elif wanted.state == "other":
+                    with open(staged, "rb") as file:
+                        displaced.put_back(path, file.read(), c.name)
         if wanted.state == "database" and (stretches or live.wal != wanted.wal):
             touch(c, path, "set_journal", patience, wal=wanted.wal)
             changed = changed or 1
-        if wanted.state != "absent" and _own(c, path, wanted, patience):
+        if wanted.is_file and _own(c, path, wanted, patience):
             changed = changed or 1
         if wanted.damaged:
             warnings.append(f"{path} failed SQLite's check when it was captured; it was restored as it was.")
@@ -174,6 +183,7 @@ class SqliteDriver(Driver):
     def examine(self, c: Component) -> Iterator[Finding]:
         path = _path(c)
         patience = Patience(min(DOCTOR_SECONDS, _seconds(c)))
+        yield from displaced.left(path)
         try:
             if status(c, path) is None:
                 raise RollbackError("path.missing", component=c.name, path=path)
@@ -287,7 +297,7 @@ def _may_stand(c: Component, facts: Facts, *, strict: bool) -> bool:
     """Tell whether what an earlier capture recorded of the same file is what this kind of capture records."""
     if strict:
         return facts.state == "database"
-    return not (facts.damaged or lacks_bytes(_path(c), facts, status(c, _path(c))))
+    return not (facts.damaged or lacks_bytes(_path(c), facts, standing(c, _path(c))))
 
 
 def _salvaged(facts: Facts, *, strict: bool) -> Facts:
@@ -299,7 +309,7 @@ def _salvaged(facts: Facts, *, strict: bool) -> Facts:
 def _checked(path: str, copy: str, facts: Facts) -> tuple[Facts, tuple[str, ...]]:
     """Return the facts with what SQLite's check of the copy found, and the warnings to record."""
     if facts.state != "database":
-        what = "was missing" if facts.state == "absent" else "was no usable SQLite database"
+        what = _ODD.get(facts.state, "was no usable SQLite database")
         return facts, (f"{path} {what}; that was recorded as it was.",)
     damaged = soundness(copy, thorough=False) if facts.length <= CHECKED_BYTES else ""
     if not damaged:

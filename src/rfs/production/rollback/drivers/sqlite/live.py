@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 import apsw
 import msgspec
 
+from rfs.production.rollback.drivers import displaced
+from rfs.production.rollback.drivers.meta import shown
 from rfs.production.rollback.drivers.sqlite import apart, holders, room
 from rfs.production.rollback.drivers.sqlite.direct import Patience
 from rfs.production.rollback.drivers.sqlite.pages import Facts, header_page_size, normalised, uses_wal, write_all
@@ -20,7 +22,7 @@ from rfs.production.rollback.model import Component, new_id
 
 _TEMPORARY = "tmp-"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_UNUSABLE = ("path.missing", "sqlite.not_a_database", "sqlite.damaged")
+_UNUSABLE = ("path.missing", "path.kind", "sqlite.not_a_database", "sqlite.damaged")
 
 
 def touch(
@@ -70,20 +72,31 @@ def explained(c: Component, path: str, patience: Patience, *, writes: str = "") 
         raise RollbackError("path.unreadable", component=c.name, path=path, why=error) from None
 
 
-def status(c: Component, path: str) -> os.stat_result | None:
-    """Return the lstat of the database's file, or None when there is none.
+def standing(c: Component, path: str) -> os.stat_result | None:
+    """Return the lstat of whatever stands in the database's place, or None when there is nothing.
 
     Raises:
-        RollbackError: something that is no regular file stands there; it is never followed or removed.
+        RollbackError: it cannot be looked at.
     """
     try:
-        found = os.lstat(path)
+        return os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise RollbackError("path.unreadable", component=c.name, path=path, why=error.strerror) from None
-    if not stat.S_ISREG(found.st_mode):
-        kind = "a symbolic link" if stat.S_ISLNK(found.st_mode) else "no regular file"
+
+
+def status(c: Component, path: str) -> os.stat_result | None:
+    """Return the lstat of the database's file, or None when there is none.
+
+    Raises:
+        RollbackError: something that is no regular file stands there; it is never followed.
+    """
+    found = standing(c, path)
+    if found is not None and not stat.S_ISREG(found.st_mode):
+        kind = displaced.kind_of(found)
+        if stat.S_ISLNK(found.st_mode):
+            kind += f" to {shown(os.readlink(path))}"
         raise RollbackError("path.kind", component=c.name, path=path, found=kind, wanted="a database file")
     return found
 
@@ -259,9 +272,13 @@ def observe_bytes(c: Component, path: str, copy: str, fd: int, patience: Patienc
         RollbackError: it cannot be read.
     """
     os.ftruncate(fd, 0)
-    found = status(c, path)
+    found = standing(c, path)
     if found is None:
         return Facts(state="absent")
+    if not stat.S_ISREG(found.st_mode):
+        # It cannot be captured but as which one it is; a restore moves it aside, and back.
+        write_all(fd, displaced.identity(found), 0)
+        return Facts(state="other", length=len(displaced.identity(found)))
     try:
         if not _copied_with_log(c, path, copy, patience):
             os.ftruncate(fd, 0)

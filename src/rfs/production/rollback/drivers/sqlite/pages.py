@@ -31,7 +31,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         state: "database"; or, when what stood there was recorded as it was, "raw" (a file that
-            is no usable database) or "absent".
+            is no usable database), "other" (no file; the content tells which one it is) or "absent".
         page_size: bytes; 0 unless a database.
         length: bytes of the content.
         wal: whether its journal is a write-ahead log.
@@ -52,6 +52,11 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     salvaged: bool = False
     exact: bool = False
     format: int = _FORMAT
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a file with an owner and a mode."""
+        return self.state in ("database", "raw")
 
     @property
     def as_it_was(self) -> bool:

@@ -26,7 +26,7 @@ def require_permission(path: str, live: Facts, wanted: Facts) -> None:
     """
     same = (live.uid, live.gid, live.mode) == (wanted.uid, wanted.gid, wanted.mode)
     kept_in_place = live.state == wanted.state == "database"
-    if wanted.state == "absent" or (kept_in_place and same):
+    if not wanted.is_file or (kept_in_place and same):
         return
     mine = not kept_in_place or live.uid == os.geteuid() or os.geteuid() == 0
     if not mine or not may_own(wanted.uid, wanted.gid):
