@@ -33,6 +33,7 @@ COMMANDS = {
     "verify": ("upkeep", "Read stored data back and say which checkpoints are whole."),
     "config": ("config", "Save versions of a configuration file; compare them, and go back to one."),
     "db": ("db", "List the databases that rollbacks set aside; bring out rows that only they have."),
+    "migrate": ("migrate", "Tell which migrations are in force; take some back where the data is."),
     "completion": ("completion", "Print the completion script for bash, zsh or fish."),
     "demo": ("demo", "Break and bring back a small web shop, in about a minute."),
 }

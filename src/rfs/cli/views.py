@@ -228,6 +228,7 @@ def operation_json(operation: Operation) -> dict[str, Any]:
     data: dict[str, Any] = as_json(operation.record())
     data["late_count"] = operation.late_count
     data["safety"] = operation.safety
+    data["downgrade"] = as_json(operation.downgrade)
     return data
 
 
@@ -250,7 +251,7 @@ def operation_table(operations: Sequence[Operation], *, alive: bool) -> str:
             style(each.operation_id, fg="cyan"),
             nice_time(each.created_at),
             each.kind,
-            each.plan.target,
+            printable(each.destination),
             status_word(each.status, alive=alive),
             each.actor,
             printable(each.reason),
@@ -265,7 +266,7 @@ def operation_text(operation: Operation, *, everything: bool, alive: bool) -> st
     facts = [
         (operation.kind, style(operation.operation_id, fg="cyan")),
         ("status", status_word(operation.status, alive=alive)),
-        ("to checkpoint", operation.plan.target),
+        *_where_to(operation),
         ("state before", operation.state_before),
         ("kept on the way", ", ".join(operation.lefts)),
         ("undoes", operation.undoes or ""),
@@ -285,6 +286,17 @@ def operation_text(operation: Operation, *, everything: bool, alive: bool) -> st
         )
         lines += change_lines(operation.late, everything=everything)
     return "\n".join(lines)
+
+
+def _where_to(operation: Operation) -> list[tuple[str, str]]:
+    way = operation.downgrade
+    if way is None:
+        return [("to checkpoint", operation.plan.target)]
+    return [
+        ("down to", printable(" ".join(way.targets))),
+        ("taken back", printable(", ".join(way.versions))),
+        ("scripts of", way.source or "the application"),
+    ]
 
 
 def journal_table(journal: Sequence[Entry]) -> str:
@@ -307,6 +319,11 @@ def done_text(operation: Operation) -> str:
     outage = f", {nice_seconds(operation.outage)} outage" if operation.outage is not None else ""
     name = style(operation.operation_id, fg="cyan")
     what = f"{operation.kind.capitalize()} {name} {status_word(operation.status)}{outage}"
+    if operation.downgrade is not None:
+        way = operation.downgrade
+        count = counted(len(way.versions), "migration")
+        where = f"{count} of {way.component} taken back, to {' '.join(way.targets)}"
+        return f"{what}. {where}; the state before is kept: `rfs undo`."
     return f"{what}. The application is as at {operation.plan.target}; the state before is kept: `rfs undo`."
 
 

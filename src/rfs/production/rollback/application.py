@@ -7,7 +7,7 @@ something takes the application's lock, settles what a crash left behind, and ac
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -24,6 +24,7 @@ from rfs.production.rollback.model import (
     CheckpointType,
     Component,
     DeploymentCheckpoint,
+    Downgrade,
     HealthReport,
     Loss,
     OperationStatus,
@@ -33,7 +34,7 @@ from rfs.production.rollback.model import (
     utc_now,
 )
 from rfs.production.rollback.operation import Operation, undoable
-from rfs.production.rollback.plan import Plan, Scope, differs, make_plan, select
+from rfs.production.rollback.plan import Plan, Scope, differs, make_migration_plan, make_plan, select
 from rfs.production.rollback.recovery import InsideError, Recoverable, interruptible
 from rfs.production.rollback.wiring import inside
 
@@ -317,31 +318,101 @@ class Application(Recoverable):
         if expected is not None and (change := differs(expected, plan)):
             raise ConflictError("plan.changed", what=change)
         operation_id = new_id()
-        safety = engine.checkpoint(
-            [name for name, part in self.parts.items() if name in captures or part.driver.runs],
+        safety = self._safety(kind, operation_id, captures, deployment_id=target.deployment_id)
+        losses = [loss for name, want in captures.items() for loss in self._losses(name, want, safety.captures[name])]
+        plan = msgspec.structs.replace(plan, losses=tuple(losses))
+        return self._carry_out(operation_id, kind, plan, safety, reason=reason, undoes=undoes)
+
+    def _safety(self, kind: str, operation_id: str, names: Collection[str], **facts: Any) -> DeploymentCheckpoint:
+        """Take the safety checkpoint of an operation on these components; services belong to each."""
+        return self.engine.checkpoint(
+            [name for name, part in self.parts.items() if name in names or part.driver.runs],
             CheckpointType.SAFETY,
             health=self._health_or_none,
             operation_id=operation_id,
-            deployment_id=target.deployment_id,
             message=f"before {kind} {operation_id}",
+            **facts,
         )
-        losses = [loss for name, want in captures.items() for loss in self._losses(name, want, safety.captures[name])]
+
+    def _carry_out(
+        self,
+        operation_id: str,
+        kind: str,
+        plan: Plan,
+        safety: DeploymentCheckpoint,
+        *,
+        reason: str,
+        undoes: str | None = None,
+        downgrade: Downgrade | None = None,
+    ) -> Operation:
         operation = Operation(
             operation_id=operation_id,
             kind=kind,
-            plan=msgspec.structs.replace(plan, losses=tuple(losses)),
+            plan=plan,
             reason=storable(reason),
             actor=actor(),
             created_at=utc_now(),
             components=tuple(part.component for part in self.parts.values()),
             safety=safety.checkpoint_id,
             undoes=undoes,
+            downgrade=downgrade,
             inside=", ".join(self.carried) or None,
             max_rollback_time=self.settings.policy.max_rollback_time,
             recovery_time=self.settings.policy.recovery_time,
         )
-        engine.begin(operation)
-        return engine.run(operation)
+        self.engine.begin(operation)
+        return self.engine.run(operation)
+
+    # — migrations —
+
+    @interruptible
+    def plan_down(self, target: str, component: str | None = None) -> Downgrade:
+        """Return the migrations that `migrate_down` would take back; see downgrading.plan_down. Changes nothing."""
+        from rfs.production.rollback.downgrading import plan_down
+
+        return plan_down(self.catalog, self.parts, self.engine.blobs, target, component)
+
+    @interruptible
+    def sql_down(self, way: Downgrade) -> str:
+        """Return the SQL that a way down runs, as its tool prints it. Changes nothing."""
+        from rfs.production.rollback.downgrading import sql_of
+
+        return sql_of(self.catalog, self.parts, self.engine.blobs, way)
+
+    @interruptible
+    def migrate_down(
+        self, target: str, *, component: str | None = None, reason: str = "", expected: Downgrade | None = None
+    ) -> Operation:
+        """Take migrations of a database back where it is, with the services stopped; if that fails, restore it.
+
+        Args:
+            target: a version as the tool takes it, or `@…`: what was in force at that checkpoint.
+            component: which database; None when there is but one with migrations.
+            expected: the way down as it was agreed to; refused when it is another by now.
+
+        Raises:
+            RevertedError: it failed, and the system is back at the state before.
+            HeldError: it failed both ways.
+            GoingOnError: it stops this very process, and goes on outside it.
+            RollbackError: it was refused, or nothing is to be taken back; nothing was changed.
+        """
+        try:
+            with self.exclusively(f"migrate down to {target}"):
+                way = self.plan_down(target, component)
+                if expected is not None and way != expected:
+                    raise ConflictError("plan.changed", what=f"the migrations are {', '.join(way.versions)}")
+                self.require_outside()
+                operation_id = new_id()
+                safety = self._safety(
+                    "migration", operation_id, [way.component], deployment_id="", in_place=[way.component]
+                )
+                wanted = {way.component: safety.captures[way.component]}
+                scopes = [self._scope(part, wanted.get(name), False) for name, part in self.parts.items()]
+                taking_part = [scope for scope in scopes if scope.want is not None or scope.runs]
+                plan = make_migration_plan(safety, taking_part, self.settings.policy, utc_now())
+                return self._carry_out(operation_id, "migration", plan, safety, reason=reason, downgrade=way)
+        except InsideError as inside:
+            return self._carry(inside, "migrate_down", target=target, component=component, reason=reason)[0]
 
     def _chosen(self, target: DeploymentCheckpoint, only: Sequence[str], without: Sequence[str]) -> dict[str, Capture]:
         names = select(list(self.parts), only, without)
@@ -375,6 +446,10 @@ class Application(Recoverable):
             for name in target.captures
             if name not in self.parts
         ]
+        if any(part.migrator is not None for part in self.parts.values()):
+            from rfs.production.rollback.downgrading import compatibility
+
+            left_out += compatibility(self.parts, self.engine.blobs, target, captures)
         if not self.checks_health:
             left_out.append("No health checks are configured: only the read-back proves the rollback.")
         return msgspec.structs.replace(plan, warnings=(*plan.warnings, *left_out))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -12,12 +12,14 @@ import msgspec
 from rfs.production.rollback.catalog import Catalog
 from rfs.production.rollback.driver import Driver, overrides
 from rfs.production.rollback.errors import IntegrityError
+from rfs.production.rollback.migrating import Migrator
 from rfs.production.rollback.model import (
     Capture,
     CheckpointType,
     Component,
     DeploymentCheckpoint,
     HealthReport,
+    Migrations,
     new_id,
     utc_now,
 )
@@ -28,10 +30,11 @@ WHOLE_LISTED = 5
 
 
 class Part(msgspec.Struct, frozen=True):
-    """A component and the driver that looks after it."""
+    """A component and the driver that looks after it; and what knows its migrations, when it has some."""
 
     component: Component
     driver: Driver
+    migrator: Migrator | None = None
 
 
 class Capturer:
@@ -50,6 +53,7 @@ class Capturer:
         kind: CheckpointType,
         *,
         taken: Mapping[str, Capture] | None = None,
+        in_place: Collection[str] = (),
         health: Callable[[], HealthReport | None],
         state: Callable[[], dict[str, Any]] = dict,
         **record: Any,
@@ -60,6 +64,7 @@ class Capturer:
             components: names, in order.
             kind: why it is taken.
             taken: captures to carry over as they are.
+            in_place: components that are about to be changed where they are: of these a reference would not do.
             health, state: called after the captures; their results are recorded.
             record: further fields of the checkpoint.
 
@@ -71,7 +76,7 @@ class Capturer:
             held = [self.parts[name] for name in components if overrides(self.parts[name].driver, "quiesce")]
             try:
                 self._quiesce(held)
-                captures = {**(taken or {}), **self.capture(components, kind)}
+                captures = {**(taken or {}), **self.capture(components, kind, in_place)}
             finally:
                 self.let_writers_go(held)
             checkpoint = DeploymentCheckpoint(
@@ -79,6 +84,7 @@ class Capturer:
                 created_at=utc_now(),
                 type=kind,
                 captures=captures,
+                migrations=self._migrations(),
                 health=health(),
                 state=state(),
                 seconds=round(time.monotonic() - began, 3),
@@ -88,7 +94,18 @@ class Capturer:
         self.catalog.put_checkpoint(checkpoint)
         return checkpoint
 
-    def capture(self, components: Sequence[str], kind: CheckpointType) -> dict[str, Capture]:
+    def _migrations(self) -> dict[str, Migrations]:
+        """Record the migrations of all databases, captured or not: code that goes back takes scripts along."""
+        found: dict[str, Migrations] = {}
+        for name, part in self.parts.items():
+            if part.migrator is not None:
+                with self.beat.doing(f"reading the migrations of {name}"):
+                    found[name] = part.migrator.record(part.component, self.blobs)
+        return found
+
+    def capture(
+        self, components: Sequence[str], kind: CheckpointType, in_place: Collection[str] = ()
+    ) -> dict[str, Capture]:
         previous = self.catalog.latest_captures(components)
         captures: dict[str, Capture] = {}
         for name in components:
@@ -99,7 +116,8 @@ class Capturer:
                 if known is not None and known.kind != part.driver.kind:
                     known = None
                 # What is missing or broken is often why there is a rollback: its safety checkpoint records that too.
-                take = part.driver.salvage if kind is CheckpointType.SAFETY else part.driver.capture
+                broken = kind is CheckpointType.SAFETY and name not in in_place
+                take = part.driver.salvage if broken else part.driver.capture
                 capture = take(part.component, self.blobs, known)
                 captures[name] = msgspec.structs.replace(capture, stored=self.store.stored - stored)
         return captures

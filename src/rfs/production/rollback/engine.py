@@ -16,6 +16,7 @@ import msgspec
 from rfs.production.rollback.capturing import Capturer, Part
 from rfs.production.rollback.catalog import Catalog, entry
 from rfs.production.rollback.errors import (
+    ConflictError,
     HeldError,
     IntegrityError,
     InterruptedByUserError,
@@ -82,6 +83,7 @@ class Engine(Capturer):
             Action.START: self._start,
             Action.HEALTH: self._health,
             Action.LEFT: self._keep_what_is_left,
+            Action.MIGRATE: self._migrate,
         }
 
     def begin(self, operation: Operation) -> None:
@@ -340,6 +342,7 @@ class Engine(Capturer):
             [n for n in operation.plan.components if n not in services],
             CheckpointType.SAFETY,
             taken=services,
+            in_place=operation.in_place,
             health=health,
             deployment_id=before.deployment_id,
             metadata=before.metadata,
@@ -397,6 +400,21 @@ class Engine(Capturer):
         new = [w for w in restored.warnings if w not in operation.warnings]
         return msgspec.structs.replace(operation, warnings=(*operation.warnings, *new))
 
+    def _migrate(self, operation: Operation, step: Step) -> Operation:
+        """Take migrations back where the data is; on the way back, restore what it was."""
+        part = self._part(step)
+        if self._turned(operation):
+            want = self._wanted(operation, part.component.name)
+            part.driver.stage(part.component, self.blobs, want)
+            return self._verify(self._restore(operation, step), step)
+        way = operation.downgrade
+        if way is None or part.migrator is None:
+            raise ConflictError("migrate.not_configured", component=step.component)
+        recorded = self.catalog.checkpoint(way.source).migrations[way.component] if way.source else None
+        self.blobs.still = False
+        part.migrator.down(part.component, self.blobs, way, recorded, _Statements(self.catalog, operation, step))
+        return operation
+
     def _lies_in_another(self, part: Part) -> bool:
         owned = part.driver.owns(part.component)
         # What runs is told of everybody's files, but looks at nothing that a restore could make stale.
@@ -435,3 +453,26 @@ class Engine(Capturer):
         if sick:
             warnings.append(f"The health check failed: {'; '.join(sick)}.")
         return msgspec.structs.replace(operation, warnings=(*operation.warnings, *warnings))
+
+
+class _Statements:
+    """The journal of a migration: a statement that no transaction holds must not be run twice."""
+
+    def __init__(self, catalog: Catalog, operation: Operation, step: Step) -> None:
+        self._catalog, self._operation, self._step = catalog, operation, step
+
+    def begun(self) -> list[str]:
+        return self._noted(Mark.BEGUN)
+
+    def ended(self) -> list[str]:
+        return self._noted(Mark.ENDED)
+
+    def begin(self, statement: str) -> None:
+        self._catalog.mark(entry(self._operation, self._step.id, Mark.BEGUN, statement))
+
+    def end(self, statement: str) -> None:
+        self._catalog.mark(entry(self._operation, self._step.id, Mark.ENDED, statement))
+
+    def _noted(self, mark: Mark) -> list[str]:
+        journal = self._catalog.journal(self._operation.operation_id)
+        return [each.note for each in journal if each.mark is mark and each.step == self._step.id]

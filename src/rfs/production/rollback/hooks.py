@@ -263,7 +263,9 @@ def with_hooks(
     for name, part in parts.items():
         needs = tuple(dict.fromkeys(instead.get(each, each) for each in part.component.depends_on))
         if needs != part.component.depends_on:
-            parts[name] = Part(msgspec.structs.replace(part.component, depends_on=needs), part.driver)
+            parts[name] = msgspec.structs.replace(
+                part, component=msgspec.structs.replace(part.component, depends_on=needs)
+            )
     return {name: parts[name] for name in order({n: p.component.depends_on for n, p in parts.items()})}
 
 

@@ -132,6 +132,90 @@ OF_COMPONENTS: dict[str, tuple[str, str]] = {
         "The rows of {table} were not what they should be when the scripts had run.",
         "A script changes the history itself; take that out of it. Nothing was changed.",
     ),
+    "migrate.none": (
+        "No component of rfs.toml says what migrates its database.",
+        'Write migrations = "alembic.ini", "manage.py" or a folder of SQL into its table.',
+    ),
+    "migrate.several": (
+        "Several components have migrations: {components}.",
+        "Name one with --component.",
+    ),
+    "migrate.not_configured": (
+        "The operation takes migrations of {component} back, which rfs.toml no longer tells of.",
+        "Put its migrations back into rfs.toml, or run `rfs abort`.",
+    ),
+    "migrate.not_recorded": (
+        "The checkpoint {checkpoint} does not tell which migrations of {component} were in force.",
+        "Name a version instead; `rfs migrate status` lists them.",
+    ),
+    "migrate.unreadable": (
+        "The migrations of {component} cannot be read at {path}: {why}.",
+        "Correct migrations in rfs.toml, or the permissions.",
+    ),
+    "migrate.unusable": (
+        "{path} cannot be used for migrations: {why}.",
+        "Correct it, or migrations in rfs.toml.",
+    ),
+    "migrate.no_history": (
+        "The database of {component} has no table {tables} with a column version.",
+        "Name the table of the history in rfs.toml: [components.NAME.migrations] has the key table.",
+    ),
+    "migrate.dirty": (
+        "{table} of {component} says that migration {version} broke off half way.",
+        "Mend the schema by hand and set dirty to false first; nothing was changed.",
+    ),
+    "migrate.no_script": (
+        "There is no way down from {versions}.",
+        "Write the down scripts; nothing was changed.",
+    ),
+    "migrate.no_way": (
+        "There is no way down from {versions}, neither in the application nor in a checkpoint.",
+        "{hint}",
+    ),
+    "migrate.not_below": (
+        "At that checkpoint {component} had migrations that are not in force now: {versions}.",
+        "Going there would be a way up; migrate with the tool itself, or roll the database back.",
+    ),
+    "migrate.relative": (
+        "{target} does not lead to one revision.",
+        "Name the revision itself; `rfs migrate status` lists them.",
+    ),
+    "migrate.branches": (
+        "At that checkpoint several branches were in force: {heads}.",
+        "Name the revision to go down to, one branch after the other.",
+    ),
+    "migrate.django_target": (
+        "{target} is no target for Django.",
+        "Write APP.MIGRATION, such as shop.0002, or APP.zero.",
+    ),
+    "migrate.forward": (
+        "To reach {target}, migrations would have to be applied: {versions}.",
+        "Name one that is in force; only the way down is gone here.",
+    ),
+    "migrate.elsewhere": (
+        "{tool} sees another history ({theirs}) than the database of {component} has ({ours}).",
+        "Let the application's settings and the component lead to the same database; nothing was changed.",
+    ),
+    "migrate.tool": (
+        "For {component}, {tool} failed under {python}: {why}.",
+        "Set python, and what the application needs in its environment.",
+    ),
+    "migrate.differs": (
+        "After the migration, the history of {component} is not what it should be ({versions}).",
+        "Look at the scripts: one changes the history itself, or the tool reached another database.",
+    ),
+    "migrate.broken_keys": (
+        "The down scripts of {what} would leave rows whose foreign keys lead nowhere.",
+        "Let the scripts remove these rows first.",
+    ),
+    "migrate.unknown_end": (
+        "Nobody knows whether statement {number} of the down script of {version} was carried out.",
+        "It needs to be outside of a transaction, and the run was killed at it.",
+    ),
+    "migrate.failed_apart": (
+        "Statement {number} of the down script of {version}, which no transaction holds, failed: {why}.",
+        "Mend the script.",
+    ),
     # — components —
     "capture.newer": (
         "What was captured of {component} has format {found}; its driver reads up to {known}.",

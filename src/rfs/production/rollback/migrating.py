@@ -1,18 +1,83 @@
 """Which migrations are to be taken back, in which order, and whether there is a way: pure.
 
+With it the words in which others speak of migrations: what rfs.toml says of them, and who knows them.
+
 Versions are ordered as people read them: `9` before `10`, `1.9` before `1.10`, whatever zeros stand before them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 import msgspec
 
+from rfs.production.rollback.driver import BlobSink, BlobSource
 from rfs.production.rollback.errors import NotFoundError, RollbackError
+from rfs.production.rollback.model import Component, Downgrade, Migrations
 
 _NUMBERED = re.compile(r"([A-Za-z]*)\d+(?:\.\d+)*(?![A-Za-z0-9])")
+
+
+class MigrationsTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What migrates a database.
+
+    Attributes:
+        path: Alembic's alembic.ini, Django's manage.py, or a folder of NUMBER_name.up.sql and .down.sql files.
+        tool: which of them it is; by default the path tells.
+        python: what runs Alembic or Django; by default that of a .venv or venv beside the path or rfs.toml, else rfs's.
+        settings: the module of Django's settings; by default the one that manage.py names.
+        table: the table of the history, where it has another name than usual.
+    """
+
+    path: str
+    tool: Literal["alembic", "django", "sql"] | None = None
+    python: str | None = None
+    settings: str | None = None
+    table: str | None = None
+
+
+def table_of(options: Mapping[str, Any]) -> MigrationsTable | None:
+    """Return what a component's options say of its migrations; None when nothing."""
+    given = options.get("migrations")
+    if given is None:
+        return None
+    return MigrationsTable(path=given) if isinstance(given, str) else msgspec.convert(given, MigrationsTable)
+
+
+class Journal(Protocol):
+    """Where the statements that no transaction can hold are written down, one by one."""
+
+    def begun(self) -> Sequence[str]:
+        """Return the names of the statements that were begun in this direction."""
+
+    def ended(self) -> Sequence[str]:
+        """Return the names of those that were ended."""
+
+    def begin(self, statement: str) -> None:
+        """Note that a statement is about to be run; durable when this returns."""
+
+    def end(self, statement: str) -> None:
+        """Note that it was run."""
+
+
+class Migrator(Protocol):
+    """What knows the migrations of one component."""
+
+    def record(self, c: Component, sink: BlobSink) -> Migrations:
+        """Return which migrations are in force, with the scripts; it never fails, but says why it could not."""
+
+    def down(self, c: Component, source: BlobSource, way: Downgrade, recorded: Migrations | None, log: Journal) -> None:
+        """Take back what is left of a way. Re-runnable.
+
+        Args:
+            recorded: whose scripts are run; None for those of the application as it is.
+            log: for what cannot be done in a transaction.
+
+        Raises:
+            RollbackError: it could not; the engine turns back.
+        """
 
 
 class Applied(msgspec.Struct, frozen=True):

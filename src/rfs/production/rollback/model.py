@@ -210,6 +210,42 @@ class HealthReport(msgspec.Struct, frozen=True):
         return self.healthy
 
 
+class Migrations(msgspec.Struct, frozen=True, kw_only=True):
+    """Which migrations of a database were in force, and the scripts that were there to take them back.
+
+    Attributes:
+        tool: alembic, django or sql.
+        applied: the versions in force, oldest first.
+        heads: the newest of them; one for each branch or app.
+        missing: those in force of which the scripts have nothing.
+        parts: ids of the manifest parts that hold the scripts and the names of the tables and columns.
+        why: a sentence, when it could not be told; then there is nothing else.
+    """
+
+    tool: str
+    applied: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    parts: tuple[bytes, ...] = ()
+    why: str = ""
+
+
+class Downgrade(msgspec.Struct, frozen=True, kw_only=True):
+    """Migrations of one component that are to be taken back.
+
+    Attributes:
+        targets: where to, as the tool takes it; more than one only where it has several apps or branches.
+        versions: what is taken back, newest first.
+        source: the checkpoint whose scripts are run; "" for those of the application as it is.
+    """
+
+    component: str
+    tool: str
+    targets: tuple[str, ...]
+    versions: tuple[str, ...]
+    source: str = ""
+
+
 class DeploymentCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
     """A whole application's state at one moment; it exists wholly or not at all.
 
@@ -220,6 +256,7 @@ class DeploymentCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
         state: what the caller's hooks collected, secrets masked; empty without hooks.
         metadata: the caller's own, JSON-like; "version" and "type" have a meaning.
         captures: one for each component, by name.
+        migrations: of every database whose migrations rfs.toml names, captured or not, by its component's name.
         health: the health checks' results at the time; None when there were none to run.
         operation_id: of a SAFETY checkpoint, the operation that took it.
         revision: grows when message, tags or the pin change; the highest one counts.
@@ -232,6 +269,7 @@ class DeploymentCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
     state: dict[str, Any] = {}
     metadata: dict[str, Any] = {}
     captures: dict[str, Capture] = {}
+    migrations: dict[str, Migrations] = {}
     health: HealthReport | None = None
     message: str = ""
     tags: tuple[str, ...] = ()
@@ -243,6 +281,12 @@ class DeploymentCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "created_at", in_utc(self.created_at))
+
+    @property
+    def parts(self) -> tuple[bytes, ...]:
+        """The manifest parts of everything in it."""
+        captured = [part for capture in self.captures.values() for part in capture.parts]
+        return (*captured, *(part for recorded in self.migrations.values() for part in recorded.parts))
 
     @property
     def version(self) -> str:

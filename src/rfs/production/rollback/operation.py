@@ -19,6 +19,7 @@ from rfs.production.rollback.model import (
     FORMAT,
     Change,
     Component,
+    Downgrade,
     HealthReport,
     OperationStatus,
     RollbackRecord,
@@ -41,6 +42,8 @@ class Mark(enum.StrEnum):
     SKIPPED = "skipped"
     TURN = "turn"
     RESUMED = "resumed"
+    BEGUN = "begun"
+    ENDED = "ended"
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -57,7 +60,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that resuming a rollback needs, in any process, after any crash.
 
     Attributes:
-        kind: "rollback" or "undo".
+        kind: "rollback", "undo" or "migration".
         components: all of rfs.toml as it was when it began, which is what it acts on whatever rfs.toml
             says later; empty in records of older releases.
         safety: the checkpoint taken online before anything began.
@@ -65,6 +68,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         left: the checkpoint of what was there when it was last turned back or carried on, if anything
             may have been written on half-restored or restored data; `left_earlier` are those before it.
         undoes: the operation that this one takes back.
+        downgrade: the migrations that it takes back, which are the plan's only component's; else None.
         inside: the components whose services asked for it, and were stopped by it; None when asked from outside.
         stopped_at, started_at: the ends of the outage, UTC.
         late: the first of what was written between `safety` and `before`; `late_count` is how many.
@@ -84,6 +88,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     left: str | None = None
     left_earlier: tuple[str, ...] = ()
     undoes: str | None = None
+    downgrade: Downgrade | None = None
     inside: str | None = None
     finished_at: datetime | None = None
     stopped_at: datetime | None = None
@@ -101,6 +106,16 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     def state_before(self) -> str:
         """The checkpoint that the way back, or an undo, goes to."""
         return self.before or self.safety
+
+    @property
+    def destination(self) -> str:
+        """Where it goes, in a word or two for people."""
+        return self.plan.target if self.downgrade is None else " ".join(self.downgrade.targets)
+
+    @property
+    def in_place(self) -> tuple[str, ...]:
+        """The components that it changes in place, so that what they were has to be copied wholly."""
+        return () if self.downgrade is None else (self.downgrade.component,)
 
     @property
     def lefts(self) -> tuple[str, ...]:
@@ -184,11 +199,13 @@ def position(plan: Plan, entries: Sequence[Entry]) -> Position:
                 unkept = False
         elif entry.mark is Mark.FAILED:
             unkept = unkept or action is Action.VERIFY
+        elif entry.mark in (Mark.BEGUN, Mark.ENDED):
+            continue
         else:
             done.discard(entry.step)
             outage = outage or action is not Action.STAGE
             unkept = unkept or action is Action.START
-            if action is Action.RESTORE:
+            if action in (Action.RESTORE, Action.MIGRATE):
                 touched = True
                 # It was for what was there before this restore; somebody may leave it out once, not for ever.
                 done.discard(LEFT.id)
@@ -235,7 +252,10 @@ def still_done(plan: Plan, where: Position) -> frozenset[str]:
     if _restored(plan, where):
         return where.done
     actions = _actions(plan)
-    again = {Action.STOP, *((Action.RESTORE, Action.VERIFY) if where.touched else (Action.DELTA, Action.LATE))}
+    again = {
+        Action.STOP,
+        *((Action.RESTORE, Action.VERIFY, Action.MIGRATE) if where.touched else (Action.DELTA, Action.LATE)),
+    }
     return frozenset(id_ for id_ in where.done if id_ in where.skipped or actions.get(id_) not in again)
 
 
@@ -271,7 +291,7 @@ def _left_kept(plan: Plan, where: Position, steps: Sequence[Step]) -> list[Step]
 
 
 def _data(step: Step) -> bool:
-    return step.action in (Action.RESTORE, Action.VERIFY)
+    return step.action in (Action.RESTORE, Action.VERIFY, Action.MIGRATE)
 
 
 class Trace(msgspec.Struct, frozen=True, kw_only=True):

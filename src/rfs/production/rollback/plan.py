@@ -44,6 +44,8 @@ class Action(enum.StrEnum):
     HEALTH = "health"
     # In no plan: the engine puts it in after the stops where what is live may be nobody's copy yet.
     LEFT = "left"
+    # Changes a component in place, by code of the application's own; on the way back the component is restored.
+    MIGRATE = "migrate"
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -180,6 +182,29 @@ def make_plan(target: DeploymentCheckpoint, scopes: Sequence[Scope], policy: Pol
         estimate=estimate(ordered),
         health_gates=policy.health_check_required,
     )
+
+
+def make_migration_plan(safety: DeploymentCheckpoint, scopes: Sequence[Scope], policy: Policy, now: datetime) -> Plan:
+    """Return the plan that changes components in place by their own migrations, with the services stopped.
+
+    Health does not gate it: between the migration and the code that fits it, an application may rightly be unwell.
+
+    Args:
+        safety: the checkpoint of the state before, which the way back goes to.
+        scopes: one for each component that is migrated (`want` is its capture in `safety`), and for each with services.
+
+    Raises:
+        IrreversibleError: a step is worse than `policy.min_reversibility`.
+    """
+    plan = make_plan(safety, scopes, policy, now)
+    steps = [step for step in plan.steps if step.action not in (Action.STAGE, Action.LATE, Action.VERIFY)]
+    in_place = [
+        Step(f"migrate:{step.component}", Action.MIGRATE, step.component, step.reversibility)
+        if step.action is Action.RESTORE
+        else step
+        for step in steps
+    ]
+    return msgspec.structs.replace(plan, steps=tuple(in_place), health_gates=False)
 
 
 def _steps(ordered: Sequence[Scope]) -> list[Step]:

@@ -20,6 +20,7 @@ _TOKEN = re.compile(
 )
 _OPENS = {"BEGIN", "START"}
 _CLOSES = {"COMMIT", "END"}
+_INDEXES = {"CREATE", "DROP", "REINDEX", "ALTER"}
 _OTHER_CONTROL = {"ROLLBACK", "ABORT", "PREPARE"}
 
 
@@ -52,6 +53,21 @@ def statements(script: str) -> Iterator[str]:
     """Yield the statements of a script, each with its semicolon; comments before it are left out."""
     for begin, end, _ in _statements(script):
         yield script[begin:end]
+
+
+def alone(script: str, words: frozenset[str]) -> bool:
+    """Tell whether something in a script can run in no transaction.
+
+    Args:
+        words: what such statements begin with, one word or two; CONCURRENTLY stands further on, where an index is
+            made or dropped or a partition detached.
+    """
+    for _, _, found in _statements(script):
+        if found[:1] and (found[0] in words or " ".join(found[:2]) in words):
+            return True
+        if "CONCURRENTLY" in words and found[:1] and found[0] in _INDEXES and "CONCURRENTLY" in found[:6]:
+            return True
+    return False
 
 
 def _is_plain(words: list[str], verbs: set[str]) -> bool:

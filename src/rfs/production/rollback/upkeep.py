@@ -85,8 +85,9 @@ def _open_needs(app: Application, briefs: Iterable[Brief]) -> dict[str, str]:
         return {}
     taken = [brief.checkpoint_id for brief in briefs if brief.operation_id == operation.operation_id]
     why = f"needed by the open operation {operation.operation_id}"
-    needed = (operation.plan.target, operation.safety, operation.state_before, *operation.lefts, *taken)
-    return dict.fromkeys(needed, why)
+    scripts = operation.downgrade.source if operation.downgrade is not None else ""
+    needed = (operation.plan.target, scripts, operation.safety, operation.state_before, *operation.lefts, *taken)
+    return dict.fromkeys(filter(None, needed), why)
 
 
 def _still_undoable(operations: Iterable[Trace]) -> list[Trace]:
@@ -223,14 +224,16 @@ def _needed_blobs(
                 keep |= app.store.reachable([part])
             except IntegrityError:
                 lost.add(part)
-        names = [name for name, capture in checkpoint.captures.items() if not lost.isdisjoint(capture.parts)]
+        held = {name: capture.parts for name, capture in checkpoint.captures.items()}
+        held |= {f"migrations of {name}": recorded.parts for name, recorded in checkpoint.migrations.items()}
+        names = [name for name, parts in held.items() if not lost.isdisjoint(parts)]
         if names:
             unreadable[checkpoint.checkpoint_id] = tuple(names)
     return keep, unreadable
 
 
 def _parts(checkpoints: Iterable[DeploymentCheckpoint]) -> list[bytes]:
-    return [part for c in checkpoints for capture in c.captures.values() for part in capture.parts]
+    return [part for c in checkpoints for part in c.parts]
 
 
 def verify(app: Application, selector: str | None = None) -> Verified:

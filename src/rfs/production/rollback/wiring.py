@@ -12,6 +12,7 @@ import msgspec
 from rfs.production.rollback.capturing import Part
 from rfs.production.rollback.driver import Driver
 from rfs.production.rollback.errors import NotFoundError, UsageError
+from rfs.production.rollback.migrating import Migrator, table_of
 from rfs.production.rollback.model import Component
 from rfs.production.rollback.plan import order
 from rfs.production.rollback.settings import Settings, convert_table
@@ -31,6 +32,9 @@ BUILT_IN = {
     "postgresql": ("postgresql", "PostgresqlDriver"),
     "service": ("service", "ServiceDriver"),
 }
+
+MIGRATED = ("postgresql", "sqlite")
+"""The kinds whose migrations rfs knows."""
 
 
 def load_parts(settings: Settings, work: str) -> dict[str, Part]:
@@ -61,7 +65,7 @@ def load_parts(settings: Settings, work: str) -> dict[str, Part]:
             work=os.path.join(work, name),
             depends_on=table.depends_on,
         )
-        parts[name] = Part(component, driver)
+        parts[name] = Part(component, driver, _migrator(component))
     return _carve(parts, settings.store.path)
 
 
@@ -85,8 +89,20 @@ def recorded_parts(components: Sequence[Component], present: Mapping[str, Part],
             raise NotFoundError("components.kind", name=c.name, kind=c.kind, known=", ".join(_known_kinds()))
         driver = own.get(c.name) or found[c.kind]()
         convert_table(settings, c.options, driver.options, ("components", c.name))
-        parts[c.name] = Part(c, driver)
+        parts[c.name] = Part(c, driver, _migrator(c))
     return parts
+
+
+def _migrator(c: Component) -> Migrator | None:
+    """Return what knows the migrations of a component; only databases have some, and not each says which."""
+    if c.kind not in MIGRATED or "migrations" not in c.options:
+        return None
+    table = table_of(c.options)
+    if table is None:
+        return None
+    from rfs.production.rollback.migrations.migrator import ToolMigrator
+
+    return ToolMigrator(table)
 
 
 def _drivers(kinds: set[str]) -> dict[str, type[Driver]]:
@@ -165,7 +181,7 @@ def _carve(parts: Mapping[str, Part], store: str) -> dict[str, Part]:
 
 
 def _with_carved(part: Part, carved: tuple[str, ...]) -> Part:
-    return Part(msgspec.structs.replace(part.component, carved=carved), part.driver)
+    return msgspec.structs.replace(part, component=msgspec.structs.replace(part.component, carved=carved))
 
 
 def _others(parts: Mapping[str, Part], owned: Mapping[str, Sequence[str]], name: str) -> tuple[str, ...]:
@@ -187,7 +203,9 @@ def _outer_first(parts: Mapping[str, Part], outer: Mapping[str, Sequence[str]]) 
         needs[name] |= set(more)
         c = part.component
         nested[name] = (
-            Part(msgspec.structs.replace(c, depends_on=(*c.depends_on, *more)), part.driver) if more else part
+            msgspec.structs.replace(part, component=msgspec.structs.replace(c, depends_on=(*c.depends_on, *more)))
+            if more
+            else part
         )
     return {name: nested[name] for name in order({n: p.component.depends_on for n, p in nested.items()})}
 

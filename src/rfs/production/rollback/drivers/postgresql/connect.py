@@ -12,6 +12,7 @@ import msgspec
 from rfs.production.rollback.driver import Pulse
 from rfs.production.rollback.duration import Duration, parse_duration
 from rfs.production.rollback.errors import RollbackError, TimedOutError, UsageError
+from rfs.production.rollback.migrating import MigrationsTable
 from rfs.production.rollback.model import Component
 from rfs.production.rollback.secret import resolve_secret
 
@@ -36,6 +37,7 @@ class PostgresqlOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
         bin: the folder of pg_dump; by default it is looked for.
         wait: how long a rollback waits for open transactions of other sessions to end.
         on_open_transactions: what to do when they have not: refuse the rollback, or end them.
+        migrations: what migrates it: alembic.ini, manage.py, or a folder of SQL; or a table, see MigrationsTable.
     """
 
     url: str
@@ -43,6 +45,7 @@ class PostgresqlOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     bin: str | None = None
     wait: Duration = "10s"
     on_open_transactions: Literal["refuse", "terminate"] = "refuse"
+    migrations: str | MigrationsTable | None = None
 
     def __post_init__(self) -> None:
         parse_duration(self.wait)

@@ -45,6 +45,7 @@ from rfs.production.rollback.drivers.sqlite.place import (
 from rfs.production.rollback.drivers.sqlite.unchanged import glance, recall, remember
 from rfs.production.rollback.duration import Duration, parse_duration
 from rfs.production.rollback.errors import IntegrityError, RollbackError
+from rfs.production.rollback.migrating import MigrationsTable
 from rfs.production.rollback.model import (
     Capture,
     Change,
@@ -71,10 +72,12 @@ class SqliteOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     Attributes:
         path: the database file; relative to the folder of rfs.toml.
         busy_timeout: how long to wait for other programs' locks.
+        migrations: what migrates it: alembic.ini, manage.py, or a folder of SQL; or a table, see MigrationsTable.
     """
 
     path: str
     busy_timeout: Duration = "30s"
+    migrations: str | MigrationsTable | None = None
 
     def __post_init__(self) -> None:
         parse_duration(self.busy_timeout)
