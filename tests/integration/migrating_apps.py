@@ -86,7 +86,7 @@ execute_from_command_line(sys.argv)
 """
 SETTINGS = """\
 SECRET_KEY = "x"
-INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth", "shop"]
+INSTALLED_APPS = ["shop"]
 DATABASES = {{"default": {database!r}}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True

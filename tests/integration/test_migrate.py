@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +18,8 @@ from migrating_apps import Alembic, Django, Folder
 from postgresql_shop import Shop, shop_of
 
 from pg_server import Server
+from rfs.production.rollback.detect import detect
+from rfs.production.rollback.draft import render
 
 TOML = """\
 [app]
@@ -91,19 +97,11 @@ def empty(shop: Shop) -> None:
     shop.do("SELECT lo_unlink(oid) FROM pg_largeobject_metadata")
 
 
-# Each tool and each database in every run; all pairs of them where there is time.
-_PAIRS = [
-    pytest.param(tool, database, marks=[] if usual else [pytest.mark.slow], id=f"{tool}-{database}")
-    for tool, database, usual in (
-        ("sql", "sqlite", True),
-        ("sql", "postgresql", True),
-        ("alembic", "sqlite", True),
-        ("alembic", "postgresql", False),
-        ("django", "sqlite", False),
-        ("django", "postgresql", True),
-    )
-]
-every_pair = pytest.mark.parametrize(("tool", "database"), _PAIRS, indirect=["database"])
+def pairs(*usual: str, tools: tuple[str, ...] = ("sql", "alembic", "django")) -> pytest.MarkDecorator:
+    """Run a test with these pairs of tool and database, and where there is time with all pairs of the tools."""
+    every = [f"{tool}-{database}" for tool in tools for database in ("sqlite", "postgresql")]
+    found = [pytest.param(*id_.split("-"), marks=[] if id_ in usual else [pytest.mark.slow], id=id_) for id_ in every]
+    return pytest.mark.parametrize(("tool", "database"), found, indirect=["database"])
 
 
 @pytest.fixture
@@ -129,7 +127,7 @@ def world(tool: str, database: Any, tmp_path: Path) -> World:
     return World(app, project, ask, (versions[0], versions[1], versions[2]))
 
 
-@every_pair
+@pairs("sql-sqlite", "django-postgresql")
 def test_a_migration_is_taken_back_users_rows_stay_and_undo_brings_it_forth(world: World) -> None:
     app, project, ask, (_, second, third) = world
     taken = app.checkpoint()
@@ -161,7 +159,7 @@ def test_a_migration_is_taken_back_users_rows_stay_and_undo_brings_it_forth(worl
     assert ask(f"SELECT note FROM {orders}") == [("kept",)]
 
 
-@every_pair
+@pairs("sql-postgresql", "alembic-sqlite")
 def test_the_way_down_survives_the_code_that_went_back(world: World) -> None:
     """Captured with a checkpoint: code that goes back alone does not delete it, and the plan says what will not fit."""
     app, project, _, (_, second, third) = world
@@ -187,7 +185,6 @@ def test_the_way_down_survives_the_code_that_went_back(world: World) -> None:
 
 # — what goes wrong —
 
-plain = pytest.mark.parametrize(("tool", "database"), [_PAIRS[0], _PAIRS[1]], indirect=["database"])
 SERVICE = """
 [components.web]
 kind = "service"
@@ -214,7 +211,7 @@ def refused(world: World, target: str) -> tuple[int, str]:
     return ran.code, ran.data["error"]["key"]
 
 
-@plain
+@pairs("sql-sqlite", tools=("sql",))
 def test_what_cannot_be_done_is_refused_before_anything_is_touched(world: World) -> None:
     world.migrate_third()
     assert refused(world, "3") == (1, "migration.nothing")
@@ -231,7 +228,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_touched(world: World)
     assert (ran.code, ran.data["error"]["key"]) == (2, "flag.needed")
 
 
-@plain
+@pairs("sql-sqlite", tools=("sql",))
 def test_the_checkpoint_that_covers_what_has_no_script_is_named(world: World) -> None:
     covering = world.app.checkpoint()
     world.project.add("003_lines", " ")
@@ -241,7 +238,7 @@ def test_the_checkpoint_that_covers_what_has_no_script_is_named(world: World) ->
     assert f"rfs rollback {covering} --only db" in said
 
 
-@plain
+@pairs("sql-sqlite", tools=("sql",))
 @pytest.mark.parametrize(
     ("script", "said"),
     [
@@ -262,7 +259,7 @@ def test_a_script_that_fails_leaves_everything_as_it_was(world: World, script: s
     assert world.app.json("log")[0]["status"] == "reverted"
 
 
-@plain
+@pairs("sql-sqlite", "sql-postgresql", tools=("sql",))
 def test_what_no_transaction_holds_is_written_down_and_restored_when_it_fails(world: World) -> None:
     apart = "VACUUM" if not isinstance(world.app, Shop) else "DROP INDEX CONCURRENTLY quick"
     world.ask("CREATE INDEX quick ON orders (note)")
@@ -282,7 +279,7 @@ def test_what_no_transaction_holds_is_written_down_and_restored_when_it_fails(wo
     assert noted == [(mark, f"3 statement {n}") for n in (1, 2, 3) for mark in ("begun", "ended")]
 
 
-@plain
+@pairs("sql-sqlite", tools=("sql",))
 def test_services_are_stopped_meanwhile_and_a_sick_application_is_only_told(world: World) -> None:
     """Between the migration and the code that fits it, an application may rightly be unwell."""
     app = world.app
@@ -302,7 +299,8 @@ def test_services_are_stopped_meanwhile_and_a_sick_application_is_only_told(worl
     assert words.index("stop") < len(words) - 1 - words[::-1].index("start")
 
 
-@pytest.mark.parametrize(("tool", "database"), [_PAIRS[2]], indirect=["database"])
+@pytest.mark.slow
+@pytest.mark.parametrize(("tool", "database"), [("alembic", "sqlite")], indirect=["database"])
 def test_a_tool_that_reaches_another_database_is_refused(world: World, tmp_path: Path) -> None:
     world.migrate_third()
     (tmp_path / "app_settings.py").write_text(f"URL = 'sqlite:///{tmp_path}/other.db'\n")
@@ -315,7 +313,8 @@ def test_a_tool_that_reaches_another_database_is_refused(world: World, tmp_path:
     assert world.applied == ["a1", "b2", "c3"]
 
 
-@pytest.mark.parametrize(("tool", "database"), [_PAIRS[5]], indirect=["database"])
+@pytest.mark.slow
+@pytest.mark.parametrize(("tool", "database"), [("django", "postgresql")], indirect=["database"])
 def test_django_says_which_migration_has_no_way_down(world: World) -> None:
     world.migrate_third()
     world.project.add("0004_once")
@@ -352,7 +351,7 @@ def killed_at(world: World, reached: Callable[[], bool], *words: str) -> None:
 ENDLESS = "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT count(*) FROM t"
 
 
-@pytest.mark.parametrize(("tool", "database"), [_PAIRS[0]], indirect=["database"])
+@pytest.mark.parametrize(("tool", "database"), [("sql", "sqlite")], indirect=["database"])
 def test_killed_at_a_statement_that_no_transaction_holds_it_is_the_state_before(world: World) -> None:
     """Nobody knows whether the statement was carried out: so it is not run again, but everything restored."""
     world.migrate_third()
@@ -369,7 +368,7 @@ def test_killed_at_a_statement_that_no_transaction_holds_it_is_the_state_before(
     assert world.applied == ["1", "2"]
 
 
-@pytest.mark.parametrize(("tool", "database"), [_PAIRS[0]], indirect=["database"])
+@pytest.mark.parametrize(("tool", "database"), [("sql", "sqlite")], indirect=["database"])
 def test_killed_in_a_transaction_it_is_finished(world: World) -> None:
     world.migrate_third()
     world.project.add("003_lines", f"DROP TABLE lines; {ENDLESS};")
@@ -381,7 +380,7 @@ def test_killed_in_a_transaction_it_is_finished(world: World) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("tool", "database"), [_PAIRS[2]], indirect=["database"])
+@pytest.mark.parametrize(("tool", "database"), [("alembic", "sqlite")], indirect=["database"])
 def test_a_tool_does_not_outlive_who_started_it(world: World, tmp_path: Path) -> None:
     """Recovery must not meet it at work."""
     world.migrate_third()
@@ -398,3 +397,40 @@ def test_a_tool_does_not_outlive_who_started_it(world: World, tmp_path: Path) ->
     world.project.add("c3")
     assert world.rfs("recover").code == 0
     assert world.applied == ["a1", "b2"]
+
+
+# — the page, and what `rfs init` writes —
+
+PAGE = Path(__file__).parents[2] / "docs" / "migrations.md"
+
+
+@pytest.mark.slow
+def test_every_command_of_the_page_runs(tmp_path: Path) -> None:
+    script = "\n".join(re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {"PATH": path, "HOME": str(tmp_path / "home"), "LC_ALL": "C.UTF-8"}
+    command = ["bash", "-e", "-o", "pipefail", "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("made", "wanted"),
+    [
+        (["alembic.ini", "db/env.py"], "alembic.ini"),
+        (["manage.py"], "manage.py"),
+        (["sql/001_a.up.sql", "sql/001_a.down.sql"], "sql"),
+    ],
+)
+def test_init_sees_what_migrates_the_database(bare: App, made: list[str], wanted: str) -> None:
+    for name in made:
+        (bare.folder / name).parent.mkdir(exist_ok=True)
+        (bare.folder / name).write_text("[alembic]\nscript_location = db\n# DJANGO_SETTINGS_MODULE\n")
+    (bare.folder / "rfs.toml").unlink()
+    assert f'migrations = "{wanted}"' in render(detect(str(bare.folder))).splitlines()
+    (bare.folder / "other.ini").write_text("url = postgresql://localhost/x\n")
+    (bare.folder / "more").mkdir()
+    (bare.folder / "more" / "2_b.down.sql").touch()
+    found = render(detect(str(bare.folder)))
+    assert f'#   migrations = "{wanted}"' in found
+    assert '#   migrations = "more"' in found

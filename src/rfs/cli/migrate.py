@@ -72,8 +72,8 @@ def down(session: Session, target: str, component: str | None, sql: bool) -> Ans
     """Take back the migrations after TARGET, newest first, where the data is: what users wrote stays.
 
     TARGET is a revision of Alembic (or base, -1), APP.MIGRATION of Django (or APP.zero), a number of a folder of SQL
-    (or base), or a checkpoint by its word with @, for what was in force then. Services are stopped meanwhile. If it fails,
-    the database is restored; when it is done, `rfs undo` takes it back.
+    (or base), or a checkpoint by its word with @, for what was in force then. Services are stopped meanwhile. If it
+    fails, the database is restored; when it is done, `rfs undo` takes it back.
     """
     from rfs.cli.views import as_json, done_text, fresh_warnings, operation_json
 

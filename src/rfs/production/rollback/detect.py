@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from rfs.production.rollback.detect_migrations import tools
 from rfs.production.rollback.detect_tree import MAX_ENTRIES, Tree, walk
 from rfs.production.rollback.errors import UsageError
 from rfs.production.rollback.known_names import (
@@ -118,15 +119,19 @@ def detect(folder: str, *, system: str = "/") -> Detected:
         *_components(names, "env", "environment", envs, "Its values are never shown."),
         *_components(names, "db", "sqlite", databases, "Captured while it is used; restored in place."),
     ]
+    migrating = tools(folder, tree.files)
+    if len(migrating) == 1 and len(databases) == 1:
+        components[-1].options["migrations"] = migrating[0][0]
     components += [
         Found(name, "service", options, "Stopped before data is restored, started after it.")
         for name, options in zip(names.of("services", [*map(_which, services)]), services, strict=True)
     ]
     texts = {path: _read(os.path.join(folder, path)) for path in [*envs, *configs, *_alembic(tree.files)]}
-    elsewhere = _databases_elsewhere(texts)
+    elsewhere = _databases_elsewhere(texts, migrating[0][0] if len(migrating) == 1 and not databases else None)
     notices += [each.why for each in elsewhere]
     suggestions = [*odd, *elsewhere, *loose, *_compose(tree.files)]
-    suggestions += _migrations(tree.files)
+    if not (len(migrating) == 1 and (elsewhere or len(databases) == 1)):
+        suggestions += [_migrated(*each) for each in migrating]
     suggestions.append(_health(texts, system))
     return Detected(
         folder=folder,
@@ -392,27 +397,25 @@ def _table(name: str, kind: str, options: dict[str, Any]) -> tuple[str, ...]:
 # — what is elsewhere —
 
 
-def _databases_elsewhere(texts: dict[str, bytes]) -> list[Suggestion]:
+def _databases_elsewhere(texts: dict[str, bytes], migrations: str | None) -> list[Suggestion]:
     found: dict[str, Suggestion] = {}
     for path, text in texts.items():
         for match in DATABASES.finditer(text):
             sort = DATABASE_NAMES[match[2]]
             url = f"env:{match[1].decode() if match[1] else 'DATABASE_URL'}"
-            lines = _table("database", "postgresql", {"url": url}) if sort == "PostgreSQL" else ()
+            options = {"url": url, **({"migrations": migrations} if migrations else {})}
+            lines = _table("database", "postgresql", options) if sort == "PostgreSQL" else ()
             known = "A rollback leaves it as it is until rfs.toml has a component for it."
             why = known if lines else "This release does not capture it: a rollback leaves it as it is."
             found.setdefault(sort, Suggestion(f"{path} names a {sort} database. {why}", lines))
     return [*found.values()]
 
 
-def _migrations(files: Sequence[str]) -> list[Suggestion]:
-    return [
-        Suggestion(
-            f"{path}: migrations. A SQLite database is brought back whole, its schema and alembic_version included,\n"
-            "so no downgrade has to be run."
-        )
-        for path in _alembic(files)[:1]
-    ]
+def _migrated(path: str, tool: str) -> Suggestion:
+    return Suggestion(
+        f"{tool} migrates a database. Tell that one's component:",
+        (f"migrations = {msgspec.json.encode(path).decode()}",),
+    )
 
 
 def _health(texts: dict[str, bytes], system: str) -> Suggestion:

@@ -175,12 +175,9 @@ def _revision(source: bytes) -> Revision | None:
     down = False
     for node in tree.body:
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
-            names = node.targets if isinstance(node, ast.Assign) else [node.target]
-            try:
-                value = ast.literal_eval(node.value)
-            except (ValueError, TypeError):
-                continue
-            values |= {each.id: value for each in names if isinstance(each, ast.Name)}
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for target in targets:
+                values |= _assigned(target, node.value)
         elif isinstance(node, ast.FunctionDef) and node.name == "downgrade":
             down = not _only_raises(node)
     version = values.get("revision")
@@ -189,6 +186,17 @@ def _revision(source: bytes) -> Revision | None:
     parents = (*_names(values.get("down_revision")), *_names(values.get("depends_on")))
     title = (ast.get_docstring(tree) or "").partition("\n")[0]
     return Revision(version=version, title=title, parents=parents, down=down)
+
+
+def _assigned(target: ast.expr, value: ast.expr) -> dict[str, object]:
+    """Return the plain values that an assignment gives to names."""
+    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
+        pairs = zip(target.elts, value.elts, strict=True)
+        return {name: found for each, its in pairs for name, found in _assigned(each, its).items()}
+    try:
+        return {target.id: ast.literal_eval(value)} if isinstance(target, ast.Name) else {}
+    except (ValueError, TypeError):
+        return {}
 
 
 def _names(value: object) -> tuple[str, ...]:
