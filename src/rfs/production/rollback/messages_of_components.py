@@ -333,6 +333,10 @@ OF_COMPONENTS: dict[str, tuple[str, str]] = {
         "The operation {operation} set no PostgreSQL database aside.",
         "`rfs log` shows the operations, `rfs db list` the databases.",
     ),
+    "postgresql.not_paused": (
+        "PgBouncer could not hold the clients of {pool} ({component}) within {wait}: some are in transactions.",
+        "Let them end, or wait longer: wait in rfs.toml. With pool_mode = session a client never lets go.",
+    ),
     "postgresql.written": (
         "The database {database} of {component} was written to after its copy had been taken, and was not touched.",
         "Stop what else writes to it, then try again; with CREATEDB its role could set it aside instead.",

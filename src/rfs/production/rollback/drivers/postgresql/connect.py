@@ -34,6 +34,8 @@ class PostgresqlOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
         url: how to connect to the database, as a URL or as libpq's words; or env:NAME, file:PATH, cmd:PROGRAM.
         admin_url: a database of the same server to stand in while the other is renamed, written likewise; by
             default `postgres`, else `template1`, reached as `url` says.
+        pgbouncer: the console of the PgBouncer through which the application connects, written likewise; its clients
+            then wait for the outage to end.
         bin: the folder of pg_dump; by default it is looked for.
         wait: how long a rollback waits for open transactions of other sessions to end.
         on_open_transactions: what to do when they have not: refuse the rollback, or end them.
@@ -42,6 +44,7 @@ class PostgresqlOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
     url: str
     admin_url: str | None = None
+    pgbouncer: str | None = None
     bin: str | None = None
     wait: Duration = "10s"
     on_open_transactions: Literal["refuse", "terminate"] = "refuse"
@@ -153,6 +156,22 @@ def administering(c: Component) -> Iterator[Connection[Any]]:
     try:
         with explained(c, connection.info.dbname):
             connection.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
+            yield connection
+    finally:
+        connection.close()
+
+
+@contextmanager
+def console(c: Component) -> Iterator[Connection[Any]]:
+    """Yield a connection to PgBouncer's console, which knows its own commands only.
+
+    Raises:
+        RollbackError: it cannot be reached, or refuses.
+    """
+    place = _place(c, options_of(c).pgbouncer or "", "pgbouncer")
+    connection = _connect(c, place, place.database)
+    try:
+        with explained(c, place.database):
             yield connection
     finally:
         connection.close()

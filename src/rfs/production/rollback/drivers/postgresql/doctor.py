@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from rfs.production.rollback.driver import Finding
-from rfs.production.rollback.drivers.postgresql import rights
+from rfs.production.rollback.drivers.postgresql import bouncer, rights
 from rfs.production.rollback.drivers.postgresql.connect import administering, connected, place_of, row_of
 from rfs.production.rollback.drivers.postgresql.programs import pg_dump
 from rfs.production.rollback.errors import RollbackError
@@ -29,6 +29,7 @@ def examine(c: Component) -> Iterator[Finding]:
             yield from _obstacles(c, connection)
         with administering(c):
             pass
+        yield from bouncer.examine(c)
     except RollbackError as error:
         yield Finding("error", str(error), error.hint)
 

@@ -9,7 +9,7 @@ import msgspec
 from blake3 import blake3
 
 from rfs.production.rollback.driver import BlobSink, BlobSource, Driver, Finding
-from rfs.production.rollback.drivers.postgresql import aside, compare, doctor, inplace, rights
+from rfs.production.rollback.drivers.postgresql import aside, bouncer, compare, doctor, inplace, rights
 from rfs.production.rollback.drivers.postgresql.connect import PostgresqlOptions, administering, connected, place_of
 from rfs.production.rollback.drivers.postgresql.content import fingerprint_of, store
 from rfs.production.rollback.drivers.postgresql.facts import (
@@ -130,6 +130,7 @@ class PostgresqlDriver(Driver):
 
     def restore(self, c: Component, source: BlobSource, want: Capture) -> Restored:
         _require_known(want)
+        bouncer.resume(c)
         with administering(c) as connection:
             every = databases(connection)
             live = _named(every, place_of(c).database)
@@ -185,6 +186,7 @@ class PostgresqlDriver(Driver):
                 build(connection, c, source, want)
 
     def release(self, c: Component) -> None:
+        bouncer.resume(c)
         with administering(c) as connection:
             unstage(connection, c)
         notes = recall(c)

@@ -17,7 +17,15 @@ from rfs.production.rollback.drivers.postgresql import rights, room
 from rfs.production.rollback.drivers.postgresql.clearing import clear
 from rfs.production.rollback.drivers.postgresql.connect import connected, limit, row_of
 from rfs.production.rollback.drivers.postgresql.content import Contents, Script
-from rfs.production.rollback.drivers.postgresql.facts import Counted, Database, counted_in, give_again, read
+from rfs.production.rollback.drivers.postgresql.facts import (
+    Counted,
+    Database,
+    counted_in,
+    give_again,
+    instant_of,
+    opened_at,
+    read,
+)
 from rfs.production.rollback.drivers.postgresql.marks import Beside, allow
 from rfs.production.rollback.drivers.postgresql.notes import recall, remember
 from rfs.production.rollback.drivers.postgresql.script import Piece, Statements
@@ -97,18 +105,29 @@ def restore(connection: Connection[Any], c: Component, live: Beside, source: Blo
             inside, "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()"
         )
         remember(c, msgspec.structs.replace(recall(c), session=(pid, since)))
-        with alone(connection, c, live, source, spared=pid):
-            _require_unwritten(connection, c, live)
+        with alone(connection, c, live, source, spared=pid) as closed:
+            _require_unwritten(connection, c, live, closed)
             _replace(inside, c, live, source, want)
     remember(c, msgspec.structs.replace(recall(c), session=None))
     _read_back(c, live, source, want)
     return Restored(1)
 
 
-def _require_unwritten(connection: Connection[Any], c: Component, live: Beside) -> None:
-    """Refuse to write over what is in no copy. Every session has ended, and with it told what it wrote."""
+def _require_unwritten(connection: Connection[Any], c: Component, live: Beside, closed: int) -> None:
+    """Refuse to write over what is in no copy.
+
+    When closing the door was the next transaction after the copy, and the last one, nobody can have written. Else what
+    the server has counted decides: every session has ended, and with it told what it wrote.
+    """
     notes = recall(c)
-    if notes.copied is None or notes.copied[1] == counted_in(connection, live.name):
+    if notes.copied is None:
+        return
+    digest, counted = notes.copied
+    if notes.equal is not None and notes.equal[:2] == (live.oid, digest):
+        next_one = notes.equal[2].startswith(f"{closed}:{closed}: ")
+        if next_one and opened_at(closed, instant_of(connection)):
+            return
+    if counted == counted_in(connection, live.name):
         return
     remember(c, msgspec.structs.replace(notes, late=True))
     raise ConflictError("postgresql.written", component=c.name, database=live.name)

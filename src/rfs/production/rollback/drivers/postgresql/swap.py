@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rfs.production.rollback.driver import Pulse
+from rfs.production.rollback.drivers.postgresql.bouncer import paused
 from rfs.production.rollback.drivers.postgresql.connect import LOCK_SECONDS, options_of, row_of
 from rfs.production.rollback.drivers.postgresql.marks import (
     Beside,
@@ -59,24 +60,31 @@ def swap(connection: Connection[Any], c: Component, live: Beside | None, incomin
     Raises:
         ConflictError: something is in the way; the live database is as it was.
     """
-    if live is not None:
-        _refuse_what_holds(connection, c, live)
+    if live is None:
+        return _exchange(connection, c, live, incoming, pulse)
+    _refuse_what_holds(connection, c, live)
+    with paused(c, pulse):
         _wait_for_open(connection, c, live, pulse)
         allow(connection, live.name, allowed=False)
-    try:
-        for each in (live, incoming):
-            if each is not None:
-                _end_sessions(connection, c, each, pulse)
-        return _rename(connection, c, live, incoming)
-    except BaseException:  # also when the user says stop: nobody may stand before a closed door because of us
-        if live is not None:
+        try:
+            return _exchange(connection, c, live, incoming, pulse)
+        except BaseException:  # also when the user says stop: nobody may stand before a closed door because of us
             allow(connection, live.name, allowed=True)
-        raise
+            raise
+
+
+def _exchange(
+    connection: Connection[Any], c: Component, live: Beside | None, incoming: Beside | None, pulse: Pulse
+) -> int:
+    for each in (live, incoming):
+        if each is not None:
+            _end_sessions(connection, c, each, pulse)
+    return _rename(connection, c, live, incoming)
 
 
 @contextmanager
-def alone(connection: Connection[Any], c: Component, live: Beside, pulse: Pulse, spared: int) -> Iterator[None]:
-    """Keep everybody else out of the live database for a while.
+def alone(connection: Connection[Any], c: Component, live: Beside, pulse: Pulse, spared: int) -> Iterator[int]:
+    """Keep everybody else out of the live database for a while; yield the number of the transaction that closed it.
 
     Args:
         connection: to another database.
@@ -86,13 +94,16 @@ def alone(connection: Connection[Any], c: Component, live: Beside, pulse: Pulse,
         ConflictError: something is in the way; the live database is as it was.
     """
     _refuse_what_holds(connection, c, live)
-    _wait_for_open(connection, c, live, pulse)
-    allow(connection, live.name, allowed=False)
-    try:
-        _end_sessions(connection, c, live, pulse, spared)
-        yield
-    finally:
-        allow(connection, live.name, allowed=True)
+    with paused(c, pulse):
+        _wait_for_open(connection, c, live, pulse)
+        with connection.transaction():
+            allow(connection, live.name, allowed=False)
+            (closed,) = row_of(connection, "SELECT pg_current_xact_id()::text")
+        try:
+            _end_sessions(connection, c, live, pulse, spared)
+            yield int(closed)
+        finally:
+            allow(connection, live.name, allowed=True)
 
 
 def end_session(connection: Connection[Any], pid: int, since: str) -> None:
