@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import sqlite3
 import stat
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -21,6 +22,7 @@ from pg_everything import DAMAGE, EVERYTHING, everything_of
 
 from pg_server import Server, installations, running
 from rfs.production.rollback import DatabaseRollbackManager, pg_dump
+from rfs.production.rollback.application import Application
 from rfs.production.rollback.onconnection import snapshot
 
 _numbers = iter(range(10**6))
@@ -34,6 +36,11 @@ class Shop:
         self.name = f"rollback_{os.getpid()}_{next(_numbers)}"
         server.create(self.name, "shop_owner")
         self.sql = server.connect(self.name, "shop_owner")
+
+    def reconnect(self) -> None:
+        """A swap ended the session."""
+        self.sql.close()
+        self.sql = self.server.connect(self.name, "shop_owner")
 
     def ask(self, query: str) -> list[Any]:
         return self.sql.execute(query).fetchall()
@@ -72,8 +79,10 @@ class Shop:
 def shop(pg_server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
     monkeypatch.setenv("PATH", f"{pg_server.bin}{os.pathsep}{os.environ['PATH']}")
     made = Shop(pg_server)
-    with closing(made.sql):
+    try:
         yield made
+    finally:
+        made.sql.close()
 
 
 @contextmanager
@@ -357,8 +366,8 @@ def test_bad_input_is_refused_with_its_reason(shop: Shop, tmp_path: Path, monkey
     missing = shop.do(lambda m: m.create_database_checkpoint("x"), tables=["t", "nowhere"])
     assert missing.error.key == "database.no_such_table"
     assert "nowhere" in str(missing.error)
-    dsn = asyncio.run(DatabaseRollbackManager("postgresql://x").create_database_checkpoint("x"))
-    assert dsn.error.key == "database.connection"
+    dsn = asyncio.run(DatabaseRollbackManager("postgresql://x", tables=["t"]).create_database_checkpoint("x"))
+    assert dsn.error.key == "database.tables"
 
     async def inside(manager: Any) -> Any:
         async with manager.connection.transaction():
@@ -520,15 +529,19 @@ _finite = st.floats(allow_nan=True, allow_infinity=True)
 _text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 _VALUES = {
     "bigint": st.integers(-(2**63), 2**63 - 1).map(str),
-    "numeric": st.decimals(-(10**30), 10**30, allow_nan=False).map(str) | st.just("NaN"),
+    "numeric": st.decimals(-(10**30), 10**30, allow_nan=False).map(str)
+    | st.sampled_from(["NaN", "Infinity", "-Infinity"]),
     "double precision": _finite.map(repr),
     "real": st.floats(width=32).map(repr),
     "text": _text,
     "bytea": st.binary().map(lambda data: "\\x" + data.hex()),
     "jsonb": st.recursive(st.none() | st.booleans() | st.integers() | _text, st.lists).map(json.dumps),
     "text[]": st.lists(st.none() | _text),
-    "timestamptz": st.datetimes().map(lambda at: f"{at.isoformat()}+00" if at.year > 9 else "infinity"),
+    "timestamptz": st.datetimes().map(lambda at: f"{at.isoformat()}+00" if at.year > 9 else "-infinity"),
     "interval": st.timedeltas().map(lambda took: f"{took.days} days {took.seconds}.{took.microseconds:06} seconds"),
+    "nummultirange": st.lists(st.integers(0, 99), max_size=3).map(
+        lambda starts: "{" + ",".join(f"[{each},{each}.5]" for each in starts) + "}"
+    ),
     "int8range": st.tuples(st.integers(0, 9), st.integers(9, 99)).map(lambda ends: f"[{ends[0]},{ends[1]})"),
     "bit varying": st.text("01"),
     "uuid": st.uuids().map(str),
@@ -587,6 +600,9 @@ def _send(kind: str) -> str:
     }
     functions |= {
         "money": "cash_",
+        "nummultirange": st.lists(st.integers(0, 99), max_size=3).map(
+            lambda starts: "{" + ",".join(f"[{each},{each}.5]" for each in starts) + "}"
+        ),
         "int8range": "range_",
         "app.mood": "enum_",
         "app.positive": "int4",
@@ -694,3 +710,86 @@ def test_psycopg_is_refused(shop: Shop) -> None:
     failed = asyncio.run(DatabaseRollbackManager(connection).create_database_checkpoint("x"))
     assert failed.is_failure()
     assert "asyncpg" in failed.error.hint
+
+
+# — by the whole driver —
+
+
+class Picky(DatabaseRollbackManager):
+    """Says no when it is told to; an async hook, as an application's would be."""
+
+    wanted: Any = True
+
+    async def validate_database(self) -> Any:
+        await asyncio.sleep(0)
+        return self.wanted
+
+
+def whole(given: str, tmp_path: Path, act: Callable[[Any], Coroutine[Any, Any, Any]], *, wanted: Any = True) -> Any:
+    manager = Picky(given)
+    manager.store, manager.wanted = str(tmp_path / "store"), wanted
+    return asyncio.run(act(manager))
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+HISTORY_ROWS = """
+CREATE TABLE migration_history (version text, down_script text); CREATE TABLE t (a int);
+INSERT INTO migration_history VALUES ('1', 'DROP TABLE t')
+"""
+
+
+def test_a_dsn_has_the_whole_driver(shop: Shop, home: Path) -> None:
+    shop.sql.execute(HISTORY_ROWS)
+    dsn = shop.server.dsn(shop.name, "shop_owner", password="hunter2")  # nobody's
+    before = shop.everything()
+    taken = whole(dsn, home, lambda m: m.create_database_checkpoint("before")).unwrap()
+    shop.sql.execute("INSERT INTO t VALUES (1)")
+    changed = shop.everything()
+    refused = whole(dsn, home, lambda m: m.rollback_database(taken), wanted=False)
+    assert (refused.error.key, refused.error.code) == ("rollback.reverted", 30)
+    shop.reconnect()
+    assert shop.everything() == changed
+    done = whole(dsn, home, lambda m: m.rollback_database(taken)).unwrap()
+    assert (done["checkpoint_id"], done["status"]) == (taken, "completed")
+    shop.reconnect()
+    assert shop.everything() == before
+    assert whole(dsn, home, lambda m: m.rollback_database(done["backup_id"])).is_success()
+    shop.reconnect()
+    assert shop.everything() == changed
+    assert whole(dsn, home, lambda m: m.rollback_migration("0")).unwrap() == "1 migration rolled back to 0"
+    assert whole(dsn, home, lambda m: m.rollback_migration("0")).error.key == "migration.nothing"
+    assert shop.ask("SELECT to_regclass('t')::text") == [(None,)]
+    stored = [path for path in (home / "store").rglob("*") if path.is_file()]
+    assert not [path for path in stored if b"hunter2" in path.read_bytes()]
+
+
+def test_a_file_of_sqlite_and_a_component_have_it_as_well(home: Path) -> None:
+    def ask(query: str) -> list[Any]:
+        with closing(sqlite3.connect(home / "shop.db")) as db, db:
+            return db.execute(query).fetchall()
+
+    for statement in HISTORY_ROWS.split(";"):
+        ask(statement)
+    dsn = f"sqlite:///{home}/shop.db"
+    (home / "rfs.toml").write_text(
+        '[app]\nname = "shop"\n[components.db]\nkind = "sqlite"\npath = "shop.db"\nmigrations = "."\n'
+        '[store]\npath = ".rfs"\nkey = "file:shop.key"\n'
+    )
+    Application.create(str(home / "rfs.toml")).close()
+    for each in (dsn, "db"):
+        taken = whole(each, home, lambda m: m.create_database_checkpoint("before")).unwrap()
+        ask("INSERT INTO t VALUES (1)")
+        assert whole(each, home, lambda m, id_=taken: m.rollback_database(id_), wanted=False).error.code == 30
+        assert ask("SELECT count(*) FROM t") == [(1,)]
+        assert whole(each, home, lambda m, id_=taken: m.rollback_database(id_)).is_success()
+        assert ask("SELECT count(*) FROM t") == [(0,)]
+    assert whole("db", home, lambda m: m.rollback_migration("0")).unwrap() == "1 migration rolled back to 0"
+    assert whole("other", home, lambda m: m.create_database_checkpoint("x")).error.key == "components.unknown"
+    assert whole(f"sqlite:///{home}/none.db", home, lambda m: m.create_database_checkpoint("x")).is_failure()

@@ -6,7 +6,11 @@ OF_COMPONENTS: dict[str, tuple[str, str]] = {
     # — a database on a connection —
     "database.connection": (
         "A database cannot be rolled back by a {given}.",
-        "Give DatabaseRollbackManager an asyncpg connection.",
+        "Give DatabaseRollbackManager an asyncpg connection, a DSN, or the name of a database component.",
+    ),
+    "database.tables": (
+        "Only on a connection a rollback can be restricted to tables.",
+        "Leave tables out, or give an asyncpg connection.",
     ),
     "database.closed": (
         "The connection to the database is closed.",

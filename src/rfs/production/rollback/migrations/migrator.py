@@ -69,6 +69,8 @@ class ToolMigrator:
         Raises:
             RollbackError: they cannot be read.
         """
+        if not self.options.path:  # all scripts are in the history
+            return {}
         find = {"alembic": alembic.files, "django": django.files, "sql": sqlfolder.files}
         return find[self.tool(c)](c, self._entry(c))
 

@@ -1,1 +1,1 @@
-"""Checkpoints of a PostgreSQL database on a connection that the caller has already: in place, in one transaction."""
+"""DatabaseRollbackManager: on a connection of the caller's in place, in one transaction; else by the whole driver."""

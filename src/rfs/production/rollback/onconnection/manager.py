@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rfs.core.result import Failure, Result, Success
 from rfs.production.rollback.errors import ConflictError, NotFoundError, RollbackError, UsageError
@@ -23,6 +23,9 @@ from rfs.production.rollback.onconnection.dump import find_pg_dump
 from rfs.production.rollback.onconnection.restore import restore
 from rfs.production.rollback.onconnection.snapshot import Name, Snapshot
 
+if TYPE_CHECKING:
+    from rfs.production.rollback.onconnection.whole import WholeDatabase
+
 T = TypeVar("T")
 
 
@@ -32,16 +35,22 @@ class DatabaseRollbackManager:
     Everything happens on the connection that is given, in place, in one transaction; beside it runs pg_dump, which
     reads the schema in that transaction's snapshot. While a call runs, nothing else may use the connection.
 
+    With a DSN or the name of a database component of rfs.toml the whole driver does it instead, as with `rfs`:
+    checkpoints in the store, on PostgreSQL a restore beside the live database, services stopped where there are some.
+
     Args:
-        connection: an asyncpg connection that is in no transaction, of a role that owns what is to be restored.
+        connection: an asyncpg connection that is in no transaction, of a role that owns what is to be restored; or a
+            DSN, also "sqlite:///PATH" or "env:NAME"; or a component's name.
         tables: only these, schema and rows; their partitions and the sequences of their columns go with them.
-            Without it: the whole database, but not its own settings and large objects.
+            Without it: the whole database, but not its own settings and large objects. For a connection alone.
 
     Attributes:
-        lock_timeout: seconds that a lock is waited for, 5 unless set.
+        lock_timeout: seconds that a lock is waited for, 5 unless set; on a connection.
+        store: folder of the store for a DSN; by default rfs makes one for each database.
     """
 
     lock_timeout = 5.0
+    store: str | None = None
 
     def __init__(self, connection: object, *, tables: Sequence[str] | None = None) -> None:
         self.connection = connection
@@ -57,6 +66,8 @@ class DatabaseRollbackManager:
             Success of its id. A Failure when the caller is inside a transaction, a table is not there or is locked,
             there is no pg_dump for this server, or something could not be made again by this role.
         """
+        if isinstance(self.connection, str):
+            return await self._wholly(self.connection, lambda whole: whole.create(name))
         return await self._answer(lambda connection: self._create(connection, name))
 
     async def rollback_database(self, checkpoint_id: str) -> Result[dict[str, str], RollbackError]:
@@ -68,6 +79,8 @@ class DatabaseRollbackManager:
             Success of `{"checkpoint_id", "backup_id", "status": "completed"}`; the backup is a checkpoint of the
             state before. After a Failure the database is in the state before.
         """
+        if isinstance(self.connection, str):
+            return await self._wholly(self.connection, lambda whole: whole.roll_back(checkpoint_id))
         return await self._answer(lambda connection: self._rollback(connection, checkpoint_id))
 
     async def rollback_migration(self, version: str) -> Result[str, RollbackError]:
@@ -84,17 +97,28 @@ class DatabaseRollbackManager:
             migration has no down script and no checkpoint covers it (nothing was touched), or a script fails (the
             database is in the state before).
         """
+        if isinstance(self.connection, str):
+            return await self._wholly(self.connection, lambda whole: whole.migrate(str(version)))
         return await self._answer(lambda connection: self._migrate(connection, str(version)))
 
     async def validate_database(self) -> Any:
         """Say whether the restored database is well, before it is committed. A hook, sync or async: override it.
 
-        By now everything was compared with the checkpoint.
+        By now everything was compared with the checkpoint. With a DSN or a component it is live already.
 
         Returns:
             False or a Failure, or an exception, brings back the state before.
         """
         return True
+
+    async def _wholly(
+        self, given: str, act: Callable[[WholeDatabase], Coroutine[Any, Any, Result[T, RollbackError]]]
+    ) -> Result[T, RollbackError]:
+        from rfs.production.rollback.onconnection.whole import WholeDatabase
+
+        if self._tables is not None:
+            return Failure(UsageError("database.tables"))
+        return await act(WholeDatabase(given, self.validate_database, self.store))
 
     async def _answer(self, act: Callable[[Connection], Coroutine[Any, Any, T]]) -> Result[T, RollbackError]:
         try:
