@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         schedule_checkpoint,
     )
     from rfs.production.rollback.errors import RollbackError
+    from rfs.production.rollback.incremental import IncrementalRollback
     from rfs.production.rollback.manager import RollbackManager
     from rfs.production.rollback.model import (
         CheckpointType,
@@ -37,6 +38,7 @@ __all__ = [
     "DatabaseRollbackManager",
     "DeploymentCheckpoint",
     "HealthReport",
+    "IncrementalRollback",
     "Plan",
     "RollbackError",
     "RollbackManager",
@@ -57,6 +59,7 @@ _HOMES = {
     "DatabaseRollbackManager": ("onconnection.manager", "DatabaseRollbackManager"),
     "DeploymentCheckpoint": ("model", "DeploymentCheckpoint"),
     "HealthReport": ("model", "HealthReport"),
+    "IncrementalRollback": ("incremental", "IncrementalRollback"),
     "Plan": ("plan", "Plan"),
     "RollbackError": ("errors", "RollbackError"),
     "RollbackManager": ("manager", "RollbackManager"),

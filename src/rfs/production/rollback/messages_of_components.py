@@ -425,6 +425,34 @@ OF_COMPONENTS: dict[str, tuple[str, str]] = {
         "{path} is not valid {format}: {why}.",
         "Mend the file, or use a files component for it.",
     ),
+    "sqlite.rows": (
+        "The rows of {path} cannot be had as the change names them: {why}.",
+        "Look at the database, and at the key and the columns of the change.",
+    ),
+    "change.value": (
+        "The change of {component} cannot be tracked: {why}.",
+        "{hint}",
+    ),
+    "change.no_restorer": (
+        "Nothing here can take changes of {component} back: {why}.",
+        "Give the function that can to register_restorer, or track it as one of: {known}.",
+    ),
+    "change.too_few": (
+        "There are only {count} tracked changes, not {asked}.",
+        "Ask for fewer; nothing was changed.",
+    ),
+    "change.none": (
+        "No tracked change of {component} is left to be taken back.",
+        "`change_log` lists those that are; nothing was changed.",
+    ),
+    "change.conflict": (
+        "{what} is not what the change left there: somebody changed it since.",
+        "Look at it; force=True overwrites it. {done}",
+    ),
+    "change.failed": (
+        "The change {change} of {component} could not be taken back: {why}",
+        "{hint} {done}",
+    ),
     "config.taken": (
         "There is a version {version} of the configuration already.",
         "Give it another name; a version, once saved, never changes.",

@@ -139,7 +139,7 @@ class FilePlace:
         self.reload = reload
         self._c = c
         self._kind = kind
-        self._check = check
+        self.check = check
 
     @property
     def format(self) -> str:
@@ -159,6 +159,15 @@ class FilePlace:
             return read(file.data, self.format), file.data
         except UnparsableError:
             return None, file.data
+
+    def content(self) -> bytes | None:
+        """Return what is in the file, or None when it is not there.
+
+        Raises:
+            RollbackError: it cannot be read, or something else stands in its place.
+        """
+        file = self._file()
+        return None if file.kind == "absent" else file.data
 
     def values(self) -> dict[str, Any]:
         """Return what the file says.
@@ -182,7 +191,7 @@ class FilePlace:
                 content = self._written(version.config or {})
             except UnwritableError as error:
                 raise UsageError("config.unsaid", path=shown(self.path), why=error) from None
-        self._check(content)
+        self.check(content)
         return content
 
     def _written(self, config: Mapping[str, Any]) -> bytes:

@@ -4,6 +4,6 @@ Each format has an editor that changes text; none of them is believed. What it m
 back, and is only returned when it says exactly what was asked for.
 """
 
-from rfs.production.rollback.drivers.writing.write import UnwritableError, read, same, write
+from rfs.production.rollback.drivers.writing.write import UnwritableError, as_said, read, same, write
 
-__all__ = ["UnwritableError", "read", "same", "write"]
+__all__ = ["UnwritableError", "as_said", "read", "same", "write"]

@@ -92,6 +92,21 @@ def same(a: object, b: object) -> bool:
     return type(a) is type(b) and a == b
 
 
+def as_said(value: Any, kind: str) -> Any:
+    """Return a value as a file of that format says it back: a text, where there is nothing else.
+
+    Raises:
+        UnwritableError: the format has no way to say it.
+    """
+    if kind not in _TEXT_ONLY or value is None:
+        return value
+    return (
+        {key: as_said(each, kind) for key, each in value.items()}
+        if isinstance(value, Mapping)
+        else _as_text(value, "it", kind)
+    )
+
+
 def first_difference(a: object, b: object, where: str = "") -> str:
     """Return the dotted place of the first thing in which two values that are not the same differ."""
     if isinstance(a, dict) and isinstance(b, dict):
