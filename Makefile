@@ -1,6 +1,7 @@
 # make demo     the 60-second story, on a real shop; DB=postgresql: on a PostgreSQL server that it starts
 # make test     make check, then the tests with a sample of the faults
 # make slow     the tests that take long: a hundred thousand files, every interruption, every way a disk fills up
+# make soak     PostgreSQL for hours: whoever is killed at every word, SOAK_KILLS=20 times; SOAK_ROUNDS=1000 under writers
 # make check    ruff, mypy --strict, import-linter
 # make format   lets ruff put right what it can
 # make crash    every fault at every call
@@ -32,7 +33,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 MINOR := import sys; print(sys.version_info[:2])
 
-.PHONY: demo test slow check format crash bench-quick bench-databases lock clean
+.PHONY: demo test slow soak check format crash bench-quick bench-databases lock clean
 
 demo: DB = sqlite
 demo: $(STAMP)
@@ -44,6 +45,12 @@ test: check
 
 slow: $(STAMP)
 	@$(BIN)/pytest -n 2 -m "slow and not crash"
+
+soak: export SOAK_KILLS ?= 20
+soak: export SOAK_ROUNDS ?= 1000
+soak: $(STAMP)
+	@$(BIN)/pytest -n 2 -m slow -k "every_word or fifty_rounds" \
+	  tests/integration/test_postgresql_killed.py tests/integration/test_postgresql_under_load.py
 
 check: $(STAMP)
 	@$(BIN)/ruff check --quiet .
