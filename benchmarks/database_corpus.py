@@ -57,7 +57,7 @@ def schema(rows: int) -> list[str]:
 # What "1 % of one table" means: rows side by side, as the newest are, or all over it.
 CLUSTERED = "UPDATE accounts SET balance = balance + 1 WHERE id > (SELECT max(id) * 0.99 FROM accounts)"
 SPREAD = "UPDATE accounts SET balance = balance + 1 WHERE hashint8(id) % 100 = 0"
-ALL = "UPDATE accounts SET balance = balance + 1"
+ALL = "UPDATE accounts SET name = reverse(name), email = reverse(email), note = reverse(note), balance = -balance"
 SUM = "SELECT count(*), sum(hashtextextended(a::text, 0)) FROM accounts a"
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -411,6 +412,31 @@ def test_the_password_is_on_no_command_line(shop: Shop, tmp_path: Path) -> None:
     told = seen.read_text()
     assert "given: hunter2" in told
     assert told.count("hunter2") == told.count("given: hunter2")
+
+
+def test_rows_changed_all_over_a_table_cost_little_and_come_back(shop: Shop) -> None:
+    def stored() -> int:
+        return sum(path.stat().st_size for path in (shop.folder / ".rfs" / "packs").iterdir())
+
+    shop.do(
+        "INSERT INTO lines SELECT o.id, n FROM generate_series(2, 100) n, orders o;"
+        "ALTER TABLE lines ADD COLUMN note text; UPDATE lines SET note = md5((order_id * 1000 + n)::text)"
+    )
+    empty = stored()
+    targets, sums, sizes = [], [], [empty]
+    for version in range(4):
+        shop.do("UPDATE lines SET note = note || %s WHERE (order_id * 100 + n) %% 100 = %s", version, version)
+        targets.append(shop.checkpoint())
+        sums.append(shop.one("SELECT sum(hashtextextended(l::text, 0)) FROM lines l"))
+        sizes.append(stored())
+    first, *others = [after - before for before, after in pairwise(sizes)]
+    assert max(others) < first * 0.1, sizes
+    plan = shop.json("plan", targets[1])
+    assert {loss["what"]: loss["count"] for loss in plan["losses"]} == {"changed rows in table lines": 400}
+    for number in (1, 3):
+        shop.json("rollback", targets[number], "--yes", "--reason", "a test")
+        assert shop.one("SELECT sum(hashtextextended(l::text, 0)) FROM lines l") == sums[number]
+    assert shop.rfs("verify").code == 0
 
 
 def test_a_pg_dump_that_says_nothing_more_is_given_up_and_ended(shop: Shop, tmp_path: Path) -> None:

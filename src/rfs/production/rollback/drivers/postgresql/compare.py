@@ -192,15 +192,10 @@ def _stored(source: BlobSource, capture: Capture) -> State:
                 _hash(hashes, sizes, piece)
             continue
         shape = shape_of(item.header)
-        pile = [(refs[n], count, _getter(source, refs[n])) for n, count in zip(item.blobs, item.counts, strict=True)]
-        tables[shape.table] = Piled(shape, pile)
+        tables[shape.table] = Piled(shape, list(contents.rows(item, refs)))
     keys = {(schema, table): tuple(columns) for schema, table, columns in capture.meta["keys"]}
     database = msgspec.convert(capture.meta["database"], Database)
     return State(database, capture.fingerprint.digest, keys, _finished(hashes, sizes), tables)
-
-
-def _getter(source: BlobSource, blob: bytes) -> Callable[[], bytes]:
-    return lambda: source.get(blob)
 
 
 def _hash(hashes: dict[str, Any], sizes: Counter[str], piece: Statements) -> None:

@@ -11,7 +11,7 @@ from blake3 import blake3
 from rfs.production.rollback.driver import BlobSink, BlobSource, Driver, Finding
 from rfs.production.rollback.drivers.postgresql import aside, bouncer, compare, doctor, inplace, rights
 from rfs.production.rollback.drivers.postgresql.connect import PostgresqlOptions, administering, connected, place_of
-from rfs.production.rollback.drivers.postgresql.content import fingerprint_of, store
+from rfs.production.rollback.drivers.postgresql.content import FORMAT, before, fingerprint_of, store
 from rfs.production.rollback.drivers.postgresql.facts import (
     Database,
     counted_in,
@@ -49,7 +49,6 @@ from rfs.production.rollback.model import (
 if TYPE_CHECKING:
     from psycopg import Connection
 
-FORMAT = 1
 # Two cores, a server that fsyncs: for the estimate of a first rollback; afterwards the pace of the last one counts.
 USUAL_PACE = 15e6
 READ_PACE = 60e6
@@ -71,9 +70,10 @@ class PostgresqlDriver(Driver):
 
     def capture(self, c: Component, sink: BlobSink, previous: Capture | None) -> Capture:
         name = place_of(c).database
+        like = before(previous, sink)
         with dumped(c, name, sink) as (moment, dump):
             database = plain(moment.database)
-            fingerprint, parts = store(database, dump, sink)
+            fingerprint, parts, patched = store(database, dump, sink, like)
         know_equal(c, fingerprint.digest, moment.instant, moment.counted)
         notes = recall(c)
         if fingerprint.digest in notes.spelled:
@@ -81,7 +81,8 @@ class PostgresqlDriver(Driver):
             spelled = {raw: meant for raw, meant in notes.spelled.items() if raw != fingerprint.digest}
             remember(c, msgspec.structs.replace(notes, spelled=spelled))
         keys = [[schema, table, list(columns)] for (schema, table), columns in moment.keys.items()]
-        meta = {"format": FORMAT, "state": "dump", "database": database, "keys": keys, "version": moment.version}
+        form = FORMAT if patched else 1
+        meta = {"format": form, "state": "dump", "database": database, "keys": keys, "version": moment.version}
         return Capture(
             component=c.name,
             kind=self.kind,
@@ -103,7 +104,7 @@ class PostgresqlDriver(Driver):
                 inplace.reclaim(connection, c, live)
                 return self._copy(c, live, sink, previous)
             meta = {
-                "format": FORMAT,
+                "format": 1,
                 "state": "reference",
                 "system": system_of(connection),
                 "oid": live.oid if live is not None else 0,
