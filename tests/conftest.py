@@ -28,6 +28,7 @@ IN_MEMORY = [
         "unit/store",
         "unit/test_catalog.py",
         "unit/test_engine.py",
+        "unit/test_engine_migrations.py",
     )
 ]
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from rfs.production.rollback.catalog import Catalog
 from rfs.production.rollback.driver import Driver, overrides
 from rfs.production.rollback.errors import IntegrityError
-from rfs.production.rollback.migrating import Migrator
 from rfs.production.rollback.model import (
     Capture,
     CheckpointType,
@@ -25,6 +24,9 @@ from rfs.production.rollback.model import (
 )
 from rfs.production.rollback.pulse import Beat
 from rfs.production.rollback.store import Store
+
+if TYPE_CHECKING:
+    from rfs.production.rollback.migrating import Migrator
 
 WHOLE_LISTED = 5
 

@@ -12,13 +12,14 @@ import msgspec
 from rfs.production.rollback.capturing import Part
 from rfs.production.rollback.driver import Driver
 from rfs.production.rollback.errors import NotFoundError, UsageError
-from rfs.production.rollback.migrating import Migrator, table_of
 from rfs.production.rollback.model import Component
 from rfs.production.rollback.plan import order
 from rfs.production.rollback.settings import Settings, convert_table
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
+
+    from rfs.production.rollback.migrating import Migrator
 
 GROUP = "rfs.drivers"
 """The entry point group in which other packages offer drivers."""
@@ -97,6 +98,8 @@ def _migrator(c: Component) -> Migrator | None:
     """Return what knows the migrations of a component; only databases have some, and not each says which."""
     if c.kind not in MIGRATED or "migrations" not in c.options:
         return None
+    from rfs.production.rollback.migrating import table_of
+
     table = table_of(c.options)
     if table is None:
         return None

@@ -248,8 +248,6 @@ async def _require_same(connection: Connection, ours: str) -> None:
     """
     import asyncpg
 
-    if not connection.is_in_transaction():
-        raise ConflictError("database.committed")
     try:
         if await _transaction_id(connection) != ours:
             raise ConflictError("database.committed")
