@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 from benchmarks.measure import Cost
+from rfs.production.rollback.store.reserve import SIZE as RESERVE
 
 STEPS = {
     "first": "first checkpoint",
@@ -97,7 +98,8 @@ def _remarks(results: Results) -> Iterator[str]:
     yield (
         f"{results.changes:,} files had been modified, added or deleted; differences are those that "
         "`rsync -aHAXc --delete --itemize-changes` lists. restic and borg leave what was added; git knows no owners "
-        "and times, and of the mode one bit."
+        "and times, and of the mode one bit. "
+        f"The {RESERVE / 1e6:.1f} MB that rfs sets aside for a full disk are in neither size."
     )
     served, outage = results.of("served", "rfs"), statistics.median(results.outages)
     if served is None:

