@@ -493,6 +493,37 @@ def test_the_session_is_left_as_it_was(shop: Shop) -> None:
 
 
 @pytest.mark.slow
+def test_what_a_script_sets_does_not_outlive_it(shop: Shop) -> None:
+    shop.sql.execute("CREATE TABLE migration_history (version text, down_script text)")
+    shop.sql.execute("INSERT INTO migration_history VALUES ('1', 'SET work_mem = ''8MB''; SET extra_float_digits = 0')")
+
+    async def act(manager: Any) -> Any:
+        shown = "SELECT current_setting('work_mem'), current_setting('extra_float_digits')"
+        before = tuple(await manager.connection.fetchrow(shown))
+        assert (await manager.rollback_migration("0")).is_success()
+        return before, tuple(await manager.connection.fetchrow(shown))
+
+    before, after = shop.do(act)
+    assert after == before != ("8MB", "0")
+
+
+def test_a_server_that_is_too_old_is_refused() -> None:
+    class Old:
+        copy_to_table = None
+
+        def is_closed(self) -> bool:
+            return False
+
+        is_in_transaction = is_closed
+
+        def get_server_version(self) -> Any:
+            return asyncpg.types.ServerVersion(14, 9, 0, "final", 0)
+
+    failed = asyncio.run(DatabaseRollbackManager(Old()).create_database_checkpoint("x"))
+    assert failed.is_failure()
+    assert failed.error.key == "database.old_server"
+
+
 def test_every_checkpoint_under_writers_is_of_one_moment(shop: Shop) -> None:
     shop.sql.execute(
         "CREATE TABLE a (n int); CREATE TABLE b (n int); INSERT INTO a VALUES (1000); INSERT INTO b VALUES (0)"

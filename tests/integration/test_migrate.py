@@ -176,6 +176,7 @@ def test_the_way_down_survives_the_code_that_went_back(world: World) -> None:
     (found,) = app.json("migrate", "status")
     (operation,) = app.json("log")
     assert found["missing"][third] in (operation["safety"], operation["backup_id"])
+    assert app.rfs("prune").code == 0  # what a checkpoint needs of scripts stays
     back = app.rfs("migrate", "down", "@latest", "--reason", "after the code", "--yes")
     assert back.code == 0, back
     (found,) = app.json("migrate", "status")
@@ -184,6 +185,24 @@ def test_the_way_down_survives_the_code_that_went_back(world: World) -> None:
 
 
 # — what goes wrong —
+
+
+@pytest.mark.parametrize(("tool", "database"), [("sql", "sqlite")], indirect=["database"])
+def test_migrations_that_cannot_be_read_stop_no_checkpoint_and_are_told(world: World) -> None:
+    whole = world.app.checkpoint()
+    assert re.search(r"migrations of db +2\n", world.rfs("checkpoint", "show", whole).out)
+    world.project.folder.rename(world.project.folder.with_name("gone"))
+    taken = world.rfs("checkpoint", "--json")
+    assert taken.code == 0
+    (note,) = [each for each in taken.envelope["warnings"] if "migrations of db were not recorded" in each]
+    assert "sql" in note
+    said = world.rfs("plan", whole, "--only", "code", "--json").envelope["warnings"]
+    assert any("cannot be told" in each for each in said)
+    status = world.rfs("migrate", "status")
+    assert (status.code, "cannot be read" in status.err) == (3, True)
+    assert refused(world, "2") == (1, "migration.nothing")  # told by the scripts of a checkpoint
+    assert world.rfs("migrate", "down", "1", "--reason", "x", "--yes").code == 0
+
 
 SERVICE = """
 [components.web]

@@ -16,6 +16,7 @@ from rfs.cli.views import (
     checkpoint_table,
     checkpoint_text,
     health_phrase,
+    migration_notes,
 )
 
 
@@ -69,7 +70,8 @@ def checkpoint(
         f"Checkpoint {style(taken.checkpoint_id, fg='cyan')}: {counted(len(taken.captures), 'component')}, "
         f"{nice_size(size)} ({nice_size(stored)} new) in {nice_seconds(taken.seconds)}, {health_phrase(taken.health)}."
     )
-    return Answer(checkpoint_json(taken), text, taken.checkpoint_id, warnings=tuple(capture_warnings(taken)))
+    notes, warnings = migration_notes(taken), tuple(capture_warnings(taken))
+    return Answer(checkpoint_json(taken), text, taken.checkpoint_id, notes, warnings)
 
 
 @checkpoint.command("list")
@@ -97,9 +99,8 @@ def show(session: Session, selector: str) -> Answer:
     """Show one checkpoint: what it holds, how large it is, whether the application was healthy."""
     with session.application(changes=False) as app:
         found = app.find(selector)
-    return Answer(
-        checkpoint_json(found), checkpoint_text(found), found.checkpoint_id, notes=tuple(capture_warnings(found))
-    )
+    notes = (*capture_warnings(found), *migration_notes(found))
+    return Answer(checkpoint_json(found), checkpoint_text(found), found.checkpoint_id, notes=notes)
 
 
 @checkpoint.command("diff")

@@ -16,7 +16,14 @@ import msgspec
 
 from rfs.cli.style import style
 from rfs.cli.text import change_lines, counted, nice_seconds, nice_size, nice_time, printable, table
-from rfs.production.rollback.model import Change, ChangeKind, DeploymentCheckpoint, HealthReport, OperationStatus
+from rfs.production.rollback.model import (
+    Change,
+    ChangeKind,
+    DeploymentCheckpoint,
+    HealthReport,
+    Migrations,
+    OperationStatus,
+)
 from rfs.production.rollback.operation import Entry, Mark, Operation
 from rfs.production.rollback.plan import Action, Plan
 
@@ -96,6 +103,7 @@ def checkpoint_text(checkpoint: DeploymentCheckpoint) -> str:
         ("pinned", "yes" if checkpoint.pinned else ""),
         ("operation", checkpoint.operation_id or ""),
         ("health", health_word(checkpoint.health)),
+        *((f"migrations of {name}", printable(_at(each))) for name, each in checkpoint.migrations.items()),
     ]
     lines = [table([(name, value) for name, value in facts if value]), ""]
     rows = [
@@ -110,6 +118,19 @@ def checkpoint_text(checkpoint: DeploymentCheckpoint) -> str:
     ]
     lines.append(table(rows, ("COMPONENT", "KIND", "ENTRIES", "SIZE", "STORED")))
     return "\n".join(lines)
+
+
+def _at(recorded: Migrations) -> str:
+    return "unknown" if recorded.why else ", ".join(recorded.heads) or "none in force"
+
+
+def migration_notes(checkpoint: DeploymentCheckpoint) -> tuple[str, ...]:
+    """Return why the migrations of a database could not be recorded, for each of which they could not."""
+    return tuple(
+        f"The migrations of {name} were not recorded: {recorded.why}"
+        for name, recorded in checkpoint.migrations.items()
+        if recorded.why
+    )
 
 
 def capture_warnings(checkpoint: DeploymentCheckpoint) -> list[str]:
