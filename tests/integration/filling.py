@@ -38,20 +38,22 @@ class Ended(NamedTuple):
 
 
 class Filling:
-    """Args: disk: an empty file system. home: an empty folder on another one."""
+    """Args: disk: an empty file system. home: an empty folder. store: where the store goes, when not on the disk."""
 
-    def __init__(self, disk: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, disk: Path, home: Path, monkeypatch: pytest.MonkeyPatch, store: Path | None = None) -> None:
         self.disk = disk
-        self.store = disk / "store"
+        self.store = store or disk / "store"
         self.small = Small(home, store=self.store)
         self._patch = monkeypatch
         config = home / "rfs.toml"
         config.write_text(config.read_text() + SERVICE)
         (home / "running").touch()
+        (self.small.tree / "large.bin").write_bytes(os.urandom(300_000))
         with self.small.open() as app:
             app.checkpoint(tags=["one"])
         self.new = self.small.state()
         self.small.version(2)
+        (self.small.tree / "large.bin").write_bytes(os.urandom(200_000))
         self.old = self.small.state()
 
     def fill(self, leave: int) -> None:

@@ -13,7 +13,7 @@ from small import Small
 
 from rfs.production.rollback import upkeep
 from rfs.production.rollback.database import Database
-from rfs.production.rollback.errors import RollbackError
+from rfs.production.rollback.errors import RevertedError, RollbackError
 
 MEGABYTE = 1 << 20
 
@@ -154,6 +154,63 @@ def test_a_disk_that_fills_up_in_the_outage(filling: Filling, step: str, leave: 
     assert code == 30 or not sick
     with filling.small.open() as app:
         assert app.catalog.open_operation() is None
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Filling]:
+    """An application on a small disk, whose store is elsewhere."""
+    for disk in mounted(tmp_path / "disk", 8):
+        (disk / "home").mkdir()
+        yield Filling(disk, disk / "home", monkeypatch, tmp_path / "store")
+
+
+@pytest.mark.parametrize(
+    ("step", "leave", "sick", "code"),
+    [
+        ("stop web", 0, False, 30),
+        ("restore tree", 0, False, 30),
+        ("restore db", 2, False, 30),
+        ("restore settings", 0, False, 30),
+        ("start web", 0, False, 0),
+        ("health", 0, True, 30),
+    ],
+)
+def test_the_applications_own_disk_fills_up_in_the_outage(
+    own: Filling, step: str, leave: int, code: int, *, sick: bool
+) -> None:
+    assert judged(own.roll_back(step, lambda: own.fill(leave), sick=sick)) == code
+    with own.small.open() as app:
+        assert app.catalog.open_operation() is None
+
+
+def test_no_room_for_a_way_back_is_found_before_anything_is_stopped(own: Filling) -> None:
+    own.fill(120)
+    with own.small.open() as app:
+        with pytest.raises(RollbackError, match=r"way back would need 1\.\d MB on the disk") as caught:
+            app.rollback("one")
+        assert caught.value.key == "path.no_room"
+        assert not [
+            mark for mark in app.catalog.journal(app.catalog.operations()[0].operation_id) if "stop" in mark.step
+        ]
+    assert own.ended().state == "old"
+    assert not list(own.small.home.glob(".rfs-stage-*"))
+    own.make_room()
+    with own.small.open() as app:
+        app.rollback("one")
+    assert own.ended().state == "new"
+
+
+def test_a_way_back_without_room_says_what_ends_it(own: Filling, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As on a file system that cannot set space aside.
+    monkeypatch.setattr("rfs.production.rollback.drivers.files.room.allocate", lambda path, size: None)
+    ended = own.roll_back("stop web", lambda: own.fill(0))
+    assert ended.error is not None
+    assert ended.error.key == "rollback.held_full"
+    assert "Free some space there, then run `rfs resume" in ended.error.hint
+    own.make_room()
+    with own.small.open() as app, pytest.raises(RevertedError):
+        app.resume()
+    assert own.ended() == Ended(None, "old", running=True)
 
 
 @pytest.mark.slow

@@ -211,8 +211,9 @@ class Engine(Capturer):
         text = storable(f"{why} Then, on the way back: {failure}")
         operation = msgspec.structs.replace(operation, status=OperationStatus.HELD, error=text)
         self.catalog.put_operation(operation)
+        full = isinstance(failure, RollbackError) and failure.key == "store.no_space"
         raise HeldError(
-            "rollback.held",
+            "rollback.held_full" if full else "rollback.held",
             kind=operation.kind,
             why=text,
             operation=operation.operation_id,

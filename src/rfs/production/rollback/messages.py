@@ -311,6 +311,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "The {kind} failed, and so did the way back. NEEDS ATTENTION: {why}",
         "Mend the cause, then `rfs resume {operation}` (or with --skip {step}), or turn back again: `rfs abort`.",
     ),
+    "rollback.held_full": (
+        "The {kind} failed, and so did the way back. NEEDS ATTENTION: {why}",
+        "Free some space there, then run `rfs resume {operation}`: it finishes what is left.",
+    ),
     "rollback.unfinished": (
         "The {kind} {operation} cannot write its journal and is not over: {where}. NEEDS ATTENTION: {why}",
         "{hint} Then run `rfs recover`: it goes on where it stands.",

@@ -265,6 +265,10 @@ OF_COMPONENTS: dict[str, tuple[str, str]] = {
         "{path} must become something else, but it holds files that are excluded or belong to another component.",
         "Move those away, or leave the component out with --except.",
     ),
+    "path.no_room": (
+        "A way back would need {needed} on the disk of {path}, and {free} are free.",
+        "Free some there; nothing was changed.",
+    ),
     "path.mounted": (
         "{path} of the component {component} is a mount point and cannot be replaced.",
         "Unmount it, then try again.",

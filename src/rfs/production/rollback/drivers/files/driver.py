@@ -11,7 +11,7 @@ import msgspec
 from blake3 import blake3
 
 from rfs.production.rollback.driver import BlobSink, BlobSource, Driver, Finding
-from rfs.production.rollback.drivers.files import compare, examine, index, manifest, places, root
+from rfs.production.rollback.drivers.files import compare, examine, index, manifest, places, room, root
 from rfs.production.rollback.drivers.files.apply import Applier
 from rfs.production.rollback.drivers.files.compare import Task, Verb
 from rfs.production.rollback.drivers.files.look import Look, nothing_changed
@@ -184,9 +184,13 @@ class FilesDriver(Driver):
     def stage(self, c: Component, source: BlobSource, want: Capture) -> None:
         """Make everything that differs now, beside the live folder, so that the outage only exchanges it."""
         job = self._job(c, source, want, look_again=False)
-        if any(task.verb in (Verb.PUT, Verb.WRITE) for task in job.tasks):
-            with Stage.opened(c, job.place.real, job.key) as stage:
+        real, first = job.place.real, room.is_first(c, job.place.real)
+        room.give_up(c, real, but=job.key)
+        if any(task.verb in (Verb.PUT, Verb.WRITE) for task in job.tasks) or (first and job.tasks):
+            with Stage.opened(c, real, job.key) as stage:
                 stage.make(job.tasks, job.want, source)
+            if first:
+                room.make(c, real, job.key, room.needed(job.tasks, job.live))
 
     def restore(self, c: Component, source: BlobSource, want: Capture) -> Restored:
         """Converge the live folder on a capture; see `Driver.restore`.

@@ -6,12 +6,11 @@ services are stopped there would be none, neither forward nor on the way back.
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from rfs.production.rollback.drivers.allocating import allocate
 from rfs.production.rollback.drivers.meta import refused
 from rfs.production.rollback.model import Component
 
@@ -40,7 +39,7 @@ def make(c: Component, live: int, want: int) -> None:
     """
     try:
         os.makedirs(c.work, mode=0o700, exist_ok=True)
-        _allocate(_path(c), 2 * max(live, want) - want + _MORE)
+        allocate(_path(c), 2 * max(live, want) - want + _MORE)
     except OSError as error:
         raise refused(error, _path(c), c.name) from error
 
@@ -60,7 +59,7 @@ def lent(c: Component) -> Iterator[None]:
     finally:
         # Whoever comes next finds out what it means that there is none left.
         with suppress(OSError):
-            _allocate(path, size)
+            allocate(path, size)
 
 
 def release(c: Component) -> None:
@@ -78,16 +77,3 @@ def release(c: Component) -> None:
 
 def _path(c: Component) -> str:
     return os.path.join(c.work, _FILE)
-
-
-def _allocate(path: str, size: int) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        # Not os.posix_fallocate: where the file system cannot, that writes to every block.
-        if ctypes.CDLL(None, use_errno=True).fallocate(fd, 0, ctypes.c_long(0), ctypes.c_long(size)):
-            number = ctypes.get_errno()
-            os.unlink(path)
-            if number not in (errno.EOPNOTSUPP, errno.ENOSYS):
-                raise OSError(number, os.strerror(number), path)
-    finally:
-        os.close(fd)
