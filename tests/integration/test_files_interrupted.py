@@ -159,7 +159,7 @@ def test_unusable_files_left_in_the_stage_are_made_again(tmp_path: Path) -> None
     world = World(tmp_path)
     FilesDriver().stage(world.c, world.store, world.old)
     (stage,) = tmp_path.glob(".rfs-stage-*")
-    (key,) = stage.iterdir()
+    (key,) = (each for each in stage.iterdir() if each.is_dir())
     (list_,) = key.glob("g0-*.list")
     list_.write_bytes(b"\0" * 100)
     (key / "g1.list").write_bytes(list_.read_bytes())

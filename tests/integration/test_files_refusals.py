@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import shutil
@@ -356,11 +357,15 @@ def test_stage_replaced_by_a_link_is_not_followed(tmp_path: Path, store: MemoryS
     shutil.rmtree(stage)
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "precious").write_text("precious")
+    (tmp_path / "outside" / "room-precious").write_text("precious")
     os.symlink(tmp_path / "outside", stage)
+    with contextlib.suppress(RollbackError):
+        FilesDriver().stage(c, store, want)
+    assert (tmp_path / "outside" / "room-precious").exists()
     FilesDriver().restore(c, store, want)
     assert FilesDriver().verify(c, store, want) == []
     FilesDriver().release(c)
-    assert os.listdir(tmp_path / "outside") == ["precious"]
+    assert sorted(os.listdir(tmp_path / "outside")) == ["precious", "room-precious"]
     assert (tmp_path / "outside" / "precious").read_text() == "precious"
     assert sorted(os.listdir(tmp_path)) == [".work", "outside", "root"]
     assert os.listdir(root) == ["a"]

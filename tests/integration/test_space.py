@@ -200,9 +200,17 @@ def test_no_room_for_a_way_back_is_found_before_anything_is_stopped(own: Filling
     assert own.ended().state == "new"
 
 
+def test_holes_need_no_room_for_a_way_back(own: Filling) -> None:
+    with (own.small.tree / "code.txt").open("r+b") as file:
+        file.truncate(1 << 30)
+    with own.small.open() as app:
+        app.rollback("one")
+    assert own.ended().state == "new"
+
+
 def test_a_way_back_without_room_says_what_ends_it(own: Filling, monkeypatch: pytest.MonkeyPatch) -> None:
     # As on a file system that cannot set space aside.
-    monkeypatch.setattr("rfs.production.rollback.drivers.files.room.allocate", lambda path, size: None)
+    monkeypatch.setattr("rfs.production.rollback.drivers.files.room.allocate", lambda path, size, base: None)
     ended = own.roll_back("stop web", lambda: own.fill(0))
     assert ended.error is not None
     assert ended.error.key == "rollback.held_full"

@@ -190,7 +190,7 @@ class FilesDriver(Driver):
             with Stage.opened(c, real, job.key) as stage:
                 stage.make(job.tasks, job.want, source)
             if first:
-                room.make(c, real, job.key, room.needed(job.tasks, job.live))
+                room.make(c, real, job.key, room.needed(job.tasks, job.live, real))
 
     def restore(self, c: Component, source: BlobSource, want: Capture) -> Restored:
         """Converge the live folder on a capture; see `Driver.restore`.
