@@ -198,6 +198,7 @@ def test_migrations_that_cannot_be_read_stop_no_checkpoint_and_are_told(world: W
     assert "sql" in note
     said = world.rfs("plan", whole, "--only", "code", "--json").envelope["warnings"]
     assert any("cannot be told" in each for each in said)
+    assert "migrations of db cannot be read" in world.rfs("doctor").out
     status = world.rfs("migrate", "status")
     assert (status.code, "cannot be read" in status.err) == (3, True)
     assert refused(world, "2") == (1, "migration.nothing")  # told by the scripts of a checkpoint

@@ -9,7 +9,7 @@ import msgspec
 from rfs.production.rollback import selectors
 from rfs.production.rollback.capturing import Part
 from rfs.production.rollback.catalog import Catalog
-from rfs.production.rollback.driver import BlobSource
+from rfs.production.rollback.driver import BlobSource, Finding
 from rfs.production.rollback.errors import IrreversibleError, NotFoundError, RollbackError, UsageError
 from rfs.production.rollback.migrations.migrator import ToolMigrator, files_of, objects_of, outermost
 from rfs.production.rollback.model import DeploymentCheckpoint, Downgrade, Migrations
@@ -95,6 +95,22 @@ def _recorded(catalog: Catalog, name: str) -> Iterator[tuple[DeploymentCheckpoin
         if recorded is not None and recorded.parts and recorded.parts not in seen:
             seen.add(recorded.parts)
             yield checkpoint, recorded
+
+
+def findings(parts: Mapping[str, Part]) -> Iterator[Finding]:
+    """Yield what would keep migrations from being recorded or taken back."""
+    for name, part in parts.items():
+        if isinstance(part.migrator, ToolMigrator):
+            try:
+                missing = part.migrator.look(part.component).state.missing
+            except RollbackError as error:
+                yield Finding("warning", str(error), error.hint)
+                continue
+            if missing:
+                text = f"The application has no way down from migrations of {name}: {_list(missing)}."
+                yield Finding(
+                    "warning", text, "Bring their scripts back; `rfs migrate status` tells which checkpoint has them."
+                )
 
 
 def chosen(parts: Mapping[str, Part], name: str | None) -> tuple[Part, ToolMigrator]:

@@ -282,6 +282,10 @@ def examine(app: Application) -> list[Finding]:
     findings: list[Finding] = []
     for part in app.parts.values():
         findings += part.driver.examine(part.component)
+    if any(part.migrator is not None for part in app.parts.values()):
+        from rfs.production.rollback import downgrading
+
+        findings += downgrading.findings(app.parts)
     unwritable = app.catalog.unwritable
     if unwritable is not None:
         findings.append(Finding("error", str(unwritable), unwritable.hint))
