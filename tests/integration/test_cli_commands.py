@@ -274,6 +274,39 @@ def test_plan_says_what_would_be_lost_and_changes_nothing(notes_app: App) -> Non
     assert notes_app.json("log") == []
 
 
+def test_undo_of_one_component_and_redo(notes_app: App) -> None:
+    notes_app.configure(
+        (notes_app.folder / "rfs.toml").read_text() + '[components.page]\nkind = "config"\npath = "p.toml"\n'
+    )
+    page = notes_app.folder / "p.toml"
+    page.write_text("n = 1\n")
+    notes_app.checkpoint("--tag", "v1")
+    notes_app.write("two")
+    page.write_text("n = 2\n")
+    done = notes_app.json("rollback", "v1", "-y", "--reason", "x")["rollback_id"]
+    (plan,) = notes_app.json("undo", "--component", "page", "--dry-run")["undo"]
+    assert plan["components"] == ["page"]
+    (part,) = notes_app.json("undo", "--component", "page", "-y")
+    assert (page.read_text(), notes_app.notes) == ("n = 2\n", ["one"])
+    assert (part["kind"], part["components"]) == ("undo", ["page"])
+    assert notes_app.rfs("undo", "--component", "page", "-y").code == 10
+    assert notes_app.rfs("undo", "--component", "none", "-y").code == 10
+    notes_app.json("undo", "-y")  # what is left of it
+    assert (page.read_text(), notes_app.notes) == ("n = 2\n", ["one", "two"])
+    assert notes_app.rfs("undo", "-y").code == 10
+    (again,) = notes_app.json("redo", "-y")
+    assert (again["kind"], page.read_text(), notes_app.notes) == ("redo", "n = 2\n", ["one"])
+    notes_app.json("redo", "-y")
+    assert (page.read_text(), notes_app.notes) == ("n = 1\n", ["one"])
+    ran = notes_app.rfs("redo", "-y", "--json")
+    assert (ran.code, ran.data["error"]["key"]) == (10, "operation.nothing_to_redo")
+    shown = notes_app.rfs("log").out
+    assert f"undo of {done}" in shown
+    assert f"redo of {part['rollback_id']}" in shown
+    assert f"taken back by {again['rollback_id']}" in shown
+    assert notes_app.rfs("undo", part["rollback_id"], "--component", "db", "-y").code == 10
+
+
 def test_rollback_undo_and_undo_of_the_undo(notes_app: App) -> None:
     first = notes_app.checkpoint()
     notes_app.write("two")

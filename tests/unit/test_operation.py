@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,6 +25,8 @@ from rfs.production.rollback.operation import (
     Mark,
     Operation,
     position,
+    redoable,
+    remaining,
     still_done,
     undoable,
     way_back,
@@ -222,6 +225,41 @@ def an_operation(operation_id: str, undoes: str | None = None, **fields: object)
             **fields,
         }
     )
+
+
+def with_components(operation_id: str, *names: str, undoes: str | None = None) -> Operation:
+    return an_operation(operation_id, undoes, plan=msgspec.structs.replace(PLAN, components=names))
+
+
+def test_what_was_taken_back_of_some_components_can_still_be_of_the_others() -> None:
+    first, second = with_components("1", "code", "db"), with_components("2", "code")
+    assert list(undoable([second, first], "db")) == [first]
+    assert list(undoable([second, first], "code")) == [second, first]
+    part = with_components("3", "db", undoes="1")
+    assert list(remaining([part, second, first])) == [(second, ("code",)), (first, ("code",))]
+    assert list(undoable([part, second, first], "db")) == []
+    rest = with_components("4", "code", undoes="1")
+    assert list(undoable([rest, part, second, first])) == [second]
+    back = with_components("5", "db", undoes="3")
+    assert list(remaining([back, rest, part, first])) == [(first, ("db",))]
+
+
+def test_redo_takes_back_the_last_undo_that_stands_and_nothing_when_something_came_after() -> None:
+    first, second = an_operation("1"), an_operation("2")
+    undo, older = an_operation("4", undoes="1"), an_operation("3", undoes="2")
+    redo, again = an_operation("5", undoes="4"), an_operation("6", undoes="3")
+    failed = an_operation("7", undoes="3", status=OperationStatus.REVERTED)
+    undos = {"3", "4"}
+
+    def found(*newest_first: Operation) -> Operation | None:
+        return redoable(newest_first, lambda each: each.undoes in undos)
+
+    assert found(undo, older, second, first) is undo
+    assert found(redo, undo, older, second, first) is older
+    assert found(failed, redo, undo, older, second, first) is older
+    assert found(again, redo, undo, older, second, first) is None
+    assert found(an_operation("8"), undo, older, second, first) is None
+    assert found() is None
 
 
 def test_undo_goes_further_back_each_time_and_an_undone_undo_does_not_count() -> None:

@@ -22,6 +22,7 @@ COMMANDS = {
     "plan": ("rollback", "Show what a rollback would do, lose and need. Changes nothing."),
     "rollback": ("rollback", "Bring the application back to a checkpoint."),
     "undo": ("rollback", "Take back the last operations, newest first."),
+    "redo": ("rollback", "Take back the last undo."),
     "status": ("look", "Compare the live state with the last checkpoint; show open operations."),
     "diff": ("look", "Show the changes between two checkpoints, or one and the live state."),
     "log": ("look", "List the operations, newest first."),

@@ -143,8 +143,9 @@ def _refuse_if_changed(expected: Plan | None, made: Plan) -> None:
 @click.command(cls=CommonCommand)
 @click.argument("named", metavar="[OPERATION]", required=False, shell_complete=complete_operation)
 @click.option("-n", "number", type=int, default=1, help="How many operations, newest first.")
+@click.option("--component", metavar="NAME", help="Only operations that touched it count, and only it is taken back.")
 @click.pass_obj
-def undo(session: Session, named: str | None, number: int) -> Answer:
+def undo(session: Session, named: str | None, number: int, component: str | None) -> Answer:
     """Take back the last operations, newest first, or the one that is named. An undo can be undone: name it."""
     if named is not None and number != 1:
         bad_usage("-n counts from the newest operation", "Leave out -n or OPERATION.")
@@ -152,31 +153,51 @@ def undo(session: Session, named: str | None, number: int) -> Answer:
     if not session.dry_run:
         session.must_answer("Undo it?")
     with session.application(changes=not session.dry_run) as app:
-        meant = app.to_undo(number, named)
-        if session.dry_run or not session.yes:
-            plans = [_undo_plan(app, operation) for operation in meant]
-            checked = bool(app.settings.health)
-            texts = [plan_text(plan, checked=checked, everything=session.verbose) for plan in plans]
-            text = "\n\n".join(
-                f"Undo of {operation.kind} {operation.operation_id}:\n{shown}"
-                for operation, shown in zip(meant, texts, strict=True)
-            )
-            warnings = tuple(dict.fromkeys(warning for plan in plans for warning in plan.warnings))
-            if session.dry_run:
-                data: list[Any] = [
-                    {"undoes": operation.operation_id, **plan_json(plan, everything=session.verbose)}
-                    for operation, plan in zip(meant, plans, strict=True)
-                ]
-                return Answer({"dry_run": True, "undo": data}, text, notes=warnings)
-            session.show_and_confirm(text, warnings, f"Undo {counted(len(meant), 'operation')}?")
-            if number == 1:
-                named = meant[0].operation_id  # what was agreed to, whatever was done meanwhile
-        done = app.undo(number, operation=named, reason=reason)
+        return _undone(session, app, number, named, component=component, reason=reason)
+
+
+@click.command(cls=CommonCommand)
+@click.pass_obj
+def redo(session: Session) -> Answer:
+    """Take back the last undo, unless something else was done since; again, and the one before it."""
+    from rfs.production.rollback.undoing import to_redo
+
+    reason = session.take_reason()
+    if not session.dry_run:
+        session.must_answer("Redo it?")
+    with session.application(changes=not session.dry_run) as app:
+        return _undone(session, app, 1, to_redo(app.catalog), component=None, reason=reason)
+
+
+def _undone(
+    session: Session, app: Application, number: int, named: str | None, *, component: str | None, reason: str
+) -> Answer:
+    """Take operations back, once that is agreed to; or with --dry-run say what that would do."""
+    if session.dry_run or not session.yes:
+        meant = app.to_undo(number, named, component)
+        plans = [app.plan(operation.state_before, only=names) for operation, names in meant]
+        checked = bool(app.settings.health)
+        text = "\n\n".join(
+            f"{_kind_of_undo(each).capitalize()} of {each.kind} {each.operation_id}:\n"
+            + plan_text(made, checked=checked, everything=session.verbose)
+            for (each, _), made in zip(meant, plans, strict=True)
+        )
+        warnings = tuple(dict.fromkeys(warning for made in plans for warning in made.warnings))
+        if session.dry_run:
+            data: list[Any] = [
+                {"undoes": each.operation_id, **plan_json(made, everything=session.verbose)}
+                for (each, _), made in zip(meant, plans, strict=True)
+            ]
+            return Answer({"dry_run": True, "undo": data}, text, notes=warnings)
+        session.show_and_confirm(text, warnings, f"Take back {counted(len(meant), 'operation')}?")
+        if number == 1:
+            named = meant[0][0].operation_id  # what was agreed to, whatever was done meanwhile
+    done = app.undo(number, operation=named, component=component, reason=reason)
     text = "\n".join(done_text(operation) for operation in done)
     fresh = tuple(dict.fromkeys(warning for operation in done for warning in fresh_warnings(operation)))
     brief = "\n".join(operation.operation_id for operation in done)
     return Answer([operation_json(operation) for operation in done], text, brief, warnings=fresh)
 
 
-def _undo_plan(app: Application, operation: Operation) -> Plan:
-    return app.plan(operation.state_before, only=operation.plan.components)
+def _kind_of_undo(operation: Operation) -> str:
+    return "undo" if operation.undoes is None else "redo"

@@ -6,9 +6,7 @@ something takes the application's lock, settles what a crash left behind, and ac
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping, Sequence
-from itertools import islice
 from typing import Any
 
 import msgspec
@@ -22,21 +20,18 @@ from rfs.production.rollback.model import (
     Capture,
     Change,
     CheckpointType,
-    Component,
     DeploymentCheckpoint,
     Downgrade,
     HealthReport,
     Loss,
-    OperationStatus,
     json_like,
     new_id,
     storable,
     utc_now,
 )
-from rfs.production.rollback.operation import Operation, undoable
+from rfs.production.rollback.operation import Operation
 from rfs.production.rollback.plan import Plan, Scope, differs, make_migration_plan, make_plan, select
 from rfs.production.rollback.recovery import InsideError, Recoverable, interruptible
-from rfs.production.rollback.wiring import inside
 
 
 class Drift(msgspec.Struct, frozen=True):
@@ -229,78 +224,50 @@ class Application(Recoverable):
             return self._carry(inside, "rollback", expected=expected, **arguments)[0]
 
     @interruptible
-    def undo(self, number: int = 1, *, operation: str | None = None, reason: str = "") -> list[Operation]:
+    def undo(
+        self, number: int = 1, *, operation: str | None = None, component: str | None = None, reason: str = ""
+    ) -> list[Operation]:
         """Take back the last `number` operations, newest first, or one that is named.
 
+        Args:
+            component: only operations that touched it count, and only it is taken back.
+
         Raises:
-            NotFoundError: there are fewer, or no such operation; nothing was changed.
+            NotFoundError: there are fewer, or no such operation or component; nothing was changed.
             GoingOnError: they stop this very process, and go on outside it.
         """
         try:
             with self.exclusively("undo"):
                 # All are looked at first: the second must not be refused when the first is done.
-                meant = [(each, *self._before(each)) for each in self.to_undo(number, operation)]
+                asked = self.to_undo(number, operation, component)
+                meant = [(each, *self._before(each, names)) for each, names in asked]
                 self.require_outside()
                 done: list[Operation] = []
                 for each, before, captures in meant:
-                    why = reason or f"undo of {each.kind} {each.operation_id}"
-                    done.append(self._roll_back(before, captures, kind="undo", reason=why, undoes=each.operation_id))
+                    kind = "undo" if each.undoes is None else "redo"
+                    why = reason or f"{kind} of {each.kind} {each.operation_id}"
+                    done.append(self._roll_back(before, captures, kind=kind, reason=why, undoes=each.operation_id))
                 return done
         except InsideError as inside:
-            return self._carry(inside, "undo", number=number, operation=operation, reason=reason)
+            named = {"operation": operation, "component": component, "reason": reason}
+            return self._carry(inside, "undo", expected=None, number=number, **named)
 
-    def _before(self, operation: Operation) -> tuple[DeploymentCheckpoint, dict[str, Capture]]:
+    def to_undo(
+        self, number: int, named: str | None, component: str | None = None
+    ) -> list[tuple[Operation, tuple[str, ...]]]:
+        """Return the operations that `undo` would take back, in that order, and what of each; raises as it does."""
+        from rfs.production.rollback import undoing  # what only looks does not need it, and start-up is a goal
+
+        return undoing.to_undo(self.catalog, self.parts, number, named, component)
+
+    def _before(self, operation: Operation, names: Sequence[str]) -> tuple[DeploymentCheckpoint, dict[str, Capture]]:
         """Return the checkpoint of the state before an operation, and the captures in it that undo it."""
         before = self.catalog.checkpoint(operation.state_before)
-        names = operation.plan.components
         captures = self._chosen(before, names, ()) if names else {}
         for name, capture in captures.items():
             _require_kind(self.parts[name], capture)
         self.engine.require_blobs(captures.values())
         return before, captures
-
-    def to_undo(self, number: int, named: str | None) -> list[Operation]:
-        """Return the operations that `undo` would take back, in that order; raises as it does."""
-        if named is not None:
-            chosen = self.catalog.operation(selectors.find_id(named, self.catalog.operation_ids))
-            if chosen.status is not OperationStatus.COMPLETED:
-                raise ConflictError("operation.not_undoable", operation=chosen.operation_id, status=chosen.status)
-            self._require_undoable(chosen)
-            return [chosen]
-        if number < 1:
-            raise UsageError("usage", what="-n must be at least 1", hint="`rfs undo` takes back one operation.")
-        able = list(islice(undoable(self.catalog.history()), number))
-        if len(able) < number:
-            raise NotFoundError(
-                "operation.too_few" if able else "operation.nothing_to_undo", asked=number, count=len(able)
-            )
-        for each in able:
-            self._require_undoable(each)
-        return able
-
-    def _require_undoable(self, operation: Operation) -> None:
-        """Refuse to undo what has no state before any more, or elsewhere than where it acted.
-
-        Where a service's definitions lie is part of its state, so services are not asked.
-        """
-        try:
-            self.catalog.checkpoint(operation.state_before)
-        except NotFoundError:
-            raise NotFoundError("operation.state_gone", kind=operation.kind, operation=operation.operation_id) from None
-        for then in operation.components:
-            part = self.parts.get(then.name)
-            if then.name not in operation.plan.components or part is None or part.driver.kind != then.kind:
-                continue
-            before, now = _places(part, then), _places(part, part.component)
-            if not part.driver.runs and before != now:
-                raise ConflictError(
-                    "operation.elsewhere",
-                    kind=operation.kind,
-                    operation=operation.operation_id,
-                    name=then.name,
-                    then=before[0] if before else "elsewhere",
-                    before=operation.state_before,
-                )
 
     def _roll_back(
         self,
@@ -480,11 +447,6 @@ class Application(Recoverable):
     def _require_components(self) -> None:
         if not self.parts:
             raise UsageError("app.empty", path=self.settings.path)
-
-
-def _places(part: Part, c: Component) -> list[str]:
-    """Return the paths that a component has, those in the application's folder relative to it: it may be moved."""
-    return [os.path.relpath(path, c.home) if inside(path, c.home) else path for path in part.driver.owns(c)]
 
 
 def _require_kind(part: Part, capture: Capture | None) -> None:

@@ -214,9 +214,17 @@ class RollbackManager:
         """Finish or revert what a crash interrupted; returns the records of what was settled."""
         return await self._do(lambda app: [operation.record() for operation in _or_going_on(app, app.recover)])
 
-    async def undo(self, n: int = 1) -> Result[list[dict[str, Any]], RollbackError]:
-        """Take back the last `n` operations, newest first."""
-        return await self._do(lambda app: [_summary(each) for each in _or_going_on(app, lambda: app.undo(n))])
+    async def undo(self, n: int = 1, *, component: str | None = None) -> Result[list[dict[str, Any]], RollbackError]:
+        """Take back the last `n` operations, newest first.
+
+        Args:
+            component: only operations that touched it count, and only it is taken back.
+        """
+
+        def act(app: Application) -> list[dict[str, Any]]:
+            return [_summary(each) for each in _or_going_on(app, lambda: app.undo(n, component=component))]
+
+        return await self._do(act)
 
     async def verify(self, checkpoint: str) -> Result[str, RollbackError]:
         """Read everything a checkpoint needs back from the store; Success of its id when it is whole."""

@@ -147,6 +147,14 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "There is no operation that could be undone.",
         "`rfs log` shows what happened; `rfs rollback CHECKPOINT` goes to any checkpoint.",
     ),
+    "operation.nothing_to_redo": (
+        "There is nothing to redo: the last operation was no undo.",
+        "`rfs log` shows what happened; `rfs undo OPERATION` takes any of it back.",
+    ),
+    "operation.untouched": (
+        "Operation {operation} did not touch the component {name}.",
+        "`rfs show {operation}` lists what it touched.",
+    ),
     "operation.not_open": (
         "Operation {operation} is {status}: there is nothing to resume or abort.",
         "`rfs log` shows which operation is open.",

@@ -9,7 +9,7 @@ reads those marks; the engine acts on them.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TypeVar
 
@@ -60,7 +60,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that resuming a rollback needs, in any process, after any crash.
 
     Attributes:
-        kind: "rollback", "undo" or "migration".
+        kind: "rollback", "undo", "redo" (the undo of an undo) or "migration".
         components: all of rfs.toml as it was when it began, which is what it acts on whatever rfs.toml
             says later; empty in records of older releases.
         safety: the checkpoint taken online before anything began.
@@ -294,6 +294,12 @@ def _data(step: Step) -> bool:
     return step.action in (Action.RESTORE, Action.VERIFY, Action.MIGRATE)
 
 
+class Touched(msgspec.Struct, frozen=True):
+    """What of a plan decides what its operation needs."""
+
+    components: tuple[str, ...] = ()
+
+
 class Trace(msgspec.Struct, frozen=True, kw_only=True):
     """What of an operation decides what it needs: a small part of it, of which there may be very many."""
 
@@ -301,6 +307,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     status: OperationStatus
     created_at: datetime
     safety: str
+    plan: Touched = Touched()
     before: str | None = None
     left: str | None = None
     left_earlier: tuple[str, ...] = ()
@@ -320,22 +327,49 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
 Undoable = TypeVar("Undoable", Operation, Trace)
 
 
-def undoable(operations: Iterable[Undoable]) -> Iterator[Undoable]:
+def undoable(operations: Iterable[Undoable], component: str | None = None) -> Iterator[Undoable]:
     """Yield the operations that `undo` may take back, newest first.
 
     Args:
         operations: newest first; read no further than is asked for.
+        component: only those that touched it.
 
-    An operation counts when it completed and no standing undo took it back. Undos themselves
+    An operation counts when it completed and something of it was taken back by no standing undo. Undos themselves
     are skipped, so that a second `undo` goes further back; name an undo to take it back.
     """
-    undone: set[str] = set()
+    return (operation for operation, left in remaining(operations) if component is None or component in left)
+
+
+def remaining(operations: Iterable[Undoable]) -> Iterator[tuple[Undoable, tuple[str, ...]]]:
+    """Yield what `undoable` does, each with its components that no standing undo took back."""
+    undone: dict[str, set[str]] = {}
     for operation in operations:
         if operation.status is not OperationStatus.COMPLETED:
             continue
-        if operation.operation_id in undone:
+        gone = undone.get(operation.operation_id)
+        left = tuple(name for name in operation.plan.components if gone is None or name not in gone)
+        if gone is not None and not left:
             continue
         if operation.undoes is not None:
-            undone.add(operation.undoes)
+            undone.setdefault(operation.undoes, set()).update(left)
             continue
-        yield operation
+        yield operation, left
+
+
+def redoable(operations: Iterable[Operation], is_redo: Callable[[Operation], bool]) -> Operation | None:
+    """Return the undo that `redo` takes back, or None: the last one that stands, unless something else came after it.
+
+    Args:
+        operations: newest first; read no further than is needed.
+        is_redo: tells whether what an operation took back was an undo itself.
+    """
+    undone: set[str] = set()
+    for operation in operations:
+        if operation.status is not OperationStatus.COMPLETED or operation.operation_id in undone:
+            continue
+        if operation.undoes is None:
+            return None
+        if not is_redo(operation):
+            return operation
+        undone.add(operation.undoes)
+    return None
