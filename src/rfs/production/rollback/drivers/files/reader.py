@@ -7,6 +7,7 @@ import os
 import stat
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from itertools import repeat
 from typing import NamedTuple
 
 from blake3 import blake3
@@ -139,7 +140,7 @@ class Reader:
         same_names = old.names == os.fsencode("\0".join(folder.names))
         if same_names and before.held:
             return found.take_over(old)
-        places = range(len(old)) if same_names else map(before.place, folder.names)
+        places = range(len(old)) if same_names else before.places(folder.names)
         others = []
         for at, place in enumerate(places):
             start = place * ROW_BYTES
@@ -320,15 +321,8 @@ class Reader:
             return all(self._sink.has(chunk.blob) for chunk in row.chunks)
         return row.blob != NONE and self._sink.has(row.blob)
 
-    def holds_all(self, before: Before) -> bool:
-        """Tell whether the store holds every content of a block."""
-        if before.held or self._sink is None:
-            return True
-        needed = _needed(before.block)
-        return needed is not None and all(map(self._sink.has, needed))
-
     def holding(self, blocks: Mapping[str, Block]) -> frozenset[str]:
-        """Return of which of these folders the store holds every content: `holds_all` for many, which is faster."""
+        """Return of which of these folders the store holds every content."""
         needed = {path: ids for path, block in blocks.items() if (ids := _needed(block)) is not None}
         if self._sink is None or not needed:
             return frozenset(needed)
@@ -378,9 +372,13 @@ class Before:
 
     def place(self, name: str) -> int:
         """Return where an entry is, or -1."""
+        return self.places([name])[0]
+
+    def places(self, names: Sequence[str]) -> list[int]:
+        """Return where entries are, or -1."""
         if self._places is None:
             self._places = {name: at for at, name in enumerate(self.block.listed())}
-        return self._places.get(name, -1)
+        return list(map(self._places.get, names, repeat(-1)))
 
     def stored(self, name: str, digest: bytes) -> tuple[bytes, list[Chunk] | None]:
         """Return where the store has the content of an entry, if that is still this one."""

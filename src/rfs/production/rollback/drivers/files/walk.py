@@ -61,8 +61,11 @@ class Known(NamedTuple):
     def before(self, path: str, *, storing: bool) -> Before:
         """Return what is known of one folder."""
         old = self.blocks.get(path)
-        held = not storing or (old is not None and (old.part in self.held_parts or path in self.held))
-        return Before(old, held=held)
+        return Before(old, held=not storing or (old is not None and self.holds(path, old)))
+
+    def holds(self, path: str, old: Block) -> bool:
+        """Tell whether the store surely has everything of one folder."""
+        return old.part in self.held_parts or path in self.held
 
 
 class _Frame:
@@ -242,7 +245,7 @@ class Walker:
             old.counted == frame.counted
             and self._known.same_rules
             and not self._rehash
-            and self._reader.holds_all(self._before(frame.path))
+            and (self._reader.sink is None or self._known.holds(frame.path, old))
         )
 
     def _list_at_once(self, frame: _Frame, own: bytes, old: Block | None, told: array[int] | None) -> _Listed | None:
@@ -251,18 +254,19 @@ class Walker:
         Args:
             own: what its glimpse begins with.
             old: the folder as it is known.
-            told: what was just told of the entries that it had.
+            told: what was just told of the entries that it had, if its own numbers stand.
         """
         if self._asker is None:
             return None
-        names = os.listdir(frame.fd)
-        names.sort()
-        joined = "\0".join(names)
-        if self._rules.maybe_left_out(frame.path, f"\0{joined}\0"):
-            return None
-        encoded = os.fsencode(joined)
-        if told is None or old is None or old.names != encoded:
-            told = self._asker.ask(frame.fd, encoded.split(b"\0") if names else [])
+        if told is not None and old is not None and self._is_steady(frame):
+            names = old.listed()  # as the folder's own times stand, no name came or went
+        else:
+            names = os.listdir(frame.fd)
+            names.sort()
+            joined = "\0".join(names)
+            if self._rules.maybe_left_out(frame.path, f"\0{joined}\0"):
+                return None
+            told = self._asker.ask(frame.fd, os.fsencode(joined).split(b"\0") if names else [])
         if told is None:
             return None
         rows = rows_of(told)
