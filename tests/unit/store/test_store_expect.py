@@ -10,6 +10,7 @@ from store_kit import assert_holds, fill, flip, packs
 
 from rfs.production.rollback.errors import IntegrityError
 from rfs.production.rollback.store import Store
+from rfs.production.rollback.store import store as store_module
 from rfs.production.rollback.store.index import Index
 
 
@@ -88,3 +89,31 @@ def test_all_that_is_missing_is_found_by_one_question(store: Store, monkeypatch:
     assert store.missing([part, nowhere, part]) == [nowhere, *lacking]
     few = store.put_part(lacking[:1], b"")
     assert store.missing([few]) == lacking[:1]
+
+
+def test_a_part_that_was_found_whole_is_read_once(store: Store, root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rollback asks whether all is here, and then for what it asked about."""
+    part = store.put_part([], b"body" * 100)
+    store.flush()
+    assert store.missing([part]) == []
+    (pack,) = packs(root)
+    flip(pack, 100)
+    assert store.get_part(part) == ([], b"body" * 100)
+    with pytest.raises(IntegrityError):
+        store.get_part(part)
+    assert store.missing([part]) == [part]
+    flip(pack, 100)
+    monkeypatch.setattr(store_module, "_MOST_LOOKED_THROUGH", 100)
+    store.verify()  # it is sound again
+    assert store.missing([part]) == []
+    flip(pack, 100)
+    with pytest.raises(IntegrityError):  # too much to be kept
+        store.get_part(part)
+
+
+def test_many_are_asked_for_as_one_is(store: Store) -> None:
+    held = set(fill(store, 5))
+    store.flush()
+    unsealed = {store.put(b"not flushed")}
+    nowhere = {b"\xff" * 32}
+    assert store.lacking(held | unsealed | nowhere) == nowhere

@@ -84,3 +84,35 @@ def test_a_stage_lies_where_nothing_was_removed_lately(tmp_path: Path) -> None:
     told = subprocess.run(["lsattr", "-d", str(stage)], check=True, capture_output=True, text=True).stdout
     assert "T" in told.split()[0]
     driver.release(c)
+
+
+def test_each_stage_has_a_folder_of_a_new_name(tree: Path) -> None:
+    """An ext4 chooses the region of the disk by it, and is slow where files were just removed."""
+    c, store, driver = component("files", tree.parent, path="tree"), MemoryStore(), FilesDriver()
+    want = driver.capture(c, store, None)
+    names = []
+    for _ in range(2):
+        (tree / "1").write_text("changed")
+        driver.salvage(c, store, want)
+        driver.stage(c, store, want)
+        (made,) = tree.parent.glob(".rfs-stage-*/*/g*.list")
+        names.append(made.name)
+        driver.restore(c, store, want)
+        assert driver.verify(c, store, want) == []
+        driver.release(c)
+    assert len(set(names)) == 2
+
+
+def test_the_index_is_written_when_the_outage_is_over(tree: Path) -> None:
+    c, store, driver = component("files", tree.parent, path="tree"), MemoryStore(), FilesDriver()
+    want = driver.capture(c, store, None)
+    index = Path(c.work) / "files.index"
+    before = index.read_bytes()
+    (tree / "1").write_text("changed")
+    driver.salvage(c, store, want)
+    driver.stage(c, store, want)
+    driver.restore(c, store, want)
+    assert driver.verify(c, store, want) == []
+    assert index.read_bytes() == before
+    driver.release(c)
+    assert index.read_bytes() != before
