@@ -324,6 +324,17 @@ def test_a_table_that_was_dropped_comes_back_and_goes_again(shop: Shop) -> None:
     assert shop.everything() == damaged
 
 
+def test_what_a_restricted_rollback_would_change_outside_of_its_tables_is_undone(shop: Shop) -> None:
+    """Made anew, the table would be in the publication no longer, which is no part of the checkpoint."""
+    shop.sql.execute("CREATE TABLE t (a int); CREATE PUBLICATION p FOR TABLE t")
+    taken = shop.checkpoint(tables=["t"])
+    shop.sql.execute("ALTER TABLE t ADD b int")
+    with unchanged(shop):
+        failed = shop.roll_back(taken)
+    assert failed.error.key == "database.differs"
+    assert "publication" in str(failed.error)
+
+
 def test_a_table_that_others_depend_on_is_not_made_anew(shop: Shop) -> None:
     shop.sql.execute("CREATE TABLE a (x int); CREATE VIEW v AS SELECT x FROM a")
     taken = shop.checkpoint(tables=["a"])
@@ -390,6 +401,11 @@ def test_bad_input_is_refused_with_its_reason(shop: Shop, tmp_path: Path, monkey
     failed = shop.roll_back(taken)
     assert failed.error.key == "database.pg_dump"
     assert f"{old} (9)" in str(failed.error)
+
+
+def test_without_a_schema_there_is_no_place_for_checkpoints(shop: Shop) -> None:
+    shop.sql.execute(f"ALTER DATABASE {shop.name} SET search_path = nowhere")
+    assert shop.do(lambda m: m.create_database_checkpoint("x")).error.key == "database.no_schema"
 
 
 def test_another_table_of_that_name_is_left_alone(shop: Shop) -> None:
