@@ -135,6 +135,25 @@ def test_a_conflict_in_a_file_or_a_row(shop: Shop, what: str) -> None:
     assert len(shop.changes.change_log) == 3
 
 
+def test_a_conflict_that_a_newer_change_hid_stops_there_and_says_what_was_taken_back(shop: Shop) -> None:
+    key = {"table": "t", "pk": 1}
+    tracked = [
+        ("settings", "version", 0, 2, 5, 1),  # something else set 5 between the two changes
+        ("file", "tree/code.txt", "x", "y", "z", "version 1\n" * 50),
+        ("db", key, {"v": "x"}, {"v": "y"}, {"v": "z"}, {"v": "row of version 1"}),
+    ]
+    for component, place, first, second, third, now in tracked:
+        older = shop.track(component, "x", first, second, key=place)
+        newer = shop.track(component, "x", third, now, key=place)
+        found = run(shop.changes.rollback_component(component))
+        assert found.error.key == "change.conflict"
+        assert newer in found.error.hint
+        assert [each["change_id"] for each in shop.changes.change_log] == [older]
+        run(shop.changes.rollback_component(component, force=True)).unwrap()
+    assert (shop.tree / "code.txt").read_text() == "x"
+    assert shop.row(1) == ("x",)
+
+
 def test_what_was_added_goes_and_what_was_removed_comes_back(shop: Shop) -> None:
     (shop.tree / "new.txt").write_text("x")
     shop.track("file", "create", None, "x", key=str(shop.tree / "new.txt"))

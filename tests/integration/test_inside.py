@@ -393,4 +393,4 @@ def test_the_command_line_inside_says_that_it_goes_on(web: Web) -> None:
     steps = [event["step"] for event in events]
     assert {"leaving the service", "capturing tree", "stage tree", "stop z-gate"} <= set(steps)
     with web.open() as app:
-        assert "inside writer" in operation_text(app.catalog.operation(done.operation_id), everything=True)
+        assert "inside writer" in operation_text(app.catalog.operation(done.operation_id), everything=True, alive=False)
