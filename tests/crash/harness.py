@@ -471,8 +471,8 @@ def _warm_up(struct: type[msgspec.Struct]) -> None:
     for each in struct.__subclasses__():
         _warm_up(each)
         if each.__module__.startswith("rfs."):
-            # Some hold what is never decoded, such as an array.
-            with suppress(TypeError):
+            # Some hold what is never decoded, such as an array, or what only a type checker knows.
+            with suppress(TypeError, NameError):
                 msgspec.json.Decoder(each)
 
 
