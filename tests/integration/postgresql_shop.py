@@ -118,7 +118,8 @@ def shop_of(
 
 
 QUERIES = r"""
-SELECT pg_get_userbyid(datdba), datconnlimit, coalesce(datacl, acldefault('d', datdba))::text,
+SELECT pg_get_userbyid(datdba), datconnlimit, (SELECT array_agg(a::text ORDER BY a::text)
+    FROM unnest(coalesce(datacl, acldefault('d', datdba))) a)::text,
     datcollate, shobj_description(oid, 'pg_database')
     FROM pg_database WHERE datname = current_database()
 SELECT setconfig::text FROM pg_db_role_setting s JOIN pg_database d ON d.oid = setdatabase

@@ -66,6 +66,9 @@ def _rights(c: Component, connection: Connection[Any]) -> Iterator[Finding]:
             f"{text}: {rights.some(foreign)}.",
             f'Run `REASSIGN OWNED BY … TO "{role.name}"`, or let url name a superuser.',
         )
+    if role.creates and (roles := rights.of_settings(connection)):
+        text = f"{role.name} may not restore what these roles have set for themselves in {name}: {rights.some(roles)}."
+        yield Finding("error", text, f'Give "{role.name}" CREATEROLE, and ADMIN on them; or ALTER ROLE … RESET ALL.')
     extensions = rights.untrusted(connection)
     if extensions and role.creates:
         text = f"In {name} are extensions that only a superuser may create: {rights.some(extensions)}."

@@ -20,6 +20,7 @@ from rfs.production.rollback.drivers.postgresql.facts import (
     plain,
     read,
     system_of,
+    written_in,
 )
 from rfs.production.rollback.drivers.postgresql.marks import Beside, allow, databases
 from rfs.production.rollback.drivers.postgresql.notes import recall, remember
@@ -115,13 +116,11 @@ class PostgresqlDriver(Driver):
 
     def _copy(self, c: Component, live: Beside, sink: BlobSink, previous: Capture | None) -> Capture:
         """Return a capture for a restore in place: the previous one, if nobody has written since."""
-        if previous is not None and not _is_reference(previous) and is_known_equal(c, live, previous):
-            with connected(c) as connection:
-                inplace.copied(c, previous.fingerprint.digest, counted_in(connection, live.name))
-            return previous
-        taken = self.capture(c, sink, previous)
-        if (known := recall(c).counted) is not None:
-            inplace.copied(c, *known)
+        with connected(c) as connection:
+            written = written_in(connection)
+        known = previous is not None and not _is_reference(previous) and is_known_equal(c, live, previous)
+        taken = previous if previous is not None and known else self.capture(c, sink, previous)
+        inplace.copied(c, taken.fingerprint.digest, written)
         return taken
 
     def fingerprint(self, c: Component, *, rehash: bool) -> Fingerprint:
@@ -256,6 +255,7 @@ class PostgresqlDriver(Driver):
         with connected(c) as connection:
             role = rights.role_of(connection)
             foreign, untrusted = rights.foreign(connection), rights.untrusted(connection)
+            roles = rights.of_settings(connection)
         if not role.creates:
             effort = self.effort(c, want, changes)
             seconds = effort.outage if effort is not None else 0.0
@@ -266,6 +266,9 @@ class PostgresqlDriver(Driver):
         if foreign and not role.superuser:
             named = rights.some(foreign)
             yield f"Objects in {name} belong to other roles, and {role.name} cannot restore them: {named}."
+        if roles and role.creates:
+            named = rights.some(roles)
+            yield f"{role.name} may not restore what these roles have set for themselves in {name}: {named}."
         if untrusted and role.creates and not role.superuser:
             yield f"Only a superuser may create these extensions of {name}: {rights.some(untrusted)}."
 

@@ -20,11 +20,11 @@ from rfs.production.rollback.drivers.postgresql.content import Contents, Script
 from rfs.production.rollback.drivers.postgresql.facts import (
     Counted,
     Database,
-    counted_in,
     give_again,
     instant_of,
     opened_at,
     read,
+    written_in,
 )
 from rfs.production.rollback.drivers.postgresql.marks import Beside, allow
 from rfs.production.rollback.drivers.postgresql.notes import recall, remember
@@ -106,14 +106,14 @@ def restore(connection: Connection[Any], c: Component, live: Beside, source: Blo
         )
         remember(c, msgspec.structs.replace(recall(c), session=(pid, since)))
         with alone(connection, c, live, source, spared=pid) as closed:
-            _require_unwritten(connection, c, live, closed)
+            _require_unwritten(inside, c, live, closed)
             _replace(inside, c, live, source, want)
     remember(c, msgspec.structs.replace(recall(c), session=None))
     _read_back(c, live, source, want)
     return Restored(1)
 
 
-def _require_unwritten(connection: Connection[Any], c: Component, live: Beside, closed: int) -> None:
+def _require_unwritten(inside: Connection[Any], c: Component, live: Beside, closed: int) -> None:
     """Refuse to write over what is in no copy.
 
     When closing the door was the next transaction after the copy, and the last one, nobody can have written. Else what
@@ -125,9 +125,9 @@ def _require_unwritten(connection: Connection[Any], c: Component, live: Beside, 
     digest, counted = notes.copied
     if notes.equal is not None and notes.equal[:2] == (live.oid, digest):
         next_one = notes.equal[2].startswith(f"{closed}:{closed}: ")
-        if next_one and opened_at(closed, instant_of(connection)):
+        if next_one and opened_at(closed, instant_of(inside)):
             return
-    if counted == counted_in(connection, live.name):
+    if counted == written_in(inside):
         return
     remember(c, msgspec.structs.replace(notes, late=True))
     raise ConflictError("postgresql.written", component=c.name, database=live.name)

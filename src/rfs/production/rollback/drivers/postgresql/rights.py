@@ -34,6 +34,11 @@ SELECT e.extname FROM pg_extension e JOIN pg_available_extension_versions v
 ON v.name = e.extname AND v.version = e.extversion WHERE v.superuser AND NOT v.trusted
 AND e.extname <> 'plpgsql' ORDER BY 1
 """
+_SETTINGS = """
+SELECT DISTINCT r.rolname FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole
+JOIN pg_database d ON d.oid = s.setdatabase WHERE d.datname = current_database() AND r.rolname <> current_user
+AND NOT (SELECT rolcreaterole OR rolsuper FROM pg_roles WHERE rolname = current_user) ORDER BY 1
+"""
 
 
 class Role(msgspec.Struct, frozen=True):
@@ -56,6 +61,11 @@ def foreign(connection: Connection[Any]) -> list[str]:
 def untrusted(connection: Connection[Any]) -> list[str]:
     """Return the extensions that only a superuser may create."""
     return [str(row[0]) for row in connection.execute(_UNTRUSTED)]
+
+
+def of_settings(connection: Connection[Any]) -> list[str]:
+    """Return the roles whose settings in this database the role may not give to another one."""
+    return [str(row[0]) for row in connection.execute(_SETTINGS)]
 
 
 def some(found: list[str]) -> str:
