@@ -29,7 +29,7 @@ class Watcher(threading.Thread):
     """A client that queries every 5 ms, and connects again at once whenever it is thrown out."""
 
     def __init__(self, url: str) -> None:
-        super().__init__()
+        super().__init__(daemon=True)  # a run that is interrupted does not wait for it
         self._url = url
         self._ended = threading.Event()
         self._answered: list[float] = []
@@ -57,9 +57,9 @@ class Watcher(threading.Thread):
             time.sleep(_EVERY)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failed: object, *_: object) -> None:
         before = len(self._answered)
-        while self.is_alive() and len(self._answered) == before:
+        while not failed and self.is_alive() and len(self._answered) == before:
             time.sleep(_EVERY)  # it has to have had an answer after whatever happened
         self._ended.set()
         self.join()

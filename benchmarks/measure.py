@@ -69,7 +69,7 @@ class _Sampler(threading.Thread):
     """Watches the memory of a process and of all below it."""
 
     def __init__(self, pid: int) -> None:
-        super().__init__()
+        super().__init__(daemon=True)  # a run that is interrupted does not wait for it
         self.highest = 0
         self._pid, self._ended = pid, threading.Event()
 
