@@ -321,7 +321,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
     ),
     "rollback.held_full": (
         "The {kind} failed, and so did the way back. NEEDS ATTENTION: {why}",
-        "Free some space there, then run `rfs resume {operation}`: it finishes what is left.",
+        "Free some space there, then run `rfs resume {operation}` (or with --skip {step}): it finishes what is left.",
     ),
     "rollback.unfinished": (
         "The {kind} {operation} cannot write its journal and is not over: {where}. NEEDS ATTENTION: {why}",
