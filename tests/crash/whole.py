@@ -27,23 +27,17 @@ from tests.crash.harness import Scenario, look
 from tests.crash.parts import differing
 from tests.crash.tree import make_first_tree, make_second_tree
 
-from rfs.production.rollback import catalog, database, upkeep
+from rfs.production.rollback import database, upkeep
 from rfs.production.rollback import engine as engine_module
 from rfs.production.rollback import operation as operation_module
 from rfs.production.rollback.application import Application
 from rfs.production.rollback.catalog import entry
-from rfs.production.rollback.drivers.files import room as files_room
-from rfs.production.rollback.drivers.sqlite import room
 from rfs.production.rollback.engine import Engine
 from rfs.production.rollback.errors import HeldError, RevertedError
 from rfs.production.rollback.model import OperationStatus
 from rfs.production.rollback.operation import Mark, Operation, Position, position
 from rfs.production.rollback.plan import Action, Step
-from rfs.production.rollback.store import reserve
 
-# What is set aside is as many calls as ever, and of no other use here: no disk fills up but where the shim says so.
-# Each point would fill, copy and free 25 MB of memory for nothing.
-reserve.SIZE = catalog.JOURNAL_SPACE = room._MORE = files_room._MORE = 1 << 16
 IMPORTED = (cryptography.hazmat.primitives.ciphers.aead, ruamel.yaml, tomlkit, zstandard)
 CONFIG = """
 [app]

@@ -210,7 +210,7 @@ def test_on_a_terminal_the_plan_is_shown_and_asked_about(changed: App) -> None:
     assert changed.notes == ["one"]
     assert changed.json("log")[0]["reason"] == "it broke"
     with Terminal(changed.folder, "undo", "--no-color") as terminal:
-        terminal.expect("Undo 1 operation? [y/N]")
+        terminal.expect("Take back 1 operation? [y/N]")
         terminal.answer("n")
         assert terminal.end() == 130
     assert "Nothing was changed." in terminal.seen

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+
+import msgspec
 
 from rfs.production.rollback.errors import LockedError, RollbackError
 from rfs.production.rollback.model import storable
@@ -77,12 +78,12 @@ def _describe(descriptor: int, what: str) -> None:
     words = {
         "what": what,
         "pid": os.getpid(),
-        "host": os.uname().nodename,
+        "host": storable(os.uname().nodename),
         "user": actor(),
         "since": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S"),
         "boot_id": boot_id(),
     }
-    text = json.dumps(words).encode()
+    text = msgspec.json.encode(words)
     # Only for people: a full disk must not keep an operation from freeing space, or from recovering.
     with suppress(OSError):
         os.ftruncate(descriptor, 0)
@@ -92,14 +93,14 @@ def _describe(descriptor: int, what: str) -> None:
 def holder(path: str) -> str:
     """Return who holds the lock at `path` now, as a phrase, or "" when nobody does."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, "rb") as file:
             asked = fcntl.fcntl(file, fcntl.F_OFD_GETLK, _WHOLE_FILE)
             if struct.unpack(_FLOCK, asked)[0] == fcntl.F_UNLCK:
                 return ""
-            words = json.load(file)
+            words = msgspec.json.decode(file.read())
     except OSError:
         return ""
-    except ValueError:
+    except msgspec.DecodeError:
         return "an operation that has just begun"
     return f"{words['what']} by {words['user']} on {words['host']} (process {words['pid']}, since {words['since']})"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 
@@ -16,6 +15,8 @@ def allocate(path: str, size: int, dir_fd: int | None = None) -> None:
     Raises:
         OSError: it cannot be written, or there is no room; then there is no such file.
     """
+    import ctypes
+
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=dir_fd)
     try:
         # Not os.posix_fallocate: where the file system cannot, that writes to every block.

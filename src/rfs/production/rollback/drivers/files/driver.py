@@ -11,7 +11,7 @@ import msgspec
 from blake3 import blake3
 
 from rfs.production.rollback.driver import BlobSink, BlobSource, Driver, Finding
-from rfs.production.rollback.drivers.files import compare, examine, index, manifest, places, room, root
+from rfs.production.rollback.drivers.files import compare, index, manifest, places, room, root
 from rfs.production.rollback.drivers.files.apply import Applier
 from rfs.production.rollback.drivers.files.compare import Task, Verb
 from rfs.production.rollback.drivers.files.look import Look, nothing_changed
@@ -122,6 +122,8 @@ class FilesDriver(Driver):
 
     def examine(self, c: Component) -> Iterator[Finding]:
         """Yield what would stand in the way of a capture or a restore."""
+        from rfs.production.rollback.drivers.files import examine
+
         yield from examine.findings(c)
 
     def _look(self, c: Component, place: Place) -> Look:
