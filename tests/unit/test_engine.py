@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
+import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -271,6 +273,25 @@ def test_a_bug_is_turned_back_too_and_still_raises(world: World) -> None:
 
     world.code.restore = restore
     with pytest.raises(ZeroDivisionError):
+        engine.run(operation)
+    assert world.state == OLD
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_a_disk_that_fails_a_driver_is_told_as_what_it_is(world: World, number: int) -> None:
+    engine = world.engine()
+    operation = world.begin(engine)
+    original = world.web.start
+    faults = iter([OSError(number, os.strerror(number), "/work/note"), None])
+
+    def start(*arguments: Any) -> Any:
+        fault = next(faults)
+        if fault:
+            raise fault
+        return original(*arguments)
+
+    world.web.start = start
+    with pytest.raises(RevertedError, match="/work/note"):
         engine.run(operation)
     assert world.state == OLD
 

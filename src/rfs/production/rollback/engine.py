@@ -8,6 +8,7 @@ operation is held: somebody has to look.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
@@ -47,9 +48,21 @@ from rfs.production.rollback.operation import (
 )
 from rfs.production.rollback.plan import Action, Step
 from rfs.production.rollback.pulse import Beat
-from rfs.production.rollback.store import Store
+from rfs.production.rollback.store import Store, storage_error
 
 LATE_LISTED = 100
+_DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
+
+
+@contextmanager
+def _disk_faults_told() -> Iterator[None]:
+    """A disk that is full or fails is no bug, also where a driver only meant to make a note for itself."""
+    try:
+        yield
+    except OSError as fault:
+        if fault.errno not in _DISK_FAULTS:
+            raise
+        raise storage_error(fault, str(fault.filename or "the disk")) from fault
 
 
 class Engine(Capturer):
@@ -226,7 +239,7 @@ class Engine(Capturer):
             operation = msgspec.structs.replace(operation, stopped_at=utc_now())
             self._allow_forward(operation)
         try:
-            with self.beat.doing(step.id.replace(":", " ")):
+            with self.beat.doing(step.id.replace(":", " ")), _disk_faults_told():
                 operation = self._steps[step.action](operation, step)
         except Exception as failure:
             self.catalog.mark(entry(operation, step.id, Mark.FAILED, storable(str(failure))))
