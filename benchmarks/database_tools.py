@@ -54,7 +54,7 @@ class Watcher(threading.Thread):
     def __enter__(self) -> Watcher:
         self.start()
         while not self._answered:
-            time.sleep(_EVERY)
+            time.sleep(_EVERY)  # until its first answer: it asks as often as that
         return self
 
     def __exit__(self, failed: object, *_: object) -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from cli_app import App
 from systemd_host import systemd_host  # noqa: F401 - a fixture
+
+if TYPE_CHECKING:
+    from postgresql_shop import Shop
+
+    from pg_server import Server
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -35,3 +42,14 @@ def notes_app(bare: App) -> App:
     """The application with a store."""
     assert bare.rfs("init").code == 0
     return bare
+
+
+@pytest.fixture
+def shop(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, pg_server: Server
+) -> Iterator[Shop]:
+    """A shop on the PostgreSQL server that the run shares."""
+    from postgresql_shop import shop_of  # with psycopg, which few tests need
+
+    with shop_of(tmp_path, capsys, monkeypatch, pg_server) as found:
+        yield found

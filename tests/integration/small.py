@@ -6,6 +6,8 @@ import sqlite3
 from pathlib import Path
 
 from rfs.production.rollback.application import Application
+from rfs.production.rollback.model import CheckOutcome, HealthReport
+from rfs.production.rollback.pulse import Beat
 
 CONFIG = """
 [app]
@@ -69,3 +71,14 @@ class Small:
             if path.is_file() and not path.name.startswith("small.db")
         }
         return {"rows": rows, **files}
+
+
+def sick_at_first(app: Application) -> None:
+    """Let the first health check fail and every later one pass: a rollback turns back, and the state before is well."""
+    asked: list[bool] = []
+
+    def check(beat: Beat, *, once: bool = False) -> HealthReport:
+        asked.append(once)
+        return HealthReport((CheckOutcome("h", len(asked) > 1, required=True, detail="sick", seconds=0),))
+
+    app.engine.check = check

@@ -175,7 +175,7 @@ def test_cancelling_turns_back(file: Path) -> None:
         async def reload() -> None:
             if not begun.is_set():
                 begun.set()
-                await asyncio.sleep(60)
+                await asyncio.sleep(60)  # what is cancelled; it never ends by itself
 
         shop = ConfigurationRollback(path=file, reload=reload)
         (await shop.save_config_version(values(1), "v1")).unwrap()

@@ -7,11 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small import Small
+from small import Small, sick_at_first
 
 from rfs.production.rollback.errors import RevertedError
-from rfs.production.rollback.model import CheckOutcome, HealthReport
-from rfs.production.rollback.pulse import Beat
 
 MORE = """
 [components.env]
@@ -46,13 +44,7 @@ def test_it_is_mended_and_comes_back(tmp_path: Path, broken: Callable[[Path], No
         broken(path)
         before = described(tmp_path / "etc")
         assert app.plan("whole").changes["env"]
-        asked: list[bool] = []
-
-        def check(beat: Beat, *, once: bool = False) -> HealthReport:
-            asked.append(once)
-            return HealthReport((CheckOutcome("h", len(asked) > 1, required=True, detail="sick", seconds=0),))
-
-        app.engine.check = check
+        sick_at_first(app)
         with pytest.raises(RevertedError, match="sick"):
             app.rollback("whole")
         assert described(tmp_path / "etc") == before

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small import Small
+from small import Small, sick_at_first
 
 from rfs.production.rollback import upkeep
 from rfs.production.rollback.drivers.sqlite.driver import CHECKED_BYTES
@@ -82,13 +82,7 @@ def test_what_took_its_place_is_set_aside_and_comes_back(tmp_path: Path, replace
         inode = path.lstat().st_ino
         with pytest.raises(RollbackError, match="not a database file"):
             app.checkpoint()
-        asked: list[bool] = []
-
-        def check(beat: Beat, *, once: bool = False) -> HealthReport:
-            asked.append(once)
-            return HealthReport((CheckOutcome("h", len(asked) > 1, required=True, detail="sick", seconds=0),))
-
-        app.engine.check = check
+        sick_at_first(app)
         with pytest.raises(RevertedError, match="sick"):
             app.rollback("sound")
         assert path.lstat().st_ino == inode

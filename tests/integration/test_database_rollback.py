@@ -784,7 +784,7 @@ class Picky(DatabaseRollbackManager):
     wanted: Any = True
 
     async def validate_database(self) -> Any:
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # gives the loop a turn, so that it is one that has to be awaited
         return self.wanted
 
 

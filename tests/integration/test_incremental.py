@@ -176,7 +176,7 @@ def test_a_function_takes_back_what_nothing_else_can(shop: Shop) -> None:
     cache = {"size": 9}
 
     async def restore(change: dict[str, Any]) -> None:
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # gives the loop a turn, so that it is one that has to be awaited
         cache[change["key"]] = change["old_value"]
 
     assert run(shop.changes.track_change("cache", "resize", 1, 9, key="size")).error.key == "change.no_restorer"

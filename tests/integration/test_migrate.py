@@ -406,6 +406,7 @@ def test_a_tool_does_not_outlive_who_started_it(world: World, tmp_path: Path) ->
     world.migrate_third()
     begun = tmp_path / "home" / "begun"
     begun.parent.mkdir(exist_ok=True)
+    # It sleeps in the place of a migration that takes long: the test kills it there.
     down = f"import os, time; open({str(begun)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     world.project.add("c3", down=down)
     killed_at(world, lambda: begun.exists() and bool(begun.read_text()), "b2")

@@ -19,20 +19,11 @@ import psycopg
 import pytest
 from postgresql_shop import Shop, catalog, shop_of
 
-from pg_server import Server, installations, running
+from pg_server import installations, running
 from rfs.production.rollback import upkeep
 from rfs.production.rollback.application import Application
 from rfs.production.rollback.drivers.postgresql import PostgresqlDriver, compare, driver, staging, swap
 from rfs.production.rollback.model import Capture, Component
-
-
-@pytest.fixture
-def shop(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, pg_server: Server
-) -> Iterator[Shop]:
-    with shop_of(tmp_path, capsys, monkeypatch, pg_server) as found:
-        yield found
-
 
 MIGRATION = """
 ALTER TABLE orders DROP COLUMN data;

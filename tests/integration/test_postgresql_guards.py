@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,7 @@ import pytest
 from postgresql_shop import SCHEMA, Shop, catalog, shop_of
 from psycopg import sql
 
-from pg_server import DEADLINE, Server, installations, running
-
-
-@pytest.fixture
-def shop(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, pg_server: Server
-) -> Iterator[Shop]:
-    with shop_of(tmp_path, capsys, monkeypatch, pg_server) as found:
-        yield found
+from pg_server import DEADLINE, installations, running
 
 
 def _superuser(shop: Shop, *statements: str, database: str = "postgres") -> None:

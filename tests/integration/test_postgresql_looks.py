@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from postgresql_shop import Shop, shop_of
+from postgresql_shop import Shop
 
-from pg_server import Server
 from rfs.production.rollback.drivers.postgresql import staging
-
-
-@pytest.fixture
-def shop(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, pg_server: Server
-) -> Iterator[Shop]:
-    with shop_of(tmp_path, capsys, monkeypatch, pg_server) as found:
-        yield found
 
 
 def _nothing_is_dumped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,13 +9,12 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
-from postgresql_shop import Shop, shop_of
+from postgresql_shop import Shop
 
-from pg_server import DEADLINE, Server
+from pg_server import DEADLINE
 
 PROGRAM = shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin")
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="pgbouncer is not installed")
@@ -33,14 +32,6 @@ admin_users = admin
 pool_mode = transaction
 logfile = {folder}/log
 """
-
-
-@pytest.fixture
-def shop(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, pg_server: Server
-) -> Iterator[Shop]:
-    with shop_of(tmp_path, capsys, monkeypatch, pg_server) as found:
-        yield found
 
 
 @pytest.fixture

@@ -7,25 +7,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import psycopg
 import pytest
-from postgresql_shop import Shop, shop_of
-
-from pg_server import Server
+from postgresql_shop import Shop
 
 ACCOUNTS = 100
 EACH = 100
 LONGEST_OUTAGE = 0.5
-
-
-@pytest.fixture
-def shop(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, pg_server: Server
-) -> Iterator[Shop]:
-    with shop_of(tmp_path, capsys, monkeypatch, pg_server) as found:
-        yield found
 
 
 @contextmanager

@@ -217,6 +217,18 @@ def test_what_was_written_before_the_stop_survives_a_failed_health_check(world: 
     assert left.captures["code"].fingerprint == world.target.captures["code"].fingerprint
 
 
+def failing_once(method: Callable[..., Any], fault: Exception) -> Callable[..., Any]:
+    """Return the method of a driver, but its first call raises `fault`."""
+    calls = itertools.count()
+
+    def once(*arguments: Any) -> Any:
+        if next(calls) == 0:
+            raise fault
+        return method(*arguments)
+
+    return once
+
+
 @pytest.mark.parametrize(
     ("driver", "method"),
     [("code", "stage"), ("code", "restore"), ("web", "stop"), ("web", "restore"), ("web", "start")],
@@ -225,15 +237,8 @@ def test_a_failure_in_any_step_brings_the_state_before_back(world: World, driver
     engine = world.engine()
     operation = world.begin(engine)
     failing = getattr(world, driver)
-    original = getattr(failing, method)
-    calls = itertools.count()
-
-    def once(*arguments: Any) -> Any:
-        if next(calls) == 0:
-            raise IntegrityError("verify.differs", component=driver, what="a test")
-        return original(*arguments)
-
-    setattr(failing, method, once)
+    fault = IntegrityError("verify.differs", component=driver, what="a test")
+    setattr(failing, method, failing_once(getattr(failing, method), fault))
     expected = IntegrityError if method == "stage" else RevertedError
     with pytest.raises(expected, match="a test"):
         engine.run(operation)
@@ -262,16 +267,7 @@ def test_a_read_back_that_differs_turns_it_back(world: World) -> None:
 def test_a_bug_is_turned_back_too_and_still_raises(world: World) -> None:
     engine = world.engine()
     operation = world.begin(engine)
-    original = world.code.restore
-    bugs = iter([ZeroDivisionError("a bug"), None])
-
-    def restore(*arguments: Any) -> Restored:
-        bug = next(bugs)
-        if bug:
-            raise bug
-        return original(*arguments)
-
-    world.code.restore = restore
+    world.code.restore = failing_once(world.code.restore, ZeroDivisionError("a bug"))
     with pytest.raises(ZeroDivisionError):
         engine.run(operation)
     assert world.state == OLD
@@ -281,16 +277,8 @@ def test_a_bug_is_turned_back_too_and_still_raises(world: World) -> None:
 def test_a_disk_that_fails_a_driver_is_told_as_what_it_is(world: World, number: int) -> None:
     engine = world.engine()
     operation = world.begin(engine)
-    original = world.web.start
-    faults = iter([OSError(number, os.strerror(number), "/work/note"), None])
-
-    def start(*arguments: Any) -> Any:
-        fault = next(faults)
-        if fault:
-            raise fault
-        return original(*arguments)
-
-    world.web.start = start
+    fault = OSError(number, os.strerror(number), "/work/note")
+    world.web.start = failing_once(world.web.start, fault)
     with pytest.raises(RevertedError, match="/work/note"):
         engine.run(operation)
     assert world.state == OLD
@@ -420,6 +408,18 @@ def killing(engine: Engine, point: int) -> Callable[[], int]:
     return lambda: reached
 
 
+def killed_at(engine: Engine, operation: Operation, point: int) -> bool:
+    """Run the operation with `killing`; return whether it was killed."""
+    killing(engine, point)
+    try:
+        engine.run(operation)
+    except Killed:
+        return True
+    except RevertedError:
+        pass
+    return False
+
+
 def settle(world: World, engine: Engine | None = None) -> None:
     """What `rfs recover` does, in a new process."""
     engine = engine or world.engine()
@@ -444,14 +444,7 @@ def test_killed_at_every_commit_it_is_exactly_old_or_exactly_new(tmp_path: Path,
         engine = world.engine()
         operation = world.begin(engine)
         world.health = list(reports)
-        killing(engine, point)
-        killed = False
-        try:
-            engine.run(operation)
-        except Killed:
-            killed = True
-        except RevertedError:
-            pass
+        killed = killed_at(engine, operation, point)
         world.health = []
         settle(world)
         assert world.state in (OLD, NEW), point

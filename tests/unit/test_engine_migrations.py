@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from test_engine import Killed, World, killing, settle
+from test_engine import World, killed_at, settle
 
 from rfs.production.rollback.driver import BlobSink, BlobSource
 from rfs.production.rollback.engine import Engine
@@ -112,14 +112,7 @@ def test_killed_at_every_commit_it_is_old_or_new_and_no_statement_was_run_twice(
         world = Migrated(tmp_path / str(point), texts)
         engine = world.engine()
         operation = world.go(engine)
-        killing(engine, point)
-        killed = False
-        try:
-            engine.run(operation)
-        except Killed:
-            killed = True
-        except RevertedError:
-            pass
+        killed = killed_at(engine, operation, point)
         settle(world)
         assert world.state in (OLD, NEW), point
         assert world.engine().catalog.open_operation() is None

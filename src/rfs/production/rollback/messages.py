@@ -1,7 +1,7 @@
 """The texts of every error: (what happened, what to do), by key, with named fields.
 
-One table, with its second half in `messages_of_components`, so that a Korean catalogue is a second table and no
-change in code.
+One table, with parts of it in `messages_of_components` and `messages_of_databases`, so that a Korean catalogue is
+a second table and no change in code.
 Keys are `subject.condition`. Each text is one sentence.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rfs.production.rollback.messages_of_components import OF_COMPONENTS
+from rfs.production.rollback.messages_of_databases import OF_DATABASES
 
 MESSAGES: dict[str, tuple[str, str]] = {
     # — using it —
@@ -357,6 +358,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "unexpected": ("{what}.", "Run it again with --debug, and report it with what it prints."),
     # — components —
     **OF_COMPONENTS,
+    **OF_DATABASES,
 }
 
 

@@ -15,10 +15,10 @@ def main(asked: dict[str, Any]) -> Any:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     if os.getppid() != asked["parent"]:
         sys.exit(1)
-    from alembic import command  # type: ignore[import-not-found,import-untyped,unused-ignore]  # the application's
-    from alembic.config import Config  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    from alembic.runtime.environment import EnvironmentContext  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    from alembic.script import ScriptDirectory  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    from alembic import command
+    from alembic.config import Config
+    from alembic.runtime.environment import EnvironmentContext
+    from alembic.script import ScriptDirectory
 
     config = Config(asked["ini"])
     for name, value in asked["options"].items():

@@ -18,16 +18,16 @@ def main(asked: dict[str, Any]) -> Any:
     sys.path.insert(0, os.getcwd())
     if asked["settings"]:
         os.environ["DJANGO_SETTINGS_MODULE"] = asked["settings"]
-    import django  # type: ignore[import-not-found,import-untyped,unused-ignore]  # the application's
-    from django.conf import settings  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    import django
+    from django.conf import settings
 
     if asked["captured"]:
         sys.path.insert(0, asked["captured"])
         settings.MIGRATION_MODULES = {**settings.MIGRATION_MODULES, **asked["modules"]}
     django.setup()
-    from django.core.management import call_command  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    from django.db import connection  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    from django.db.migrations.executor import MigrationExecutor  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    from django.core.management import call_command
+    from django.db import connection
+    from django.db.migrations.executor import MigrationExecutor
 
     executor = MigrationExecutor(connection)
     targets = []
