@@ -152,6 +152,7 @@ def test_the_client_is_killed_at_every_word(shop: Shop) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_the_client_is_killed_at_every_word_of_a_restore_in_place(shop: Shop) -> None:
     shop.may_not_create()
     assert _client_killed(shop, whole=True) == {OLD, NEW}
@@ -200,6 +201,7 @@ def test_the_server_is_killed_at_some_words_of_a_restore_in_place(shop: Shop, se
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_the_server_is_killed_at_every_word_of_a_restore_in_place(shop: Shop, server: Server) -> None:
     shop.may_not_create()
     _server_killed(shop, server, whole=True)
