@@ -238,6 +238,16 @@ def test_what_could_not_be_taken_back_is_not_tracked(shop: Shop) -> None:
     assert shop.changes.change_log == []
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_a_key_that_names_several_rows_changes_none(shop: Shop, force: bool) -> None:
+    shop.sql("INSERT INTO t VALUES (8, 'same'), (9, 'same')")
+    shop.track("database", "update", {"v": "old"}, {"v": "same"}, key={"table": "t", "pk": {"v": "same"}})
+    found = run(shop.changes.rollback_last_n_changes(1, force=force))
+    assert "names 2 rows" in str(found.error)
+    assert (shop.row(8), shop.row(9)) == (("same",), ("same",))
+    assert len(shop.changes.change_log) == 1
+
+
 def test_postgresql_says_what_it_cannot_do(shop: Shop) -> None:
     path = shop.home / "rfs.toml"
     text = path.read_text().replace('kind = "sqlite"\npath = "tree/small.db"', 'kind = "postgresql"\nurl = "dbname=x"')

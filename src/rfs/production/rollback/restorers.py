@@ -277,6 +277,9 @@ class _Row:
         self.where = " AND ".join(f"{_quoted(column)} IS ?" for column in self.pk)
         self.values = tuple(self.pk.values())
         self.shown = ", ".join(f"{column} = {value!r:.40}" for column, value in self.pk.items())
+        count = db.run(f"SELECT count(*) FROM {self.table} WHERE {self.where}", self.values)[0][0]
+        if count > 1:  # what is taken back of one row must not be written over others
+            raise RollbackError("sqlite.rows", path=db.path, why=f"the key names {count} rows of {self.table}")
 
     def is_there(self, columns: Mapping[str, Any]) -> bool:
         """Tell whether the row is there, with these values; SQLite compares them, as it has stored them."""
