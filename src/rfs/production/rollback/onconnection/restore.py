@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 
 import msgspec
 
+from rfs.production.rollback import pg_fresh
 from rfs.production.rollback.errors import IntegrityError, IrreversibleError
 from rfs.production.rollback.onconnection.capture import list_tables, read_rows, read_sequences
 from rfs.production.rollback.onconnection.connection import LONG, Connection, said
@@ -141,54 +142,10 @@ async def _keep_what_stays(
 
 async def _reset_privileges(connection: Connection, schemas: set[str]) -> None:
     """Take back what pg_dump takes for granted to be as in a new database: it only says what differs from that."""
-    for schema in {"public", *schemas} - {"pg_catalog"}:
-        who = await connection.fetch(
-            "SELECT DISTINCT pg_catalog.pg_get_userbyid(a.grantee) AS grantee, a.grantee = 0 AS everybody"
-            " FROM pg_catalog.pg_namespace n, pg_catalog.aclexplode(n.nspacl) a"
-            " WHERE n.nspname = $1 AND pg_catalog.pg_has_role(n.nspowner, 'MEMBER')",
-            schema,
-        )
-        for row in who:
-            grantee = "PUBLIC" if row["everybody"] else quote(row["grantee"])
-            await connection.execute(f"REVOKE ALL ON SCHEMA {quote(schema)} FROM {grantee} CASCADE")
-        first = await connection.fetch(
-            "SELECT pg_catalog.pg_get_userbyid(a.grantee) AS grantee, a.grantee = 0 AS everybody,"
-            " a.privilege_type AS privilege FROM pg_catalog.pg_namespace n"
-            " LEFT JOIN pg_catalog.pg_init_privs i ON i.objoid = n.oid AND i.objsubid = 0"
-            " AND i.classoid = 'pg_catalog.pg_namespace'::pg_catalog.regclass,"
-            " pg_catalog.aclexplode(coalesce(i.initprivs, pg_catalog.acldefault('n', n.nspowner))) a"
-            " WHERE n.nspname = $1 AND pg_catalog.pg_has_role(n.nspowner, 'MEMBER')",
-            schema,
-        )
-        for row in first:
-            grantee = "PUBLIC" if row["everybody"] else quote(row["grantee"])
-            await connection.execute(f"GRANT {row['privilege']} ON SCHEMA {quote(schema)} TO {grantee}")
-        if schema != "public":
-            await connection.execute(f"COMMENT ON SCHEMA {quote(schema)} IS NULL")
-    await _reset_default_privileges(connection)
-
-
-async def _reset_default_privileges(connection: Connection) -> None:
-    """Objects are made under the default privileges of a new database; those of the checkpoint come last."""
-    kinds = {"r": "TABLES", "S": "SEQUENCES", "f": "FUNCTIONS", "T": "TYPES", "n": "SCHEMAS", "L": "LARGE OBJECTS"}
-    rows = await connection.fetch(
-        "SELECT pg_catalog.pg_get_userbyid(d.defaclrole) AS role, n.nspname, d.defaclobjtype::text AS kind,"
-        " ARRAY(SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC'"
-        " ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END"
-        " FROM pg_catalog.aclexplode(d.defaclacl) a) AS grantees,"
-        " ARRAY(SELECT 'GRANT ' || a.privilege_type || ' ON % TO ' || CASE a.grantee WHEN 0 THEN 'PUBLIC'"
-        " ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END FROM pg_catalog.aclexplode("
-        " pg_catalog.acldefault(CASE d.defaclobjtype WHEN 'S' THEN 's' ELSE d.defaclobjtype END, d.defaclrole)) a)"
-        " AS usually FROM pg_catalog.pg_default_acl d LEFT JOIN pg_catalog.pg_namespace n ON n.oid = d.defaclnamespace"
-    )
-    for row in rows:
-        where = f" IN SCHEMA {quote(row['nspname'])}" if row["nspname"] is not None else ""
-        words = f"ALTER DEFAULT PRIVILEGES FOR ROLE {quote(row['role'])}{where} "
-        for grantee in row["grantees"]:
-            await connection.execute(f"{words} REVOKE ALL ON {kinds[row['kind']]} FROM {grantee}")
-        if not where:
-            for statement in row["usually"]:
-                await connection.execute(words + statement.replace("%", kinds[row["kind"]], 1))
+    stay = sorted({"public", *schemas} - {"pg_catalog"})
+    for query, values in ((pg_fresh.schemas("$1"), [stay]), (pg_fresh.DEFAULTS, [])):
+        for _, statement in await connection.fetch(query, *values):
+            await connection.execute(statement)
 
 
 async def _drop_keys(connection: Connection, tables: Sequence[Name], *, own: bool) -> list[str]:

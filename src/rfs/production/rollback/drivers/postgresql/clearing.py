@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+from rfs.production.rollback import pg_fresh
 from rfs.production.rollback.driver import Pulse
 
 if TYPE_CHECKING:
@@ -28,38 +29,6 @@ _WORDS = {
     "foreign-data wrapper": "FOREIGN DATA WRAPPER",
     "statistics object": "STATISTICS",
 }
-# pg_dump says only what differs from a new database, and so what stays must be as in one.
-_SCHEMAS = """
-WITH s AS (
-    SELECT n.nspname, n.nspacl, coalesce(i.initprivs, acldefault('n', n.nspowner)) AS first
-    FROM pg_namespace n LEFT JOIN pg_init_privs i
-    ON i.classoid = 'pg_namespace'::regclass AND i.objoid = n.oid AND i.objsubid = 0
-    WHERE n.nspname = ANY (%s) AND pg_has_role(n.nspowner, 'USAGE')
-)
-SELECT DISTINCT 1, format('REVOKE ALL ON SCHEMA %%I FROM %%s CASCADE', nspname,
-    coalesce(nullif(a.grantee, 0)::regrole::text, 'PUBLIC')) FROM s, aclexplode(nspacl) a
-UNION ALL SELECT 2, format('GRANT %%s ON SCHEMA %%I TO %%s', a.privilege_type, nspname,
-    coalesce(nullif(a.grantee, 0)::regrole::text, 'PUBLIC')) FROM s, aclexplode(first) a
-UNION ALL SELECT 3, format('COMMENT ON SCHEMA %%I IS %%L', nspname,
-    CASE nspname WHEN 'public' THEN 'standard public schema' END) FROM s
-ORDER BY 1, 2
-"""
-_DEFAULTS = """
-WITH d AS (
-    SELECT defaclacl, format('ALTER DEFAULT PRIVILEGES FOR ROLE %%I', pg_get_userbyid(defaclrole))
-        || CASE WHEN nspname IS NULL THEN '' ELSE format(' IN SCHEMA %%I', nspname) END AS words,
-    CASE defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'f' THEN 'FUNCTIONS'
-        WHEN 'T' THEN 'TYPES' WHEN 'n' THEN 'SCHEMAS' ELSE 'LARGE OBJECTS' END AS kind,
-    CASE WHEN defaclnamespace = 0
-        THEN acldefault(CASE defaclobjtype WHEN 'S' THEN 's' ELSE defaclobjtype END, defaclrole) END AS usual
-    FROM pg_default_acl LEFT JOIN pg_namespace n ON n.oid = defaclnamespace WHERE pg_has_role(defaclrole, 'USAGE')
-)
-SELECT DISTINCT 1, format('%%s REVOKE ALL ON %%s FROM %%s', words, kind,
-    coalesce(nullif(a.grantee, 0)::regrole::text, 'PUBLIC')) FROM d, aclexplode(defaclacl) a
-UNION ALL SELECT 2, format('%%s GRANT %%s ON %%s TO %%s', words, a.privilege_type, kind,
-    coalesce(nullif(a.grantee, 0)::regrole::text, 'PUBLIC'))
-    FROM d, aclexplode(usual) a ORDER BY 1, 2
-"""
 
 
 def clear(connection: Connection[Any], extensions: Collection[str], schemas: Collection[str], pulse: Pulse) -> None:
@@ -70,6 +39,8 @@ def clear(connection: Connection[Any], extensions: Collection[str], schemas: Col
         extensions: those that stay.
         schemas: those that stay, empty but for extensions.
     """
+    from psycopg import RawCursor
+
     for kinds in (_FIRST, _RELATIONS, None):
         # Each drop takes along what depends on it: what is left is asked for again.
         for kind, identity, oid, name in connection.execute(_OWNED).fetchall():
@@ -82,8 +53,10 @@ def clear(connection: Connection[Any], extensions: Collection[str], schemas: Col
             elif kind != "default acl":
                 _run(connection, f"DROP {_WORDS.get(kind, kind)} IF EXISTS {identity} CASCADE")
             pulse.tick()
-    for query, values in ((_SCHEMAS, [list(schemas)]), (_DEFAULTS, [])):
-        for _, statement in connection.execute(query, values).fetchall():
+    # By a cursor that sends the text as it is: the queries hold signs of percent of their own.
+    raw = RawCursor(connection)
+    for query, values in ((pg_fresh.schemas("$1"), [list(schemas)]), (pg_fresh.DEFAULTS, [])):
+        for _, statement in raw.execute(query.encode(), values).fetchall():
             _run(connection, statement)
 
 
