@@ -53,6 +53,8 @@ def _transferring(shop: Shop, writers: int) -> Iterator[list[int]]:
 
 
 def _rounds(shop: Shop, rounds: int) -> None:
+    # Eight writers on a busy machine: some transaction takes longer than the two seconds that other tests wait.
+    shop.set_up(wait="30s")
     shop.do("CREATE TABLE accounts (id int PRIMARY KEY, money int NOT NULL)")
     shop.do(f"INSERT INTO accounts SELECT g, {EACH} FROM generate_series(0, {ACCOUNTS - 1}) g")
     with _transferring(shop, 8) as done:
