@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import rfs
-from benchmarks import corpus, machine, report
+from benchmarks import corpus, machine, report, startup
 from benchmarks.measure import Cost
 from benchmarks.tools import PEERS, Rfs, Tool
 
@@ -122,6 +122,7 @@ class Bench:
             self._compare(name, closely=name not in order[number + 1 :])
         results.scan = statistics.median(_scan(tree) for _ in range(3))
         self._with_a_service(own)
+        results.startup = startup.ratios(self._place / "startup")
 
     def _change(self) -> None:
         _apart(lambda: corpus.change(self._tree, SEED + 1, self._files))

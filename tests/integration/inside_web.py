@@ -170,7 +170,9 @@ class Server:
 
     @property
     def told(self) -> str:
-        return (self.home / ".rfs" / "work" / "_outside.log").read_text()
+        """What the carrier has said; nothing before there is one."""
+        log = self.home / ".rfs" / "work" / "_outside.log"
+        return log.read_text() if log.exists() else ""
 
     @property
     def carrier(self) -> int:
