@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from pg_server import Server, running
 
@@ -31,6 +32,10 @@ IN_MEMORY = [
         "unit/test_engine_migrations.py",
     )
 ]
+
+# How long an example took says how busy the machine is, and nothing about the code.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 # A caller that wants no compiled modules would have every `rfs` of the tests compile itself, and each worker all tests.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

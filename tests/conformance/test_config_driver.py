@@ -14,6 +14,7 @@ from rfs.testing import DriverSuite, component
 
 class OneFile(DriverSuite):
     ways = 4
+    most_interruptions = 16
     secrets = ("hunter2", "correct horse")
     name = "settings.toml"
 

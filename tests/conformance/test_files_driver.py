@@ -18,7 +18,7 @@ class TestFilesThatAreExcluded(DriverSuite):
     """What is excluded or carved out is neither captured nor touched."""
 
     ways = 2
-    most_interruptions = 15
+    most_interruptions = 8
     secrets = ("hunter2",)
 
     def make_driver(self) -> Driver:

@@ -15,7 +15,7 @@ from rfs.testing import DriverSuite, component
 
 class SqliteWorld(DriverSuite):
     ways = 4
-    most_interruptions = 20
+    most_interruptions = 10
     secrets = ("hunter2",)
     journal = "wal"
 
@@ -81,7 +81,7 @@ class TestSqliteThatChangesItsPages(SqliteWorld):
     """Another page size and another journal mode, as after a VACUUM INTO a new file."""
 
     ways = 2
-    most_interruptions = 8
+    most_interruptions = 5
     journal = "delete"
 
     def change(self, c: Component, n: int) -> None:

@@ -16,7 +16,7 @@ TURNS = [parts.FilesTurn, parts.ConfigTurn, parts.SqliteTurn]
 
 @pytest.mark.parametrize("scenario", [*RESTORES, *TURNS])
 def test_a_restore_converges(scenario: type) -> None:
-    sweep(scenario, limit=20).expect_clean()
+    sweep(scenario, limit=12).expect_clean()
 
 
 @pytest.mark.slow
@@ -33,7 +33,7 @@ def test_a_restore_turns_back_from_every_call(scenario: type) -> None:
 
 @pytest.mark.parametrize("scenario", RESTORES)
 def test_a_restore_that_is_done_survives_power_loss(scenario: type) -> None:
-    power(scenario, limit=10).expect_clean()
+    power(scenario, limit=6).expect_clean()
 
 
 @pytest.mark.slow

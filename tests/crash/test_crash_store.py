@@ -10,7 +10,7 @@ pytestmark = needs_shim
 
 
 def test_a_flush_is_there_wholly_or_not_at_all() -> None:
-    sweep(parts.StoreFlush, limit=25).expect_clean()
+    sweep(parts.StoreFlush, limit=15).expect_clean()
 
 
 @pytest.mark.slow
@@ -19,7 +19,7 @@ def test_a_flush_at_every_call() -> None:
 
 
 def test_what_a_flush_acknowledged_survives_power_loss() -> None:
-    power(parts.StoreFlush, limit=25).expect_clean()
+    power(parts.StoreFlush, limit=15).expect_clean()
 
 
 @pytest.mark.slow

@@ -18,25 +18,25 @@ STICKY = (Fault.ENOSPC_STICKY, Fault.EIO_STICKY)
 
 
 def test_a_checkpoint_exists_wholly_or_not_at_all() -> None:
-    sweep(whole.Checkpoint, limit=24).expect_clean()
+    sweep(whole.Checkpoint, limit=14).expect_clean()
 
 
 def test_a_rollback_ends_exactly_old_or_exactly_new() -> None:
-    found = sweep(whole.Rollback, limit=60)
+    found = sweep(whole.Rollback, limit=32)
     found.expect_clean()
     assert set(found.verdicts) == {"old", "new"}
 
 
 def test_recovery_survives_itself() -> None:
-    nested(whole.Rollback, 8).expect_clean()
+    nested(whole.Rollback, 5).expect_clean()
 
 
 def test_a_rollback_survives_power_loss() -> None:
-    power(whole.Rollback, limit=20).expect_clean()
+    power(whole.Rollback, limit=12).expect_clean()
 
 
 def test_a_checkpoint_survives_power_loss() -> None:
-    power(whole.Checkpoint, limit=12).expect_clean()
+    power(whole.Checkpoint, limit=8).expect_clean()
 
 
 @pytest.mark.parametrize("build", [whole.RollbackDoneFirst, whole.RollbackWithoutCommit])
@@ -52,7 +52,7 @@ def test_a_rollback_that_forgets_an_fsync_is_caught(build: type) -> None:
 
 
 def test_a_prune_loses_nothing_that_is_kept() -> None:
-    sweep(whole.Prune, limit=20).expect_clean()
+    sweep(whole.Prune, limit=12).expect_clean()
 
 
 def test_a_service_runs_again_whatever_happened() -> None:

@@ -138,7 +138,9 @@ def begun(base: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
             demo.kill()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_demo_leaves_nothing_behind(base: Path, number: signal.Signals, code: int) -> None:
     with begun(base) as demo:
         assert len(belonging_to(base)) >= 3

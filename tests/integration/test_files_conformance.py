@@ -21,6 +21,9 @@ class TestFilesDriver(DriverSuite):
     secrets = ("hunter2",)
 
     test_restore_converges_after_it_was_interrupted = slow(DriverSuite.test_restore_converges_after_it_was_interrupted)
+    test_restore_turns_back_after_it_was_interrupted = slow(
+        DriverSuite.test_restore_turns_back_after_it_was_interrupted
+    )
 
     def make_driver(self) -> Driver:
         return FilesDriver()

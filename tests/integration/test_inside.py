@@ -173,6 +173,7 @@ def test_a_service_rolls_itself_back_and_undoes_it(web: Web) -> None:
     web.serves("v2")
 
 
+@pytest.mark.slow
 def test_meanwhile_the_carrier_is_apart_and_what_is_written_until_the_stop_is_kept(web: Web) -> None:
     rolled_back = roll_back_until_the_stop(web)
     assert_nothing_of_the_unit(web)
@@ -243,6 +244,7 @@ def test_once_the_services_are_being_stopped_cancelling_does_not_turn_it_back(we
     web.serves("v1")
 
 
+@pytest.mark.slow
 def test_who_ends_the_carrier_turns_it_back(web: Web) -> None:
     pid = web.serves("v2")
     rolled_back = roll_back_until_the_stop(web)
@@ -268,6 +270,7 @@ def test_a_carrier_killed_in_the_outage_is_settled_from_inside(web: Web) -> None
     assert web.ask("/recover") == []
 
 
+@pytest.mark.slow
 def test_what_needs_no_stop_to_be_settled_is_settled_and_the_call_goes_on(web: Web) -> None:
     pid = web.serves("v2")
     lose_the_carrier_in_the_outage(web)
@@ -295,6 +298,7 @@ def test_a_carrier_killed_after_the_start_is_finished_from_inside(web: Web) -> N
     assert web.ask("/version") == ["v1", pid]
 
 
+@pytest.mark.slow
 def test_abort_from_inside_tells_the_real_end(web: Web) -> None:
     pid = web.serves("v2")
     lose_the_carrier_in_the_outage(web)

@@ -88,6 +88,7 @@ def test_everything_can_be_looked_at_in_a_store_that_may_not_be_written(used: Ap
     assert "catalog.db cannot be written" in ran.stdout
 
 
+@pytest.mark.slow
 def test_without_the_key_the_lists_can_be_read(used: App) -> None:
     reader = Reader(used)
     (used.folder / "notes.key").chmod(0)

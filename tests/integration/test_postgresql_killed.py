@@ -142,6 +142,7 @@ def _leftovers(shop: Shop) -> list[str]:
         return [name for (name,) in found]
 
 
+@pytest.mark.slow
 def test_the_client_is_killed_at_some_words(shop: Shop) -> None:
     assert _client_killed(shop, whole=False) == {OLD, NEW}
 

@@ -179,7 +179,7 @@ def test_a_sick_service_turns_it_back_too(shell: App, tmp_path: Path) -> None:
     assert "sick" not in " ".join(shop.orders()), "what the sick one wrote is gone with it"
 
 
-@pytest.mark.parametrize("action", [Action.DELTA, Action.VERIFY])
+@pytest.mark.parametrize("action", [Action.DELTA, pytest.param(Action.VERIFY, marks=pytest.mark.slow)])
 def test_a_rollback_that_was_killed_is_recovered_though_the_service_came_back(
     shell: App, tmp_path: Path, action: Action
 ) -> None:

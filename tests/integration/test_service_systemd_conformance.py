@@ -13,7 +13,7 @@ from rfs.production.rollback.drivers.service import ServiceDriver
 from rfs.production.rollback.model import Component
 from rfs.testing import DriverSuite, component
 
-pytestmark = pytest.mark.inside_systemd
+pytestmark = [pytest.mark.inside_systemd, pytest.mark.slow]
 
 ONESHOT = "[Service]\nType=oneshot\nRemainAfterExit=yes\n"
 WEB = ONESHOT + "ExecStart=true {}\nEnvironmentFile=-{}\n[Install]\nWantedBy=x.target\n"

@@ -29,7 +29,7 @@ class TestRedisDriver(DriverSuite):
     """Only keys that begin with "shop:" are the component's, and those of its cache are not."""
 
     ways = 6
-    most_interruptions = 24
+    most_interruptions = 12
     secrets = ("hunter2", "d41d8cd98f00b204e9800998ecf8427e")
 
     @pytest.fixture(autouse=True)

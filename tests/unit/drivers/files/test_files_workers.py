@@ -230,7 +230,9 @@ def change(root: Path) -> None:
     os.chmod(root / "0", 0o700)
 
 
-@pytest.mark.parametrize("slow_parent", [True, False, None])
+@pytest.mark.parametrize(
+    "slow_parent", [True, pytest.param(False, marks=pytest.mark.slow), pytest.param(None, marks=pytest.mark.slow)]
+)
 def test_a_later_look_is_shared_by_subtrees(
     tree: Component, monkeypatch: pytest.MonkeyPatch, slow_parent: bool | None
 ) -> None:

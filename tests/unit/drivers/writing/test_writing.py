@@ -43,7 +43,7 @@ VALUES = {
 def test_what_is_written_is_what_was_asked_for(kind: str) -> None:
     made = refused = 0
 
-    @settings(max_examples=40, deadline=None, derandomize=True)
+    @settings(max_examples=20, deadline=None, derandomize=True)
     @given(VALUES[kind], VALUES[kind])
     def check(old: dict[str, Any], new: dict[str, Any]) -> None:
         nonlocal made, refused
