@@ -324,7 +324,7 @@ def test_rollback_undo_and_undo_of_the_undo(notes_app: App) -> None:
     notes_app.json("undo", undone["rollback_id"], "-y")
     assert notes_app.notes == ["one"]
     assert len(notes_app.json("log", "-n", "2")) == 2
-    assert "1 older one" in notes_app.rfs("log", "-n", "2").out
+    assert "and older ones" in notes_app.rfs("log", "-n", "2").out
 
 
 def test_a_dry_run_of_a_rollback_is_the_plan_and_asks_nothing(notes_app: App) -> None:

@@ -147,7 +147,7 @@ def _opened(
 ) -> Iterator[tuple[Application, Component, FilePlace, Versions]]:
     """Open the application and the versions of one of its configurations."""
     from rfs.production.rollback.drivers.config import ConfigDriver
-    from rfs.production.rollback.versions import FilePlace, Versions
+    from rfs.production.rollback.versions import Versions, configured_place
 
     with session.application(changes=changes) as app:
         found = {n: part for n, part in app.parts.items() if isinstance(part.driver, ConfigDriver)}
@@ -160,12 +160,7 @@ def _opened(
             raise NotFoundError("components.unknown", name=name, known=", ".join(found))
         c, driver = part.component, part.driver
         assert isinstance(driver, ConfigDriver)  # noqa: S101 — for the type checker: chosen by it above
-        place = FilePlace(
-            c,
-            driver.format(c),
-            check=lambda draft: driver.check(c, draft, app.beat),
-            reload=lambda: driver.reload(c, app.beat),
-        )
+        place = configured_place(c, driver, app.beat)
         with Versions(app, place) as versions:
             yield app, c, place, versions
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,7 +13,11 @@ from rfs.cli.common import CommonCommand
 from rfs.cli.selecting import COMPONENTS, complete_checkpoint, complete_operation
 from rfs.cli.session import Session
 from rfs.cli.status import current
-from rfs.cli.text import counted, printable
+from rfs.cli.text import printable
+
+if TYPE_CHECKING:
+    from rfs.production.rollback.application import Application
+    from rfs.production.rollback.operationlog import SmallOperation
 
 
 @click.command(cls=CommonCommand)
@@ -53,30 +57,33 @@ def compare(session: Session, a: str, b: str | None, only: tuple[str, ...], *, e
 @click.option("-n", "limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many.")
 @click.pass_obj
 def log(session: Session, limit: int) -> Answer:
-    """List the operations, newest first."""
-    from rfs.cli.views import operation_json, operation_table
+    """List the operations, newest first: rollbacks, undos, versions of configurations, tracked changes."""
+    from rfs.cli.logview import log_table, logged_json
 
     with session.application(changes=False) as app:
-        shown = list(islice(app.catalog.history(), None if session.verbose else limit))
-        older = app.catalog.count_operations() - len(shown)
+        # One more than is shown: counting them all would take the longer, the longer the log.
+        found = list(islice(app.log.history(), None if session.verbose else limit + 1))
         alive = app.is_worked_on()
-    text = operation_table(shown, alive=alive) if shown else "Nothing was rolled back yet."
-    if older > 0:
-        text += f"\n… and {counted(older, 'older one')} (-v or -n shows them)"
+    shown = found if session.verbose else found[:limit]
+    text = log_table(shown, alive=alive) if shown else "Nothing was done yet."
+    if len(found) > len(shown):
+        text += "\n… and older ones (-v or -n shows them)"
     brief = "\n".join(each.operation_id for each in shown)
-    return Answer([operation_json(each) for each in shown], text, brief)
+    return Answer([logged_json(each) for each in shown], text, brief)
 
 
 @click.command(cls=CommonCommand)
 @click.argument("selector", metavar="[OPERATION]", default="@latest", shell_complete=complete_operation)
 @click.pass_obj
 def show(session: Session, selector: str) -> Answer:
-    """Show one operation (the latest): its steps, its outage, what was written late."""
+    """Show one operation (the latest): its steps, its outage, what was written late; or the values it changed."""
     from rfs.cli.views import as_json, journal_table, operation_json, operation_text
-    from rfs.production.rollback.selectors import find_id
+    from rfs.production.rollback.operation import Operation
 
     with session.application(changes=False) as app:
-        operation = app.catalog.operation(find_id(selector, app.catalog.operation_ids))
+        operation = app.log.find(selector)
+        if not isinstance(operation, Operation):
+            return _show_small(app, operation)
         journal = app.catalog.journal(operation.operation_id)
         alive = app.is_worked_on()
     text = operation_text(operation, everything=session.verbose, alive=alive)
@@ -84,3 +91,14 @@ def show(session: Session, selector: str) -> Answer:
         text += "\n\n" + journal_table(journal)
     data: dict[str, Any] = {**operation_json(operation), "journal": as_json(journal)}
     return Answer(data, text, operation.operation_id, notes=operation.warnings)
+
+
+def _show_small(app: Application, operation: SmallOperation) -> Answer:
+    from rfs.cli.logview import logged_json, small_text
+    from rfs.production.rollback.changelog import sides_of
+    from rfs.production.rollback.undo import change_of
+
+    change = change_of(app, operation)
+    sides = sides_of(change)
+    data = {**logged_json(operation), "change_type": change.change_type, **sides}
+    return Answer(data, small_text(operation, change, sides), operation.operation_id)

@@ -11,13 +11,14 @@ from rfs.cli.answer import Answer
 from rfs.cli.common import CommonCommand
 from rfs.cli.selecting import COMPONENTS, complete_checkpoint, complete_operation
 from rfs.cli.session import Session, bad_usage
-from rfs.cli.text import counted
+from rfs.cli.text import counted, printable
 from rfs.cli.views import done_text, fresh_warnings, operation_json, plan_json, plan_text
 from rfs.production.rollback.errors import ConflictError, UsageError
 
 if TYPE_CHECKING:
     from rfs.production.rollback.application import Application
-    from rfs.production.rollback.operation import Operation
+    from rfs.production.rollback.merging import Resolution
+    from rfs.production.rollback.operationlog import AnyOperation
     from rfs.production.rollback.plan import Plan
 
 
@@ -140,64 +141,115 @@ def _refuse_if_changed(expected: Plan | None, made: Plan) -> None:
         raise ConflictError("plan.changed", what=change)
 
 
+_ours = click.option("--ours", is_flag=True, help="What was changed since stays as it is; the rest is taken back.")
+_theirs = click.option("--theirs", is_flag=True, help="What was changed since is overwritten, too.")
+
+
 @click.command(cls=CommonCommand)
 @click.argument("named", metavar="[OPERATION]", required=False, shell_complete=complete_operation)
 @click.option("-n", "number", type=int, default=1, help="How many operations, newest first.")
 @click.option("--component", metavar="NAME", help="Only operations that touched it count, and only it is taken back.")
+@_ours
+@_theirs
 @click.pass_obj
-def undo(session: Session, named: str | None, number: int, component: str | None) -> Answer:
-    """Take back the last operations, newest first, or the one that is named. An undo can be undone: name it."""
+def undo(
+    session: Session, *, named: str | None, number: int, component: str | None, ours: bool, theirs: bool
+) -> Answer:
+    """Take back the last operations, newest first, or the one that is named. An undo can be undone: name it.
+
+    Of a change to one key, file or row, what others changed since is kept; where they changed the same, nothing is
+    done unless --ours or --theirs says what then (15).
+    """
     if named is not None and number != 1:
         bad_usage("-n counts from the newest operation", "Leave out -n or OPERATION.")
+    how = _resolution(ours, theirs)
     reason = session.take_reason()
     if not session.dry_run:
         session.must_answer("Undo it?")
     with session.application(changes=not session.dry_run) as app:
-        return _undone(session, app, number, named, component=component, reason=reason)
+        return _undone(session, app, number, named, component=component, reason=reason, how=how)
 
 
 @click.command(cls=CommonCommand)
+@_ours
+@_theirs
 @click.pass_obj
-def redo(session: Session) -> Answer:
+def redo(session: Session, ours: bool, theirs: bool) -> Answer:
     """Take back the last undo, unless something else was done since; again, and the one before it."""
     from rfs.production.rollback.undoing import to_redo
 
+    how = _resolution(ours, theirs)
     reason = session.take_reason()
     if not session.dry_run:
         session.must_answer("Redo it?")
     with session.application(changes=not session.dry_run) as app:
-        return _undone(session, app, 1, to_redo(app.catalog), component=None, reason=reason)
+        return _undone(session, app, 1, to_redo(app.log), component=None, reason=reason, how=how)
+
+
+def _resolution(ours: bool, theirs: bool) -> Resolution:
+    from rfs.production.rollback.merging import Resolution
+
+    if ours and theirs:
+        bad_usage("--ours and --theirs contradict each other", "Give one of them.")
+    return Resolution.OURS if ours else Resolution.THEIRS if theirs else Resolution.REFUSE
 
 
 def _undone(
-    session: Session, app: Application, number: int, named: str | None, *, component: str | None, reason: str
+    session: Session,
+    app: Application,
+    number: int,
+    named: str | None,
+    *,
+    component: str | None,
+    reason: str,
+    how: Resolution,
 ) -> Answer:
     """Take operations back, once that is agreed to; or with --dry-run say what that would do."""
+    from rfs.cli.logview import logged_json, small_done_text
+    from rfs.production.rollback import undo
+    from rfs.production.rollback.operation import Operation
+
     if session.dry_run or not session.yes:
-        meant = app.to_undo(number, named, component)
-        plans = [app.plan(operation.state_before, only=names) for operation, names in meant]
-        checked = bool(app.settings.health)
-        text = "\n\n".join(
-            f"{_kind_of_undo(each).capitalize()} of {each.kind} {each.operation_id}:\n"
-            + plan_text(made, checked=checked, everything=session.verbose)
-            for (each, _), made in zip(meant, plans, strict=True)
-        )
-        warnings = tuple(dict.fromkeys(warning for made in plans for warning in made.warnings))
+        meant = undo.to_undo(app, number, named, component)
+        shown = [_undo_plan(session, app, operation, names) for operation, names in meant]
+        text = "\n\n".join(each for each, _, _ in shown)
+        warnings = tuple(dict.fromkeys(warning for _, _, found in shown for warning in found))
         if session.dry_run:
-            data: list[Any] = [
-                {"undoes": each.operation_id, **plan_json(made, everything=session.verbose)}
-                for (each, _), made in zip(meant, plans, strict=True)
-            ]
-            return Answer({"dry_run": True, "undo": data}, text, notes=warnings)
+            return Answer({"dry_run": True, "undo": [data for _, data, _ in shown]}, text, notes=warnings)
         session.show_and_confirm(text, warnings, f"Take back {counted(len(meant), 'operation')}?")
         if number == 1:
             named = meant[0][0].operation_id  # what was agreed to, whatever was done meanwhile
-    done = app.undo(number, operation=named, component=component, reason=reason)
-    text = "\n".join(done_text(operation) for operation in done)
-    fresh = tuple(dict.fromkeys(warning for operation in done for warning in fresh_warnings(operation)))
+    done = undo.undo(app, number, operation=named, component=component, reason=reason, how=how)
+    text = "\n".join(done_text(each) if isinstance(each, Operation) else small_done_text(each) for each in done)
+    plans = [each for each in done if isinstance(each, Operation)]
+    fresh = tuple(dict.fromkeys(warning for operation in plans for warning in fresh_warnings(operation)))
     brief = "\n".join(operation.operation_id for operation in done)
-    return Answer([operation_json(operation) for operation in done], text, brief, warnings=fresh)
+    return Answer([logged_json(operation) for operation in done], text, brief, warnings=fresh)
 
 
-def _kind_of_undo(operation: Operation) -> str:
-    return "undo" if operation.undoes is None else "redo"
+def _undo_plan(
+    session: Session, app: Application, operation: AnyOperation, names: tuple[str, ...]
+) -> tuple[str, dict[str, Any], tuple[str, ...]]:
+    """Return what taking an operation back would do, for people and programs, and the warnings."""
+    from rfs.cli.logview import KINDS, short
+    from rfs.production.rollback import undo
+    from rfs.production.rollback.changelog import sides_of, told
+    from rfs.production.rollback.operation import Operation
+
+    head = f"{'Undo' if operation.undoes is None else 'Redo'} of {KINDS.get(operation.kind, operation.kind)}"
+    head = f"{head} {short(operation.operation_id)}:"
+    if isinstance(operation, Operation):
+        made = app.plan(operation.state_before, only=names)
+        text = plan_text(made, checked=bool(app.settings.health), everything=session.verbose)
+        data = {"undoes": operation.operation_id, **plan_json(made, everything=session.verbose)}
+        return f"{head}\n{text}", data, made.warnings
+    sides = sides_of(undo.change_of(app, operation))
+    clashes = [told(clash) for clash in undo.conflicts(app, [operation])]
+    lines = [head, f"  {printable(operation.destination)}  {printable(sides['after'])} → {printable(sides['before'])}"]
+    lines += [
+        f"  conflict at {printable(each['where'])}: {printable(each['before'])} before it, "
+        f"{printable(each['after'])} after it, {printable(each['now'])} now"
+        for each in clashes
+    ]
+    data = {"undoes": operation.operation_id, "what": operation.destination, **sides, "conflicts": clashes}
+    return "\n".join(lines), data, ()

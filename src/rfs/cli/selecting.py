@@ -74,7 +74,7 @@ def complete_operation(
 
     try:
         with Application.open() as app:
-            return _items(app.catalog.operation_ids(incomplete, OFFERED))
+            return _items(app.log.ids(incomplete, OFFERED))
     except RollbackError:
         return []  # a completion has nobody to complain to
 

@@ -265,32 +265,6 @@ def status_word(status: OperationStatus, *, alive: bool = True) -> str:
     return style(word, fg=STATUS_COLORS.get(status))
 
 
-def operation_table(operations: Sequence[Operation], *, alive: bool) -> str:
-    """Return one line for each operation, with what took what back. `alive`: see `status_word`.
-
-    Args:
-        operations: newest first, from the newest one on: what took one of them back is among them.
-    """
-    taken_back: dict[str, str] = {}
-    for each in operations:
-        if each.undoes is not None and each.status == "completed" and each.operation_id not in taken_back:
-            taken_back.setdefault(each.undoes, each.operation_id)
-    rows = [
-        (
-            style(each.operation_id, fg="cyan"),
-            nice_time(each.created_at),
-            f"{each.kind} of {each.undoes}" if each.undoes is not None else each.kind,
-            printable(each.destination),
-            status_word(each.status, alive=alive)
-            + (f", taken back by {taken_back[each.operation_id]}" if each.operation_id in taken_back else ""),
-            each.actor,
-            printable(each.reason),
-        )
-        for each in operations
-    ]
-    return table(rows, ("ID", "BEGAN", "KIND", "TO", "STATUS", "BY", "REASON"))
-
-
 def operation_text(operation: Operation, *, everything: bool, alive: bool) -> str:
     """Return everything about one operation but its steps. `alive`: see `status_word`."""
     facts = [

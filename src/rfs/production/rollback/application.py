@@ -227,7 +227,7 @@ class Application(Recoverable):
     def undo(
         self, number: int = 1, *, operation: str | None = None, component: str | None = None, reason: str = ""
     ) -> list[Operation]:
-        """Take back the last `number` operations, newest first, or one that is named.
+        """Take back the last `number` operations that have a plan, newest first, or one that is named.
 
         Args:
             component: only operations that touched it count, and only it is taken back.
@@ -239,7 +239,7 @@ class Application(Recoverable):
         try:
             with self.exclusively("undo"):
                 # All are looked at first: the second must not be refused when the first is done.
-                asked = self.to_undo(number, operation, component)
+                asked = self._to_undo(number, operation, component)
                 meant = [(each, *self._before(each, names)) for each, names in asked]
                 self.require_outside()
                 done: list[Operation] = []
@@ -252,13 +252,15 @@ class Application(Recoverable):
             named = {"operation": operation, "component": component, "reason": reason}
             return self._carry(inside, "undo", expected=None, number=number, **named)
 
-    def to_undo(
-        self, number: int, named: str | None, component: str | None = None
+    def _to_undo(
+        self, number: int, named: str | None, component: str | None
     ) -> list[tuple[Operation, tuple[str, ...]]]:
-        """Return the operations that `undo` would take back, in that order, and what of each; raises as it does."""
         from rfs.production.rollback import undoing  # what only looks does not need it, and start-up is a goal
 
-        return undoing.to_undo(self.catalog, self.parts, number, named, component)
+        found = undoing.to_undo(
+            self.log, self.catalog, self.parts, number, named=named, component=component, planned=True
+        )
+        return [(each, names) for each, names in found if isinstance(each, Operation)]
 
     def _before(self, operation: Operation, names: Sequence[str]) -> tuple[DeploymentCheckpoint, dict[str, Capture]]:
         """Return the checkpoint of the state before an operation, and the captures in it that undo it."""

@@ -198,6 +198,7 @@ class _Memory:
     """A configuration that only the program has."""
 
     key = "configuration"
+    component = "configuration"
 
     def __init__(self, owner: ConfigurationRollback, app: Application, reload: Callable[[], None]) -> None:
         self._owner = owner

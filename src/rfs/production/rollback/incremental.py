@@ -9,27 +9,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rfs.core.result import Result
 from rfs.production.rollback.application import Application
 from rfs.production.rollback.changelog import ChangeLog
-from rfs.production.rollback.drivers.config import ConfigDriver
-from rfs.production.rollback.errors import RollbackError, UsageError
+from rfs.production.rollback.errors import RollbackError
 from rfs.production.rollback.hooks import Caller, Hook, make_store, settings_of
+from rfs.production.rollback.merging import Resolution
 from rfs.production.rollback.onthread import as_result
-from rfs.production.rollback.restorers import (
-    ConfigRestorer,
-    FileRestorer,
-    FunctionRestorer,
-    Restorer,
-    SqliteRestorer,
-    TrackedChange,
-)
+from rfs.production.rollback.restorers import FunctionRestorer, Restorer
+from rfs.production.rollback.restoring import restorer_of
 from rfs.production.rollback.settings import Settings
-from rfs.production.rollback.versions import FilePlace
+from rfs.production.rollback.tracked import TrackedChange
 
 if TYPE_CHECKING:
     import asyncio
 
 T = TypeVar("T")
-# What the guide's words stand for: the one component of that kind.
-_KINDS = {"configuration": "config", "database": "sqlite"}
 
 
 class IncrementalRollback:
@@ -107,7 +99,7 @@ class IncrementalRollback:
         """
 
         def act(log: ChangeLog) -> dict[str, Any]:
-            done = log.undo_last(n, force=force)
+            done = log.undo_last(n, _how(force))
             return {"rolled_back_count": len(done), "changes": [change.to_dict() for change in done]}
 
         return await self._do(act)
@@ -120,7 +112,7 @@ class IncrementalRollback:
         """
 
         def act(log: ChangeLog) -> dict[str, Any]:
-            return {"component": component, "rolled_back_count": len(log.undo_component(component, force=force))}
+            return {"component": component, "rolled_back_count": len(log.undo_component(component, _how(force)))}
 
         return await self._do(act)
 
@@ -144,18 +136,19 @@ class IncrementalRollback:
         make_store(settings)
         return Application(settings)
 
-    def _restorers(self, app: Application, loop: asyncio.AbstractEventLoop | None) -> Callable[[str], Restorer]:
+    def _restorers(self, app: Application, loop: asyncio.AbstractEventLoop | None) -> Callable[[str, str], Restorer]:
         caller = Caller(app.beat, loop)
 
-        def restorer(component: str) -> Restorer:
-            if component in self._registered:
+        def restorer(component: str, kind: str = "change") -> Restorer:
+            if component in self._registered and kind == "change":
                 return _function(component, *self._registered[component], caller)
-            home = app.settings.home
-            if component == "file":
-                return FileRestorer(component, home, app.settings.store.path)
-            return _configured(app, component)
+            return restorer_of(app, component, kind)
 
         return restorer
+
+
+def _how(force: bool) -> Resolution:
+    return Resolution.WHOLE if force else Resolution.REFUSE
 
 
 def _function(component: str, restore: Hook, get: Hook | None, caller: Caller) -> FunctionRestorer:
@@ -163,35 +156,3 @@ def _function(component: str, restore: Hook, get: Hook | None, caller: Caller) -
         caller.order(f"restorer of {component}", restore, change.to_dict())
 
     return FunctionRestorer(component, call, None if get is None else lambda key: caller.call(component, get, key))
-
-
-def _configured(app: Application, component: str) -> Restorer:
-    """Return what takes back changes of a component of rfs.toml."""
-    home = app.settings.home
-    kind = _KINDS.get(component)
-    meant = [part for name, part in app.parts.items() if name == component]
-    if not meant and kind is not None:
-        meant = [part for part in app.parts.values() if part.component.kind == kind]
-    if len(meant) == 1:
-        c, driver = meant[0].component, meant[0].driver
-        if isinstance(driver, ConfigDriver):
-            place = FilePlace(
-                c,
-                driver.format(c),
-                check=lambda draft: driver.check(c, draft, app.beat),
-                reload=lambda: driver.reload(c, app.beat),
-            )
-            return ConfigRestorer(component, place)
-        if c.kind == "sqlite":
-            return SqliteRestorer(component, c.options["path"], home)
-    if component == "database" and not any(part.component.kind == "postgresql" for part in app.parts.values()):
-        return SqliteRestorer(component, None, home)
-    if component == "database":
-        why = "rows of PostgreSQL are not taken back one by one in this release"
-    elif meant:
-        why = "more than one component is meant" if len(meant) > 1 else f"it is of kind {meant[0].component.kind}"
-    else:
-        why = "there is no such component"
-    names = [name for name, part in app.parts.items() if part.component.kind in ("config", "sqlite")]
-    known = ", ".join(dict.fromkeys(["file", *names]))
-    raise UsageError("change.no_restorer", component=component, why=why, known=known)

@@ -120,6 +120,15 @@ class Ledger:
                 yield Entry(name, self._store.unseal(body))
             below = rows[-1][0]
 
+    def names(self, log: str, prefix: str, limit: int = -1) -> list[str]:
+        """Return the names in a log that begin with `prefix`, newest first, without reading the records.
+
+        Args:
+            limit: at most so many; all when it is negative.
+        """
+        query = "SELECT name FROM entries WHERE log = ? AND name >= ? AND name < ? || '~' ORDER BY seq DESC LIMIT ?"
+        return [str(name) for (name,) in self._file.rows(query, (log, prefix, prefix, limit))]
+
     def count(self, log: str) -> int:
         """Return how many records a log has."""
         return int(self._file.rows("SELECT count(*) FROM entries WHERE log = ?", (log,))[0][0])

@@ -37,6 +37,7 @@ from rfs.production.rollback.model import (
 )
 from rfs.production.rollback.onthread import as_result, in_thread
 from rfs.production.rollback.operation import Operation
+from rfs.production.rollback.operationlog import AnyOperation
 from rfs.production.rollback.plan import Plan
 from rfs.production.rollback.plan import Policy as RollbackPolicy
 from rfs.production.rollback.settings import NAME_PATTERN, Settings, policy_of
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from rfs.production.rollback.scheduling import CheckpointSchedule
 
 T = TypeVar("T")
+Op = TypeVar("Op")  # of operations
 
 
 class RollbackManager:
@@ -215,14 +217,15 @@ class RollbackManager:
         return await self._do(lambda app: [operation.record() for operation in _or_going_on(app, app.recover)])
 
     async def undo(self, n: int = 1, *, component: str | None = None) -> Result[list[dict[str, Any]], RollbackError]:
-        """Take back the last `n` operations, newest first.
+        """Take back the last `n` operations of the log, newest first: rollbacks, versions, tracked changes.
 
         Args:
             component: only operations that touched it count, and only it is taken back.
         """
+        from rfs.production.rollback import undo  # few programs need it, and it takes a while
 
         def act(app: Application) -> list[dict[str, Any]]:
-            return [_summary(each) for each in _or_going_on(app, lambda: app.undo(n, component=component))]
+            return [_summary(each) for each in _or_going_on(app, lambda: undo.undo(app, n, component=component))]
 
         return await self._do(act)
 
@@ -367,10 +370,10 @@ class RollbackManager:
         return await in_thread(lambda loop: self._open(loop, overridden=overridden), act)
 
 
-def _or_going_on(app: Application, call: Callable[[], list[Operation]]) -> list[Operation]:
+def _or_going_on(app: Application, call: Callable[[], list[Op]]) -> list[Op | Operation]:
     """Return what the call does, or the running operation that is about to stop this process."""
     try:
-        return call()
+        return [*call()]
     except GoingOnError as going_on:
         return [app.catalog.operation(going_on.operation)]
 
@@ -396,9 +399,9 @@ def _selector(checkpoint: str | DeploymentCheckpoint) -> str:
     return checkpoint if isinstance(checkpoint, str) else checkpoint.checkpoint_id
 
 
-def _summary(operation: Operation) -> dict[str, Any]:
+def _summary(operation: AnyOperation) -> dict[str, Any]:
     return {
         "rollback_id": operation.operation_id,
         "status": str(operation.status),
-        "rolled_back_to": operation.plan.target,
+        "rolled_back_to": operation.plan.target if isinstance(operation, Operation) else operation.destination,
     }

@@ -196,6 +196,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Operation {operation} is {status}: only a completed one can be undone.",
         "`rfs log` shows which are completed.",
     ),
+    "operation.already": (
+        "Operation {operation} is not in force any more: it was taken back already.",
+        "`rfs log` shows by what; undo that one to have it again.",
+    ),
     "operation.too_few": (
         "There are only {count} operations that could be undone, not {asked}.",
         "Ask for fewer; nothing was changed.",

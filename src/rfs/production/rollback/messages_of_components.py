@@ -125,8 +125,8 @@ OF_COMPONENTS: dict[str, tuple[str, str]] = {
         "`change_log` lists those that are; nothing was changed.",
     ),
     "change.conflict": (
-        "{what} is not what the change left there: somebody changed it since.",
-        "Look at it; force=True overwrites it. {done}",
+        "{what} is not what the change left there: somebody changed it since{listed}.",
+        "Look at it; --ours keeps what is there now, --theirs (in Python force=True) overwrites it. {done}",
     ),
     "change.failed": (
         "The change {change} of {component} could not be taken back: {why}",

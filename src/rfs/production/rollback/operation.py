@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -324,7 +324,23 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
         return self.left_earlier if self.left is None else (*self.left_earlier, self.left)
 
 
-Undoable = TypeVar("Undoable", Operation, Trace)
+class Ended(Protocol):
+    """What of an operation decides whether it can be undone."""
+
+    @property
+    def operation_id(self) -> str: ...
+
+    @property
+    def status(self) -> OperationStatus: ...
+
+    @property
+    def undoes(self) -> str | None: ...
+
+    @property
+    def plan(self) -> Plan | Touched: ...
+
+
+Undoable = TypeVar("Undoable", bound=Ended)
 
 
 def undoable(operations: Iterable[Undoable], component: str | None = None) -> Iterator[Undoable]:
@@ -356,7 +372,7 @@ def remaining(operations: Iterable[Undoable]) -> Iterator[tuple[Undoable, tuple[
         yield operation, left
 
 
-def redoable(operations: Iterable[Operation], is_redo: Callable[[Operation], bool]) -> Operation | None:
+def redoable(operations: Iterable[Undoable], is_redo: Callable[[Undoable], bool]) -> Undoable | None:
     """Return the undo that `redo` takes back, or None: the last one that stands, unless something else came after it.
 
     Args:

@@ -18,6 +18,7 @@ from rfs.production.rollback.errors import ConflictError, HeldError, NotFoundErr
 from rfs.production.rollback.lock import actor, exclusive
 from rfs.production.rollback.model import Component, HealthReport, OperationStatus, storable
 from rfs.production.rollback.operation import LEFT, OPEN, Mark, Operation, position
+from rfs.production.rollback.operationlog import OperationLog
 from rfs.production.rollback.plan import Plan
 from rfs.production.rollback.pulse import Beat, Reporter
 from rfs.production.rollback.recorded import edited, parts_of
@@ -58,6 +59,7 @@ class Recoverable:
         wait: seconds to wait for the lock.
 
     Attributes:
+        log: of all operations.
         notices: sentences about what was settled on the way, for whoever asked for something else.
         work: folder of local state, with one folder for each component.
         left: what is done now is done by another process, since this one is inside services; see outside.py.
@@ -69,6 +71,7 @@ class Recoverable:
         self.wait = wait
         self.store = Store.open(settings.store.path, settings.store.key)
         self.catalog = Catalog(os.path.join(settings.store.path, "catalog.db"), self.store.reserve.give_up)
+        self.log = OperationLog(self.catalog, self.store)
         self._owns_store()
         self.work = os.path.join(settings.store.path, "work")
         self.beat = Beat(reporter)
@@ -106,6 +109,7 @@ class Recoverable:
         return cls(settings)
 
     def close(self) -> None:
+        self.log.close()
         self.catalog.close()
         self.store.close()
 

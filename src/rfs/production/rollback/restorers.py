@@ -1,22 +1,22 @@
 """What a tracked change can be taken back in: a configuration, a file, a row of a SQLite database, a function.
 
 Each looks before it writes: what is there must be what the change left there, or already be what was there before
-it (a crash came between the effect and its record), unless it is forced.
+it (a crash came between the effect and its record). Other keys, lines and columns may have changed since, and stay.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import apsw
-import msgspec
 
 from rfs.production.rollback.drivers.writing import UnwritableError, as_said, same, write
 from rfs.production.rollback.errors import RollbackError, UsageError
+from rfs.production.rollback.merging import MISSING, Clash, Resolution, merge_content, merge_values
 from rfs.production.rollback.model import Component
+from rfs.production.rollback.tracked import TrackedChange
 from rfs.production.rollback.transaction import transaction
 from rfs.production.rollback.versions import FilePlace
 from rfs.production.rollback.wiring import inside
@@ -24,36 +24,26 @@ from rfs.production.rollback.wiring import inside
 BUSY_MILLISECONDS = 10_000
 
 
-class TrackedChange(msgspec.Struct, frozen=True, kw_only=True):
-    """One change. `key`, `old` and `new` are JSON-like, or hold bytes."""
-
-    change_id: str
-    component: str
-    change_type: str
-    key: Any
-    old: Any
-    new: Any
-    at: datetime
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what the log tells of it."""
-        return {
-            "change_id": self.change_id,
-            "component": self.component,
-            "change_type": self.change_type,
-            "key": self.key,
-            "old_value": self.old,
-            "new_value": self.new,
-            "timestamp": self.at,
-        }
-
-
 class DifferentError(Exception):
-    """What is there is neither what the change left nor what was there before it; the text says where."""
+    """What is there is neither what the change left nor what was there before it; the text says where.
+
+    Attributes:
+        clashes: the places, each with what the change left, what was there before it, and what is there now.
+    """
+
+    def __init__(self, what: str, clashes: Sequence[Clash] = ()) -> None:
+        super().__init__(what)
+        self.clashes = tuple(clashes)
 
 
 class Restorer(Protocol):
-    """Takes changes of one component back."""
+    """Takes changes of one component back.
+
+    Attributes:
+        name: of the component, as rfs.toml has it where it is one of those.
+    """
+
+    name: str
 
     def check(self, change: TrackedChange) -> None:
         """Refuse what could not be taken back.
@@ -62,68 +52,98 @@ class Restorer(Protocol):
             UsageError: change.value.
         """
 
-    def look(self, change: TrackedChange) -> None:
-        """Make sure that `change.new` is there, or `change.old` already.
+    def look(self, change: TrackedChange, how: Resolution) -> None:
+        """Make sure that it can be taken back: nothing that it changed was changed since, or `how` says what then.
 
         Raises:
-            DifferentError: neither is.
+            DifferentError: something was.
             RollbackError: it cannot be read.
         """
 
-    def restore(self, change: TrackedChange, *, force: bool) -> None:
-        """Bring `change.old` back; harmless when repeated. Raises as `look` does; with `force` no DifferentError."""
+    def restore(self, change: TrackedChange, how: Resolution, intent: Intent) -> None:
+        """Bring `change.old` back, and keep what else was changed since; harmless when repeated. Raises as `look`."""
+
+
+class Intent(Protocol):
+    """What is about to be written, for whoever dies between an effect and its record."""
+
+    def is_done(self, content: bytes) -> bool:
+        """Tell whether this is what a run that died was about to write."""
+
+    def write_down(self, content: bytes) -> None:
+        """Write down, durably, that this is about to be written."""
+
+
+def require_merged(what: str, clashes: Sequence[Clash], how: Resolution) -> None:
+    """Refuse to go on with conflicts that nobody decided about.
+
+    Raises:
+        DifferentError: there are some.
+    """
+    if clashes and how is Resolution.REFUSE:
+        raise DifferentError(what, clashes)
 
 
 class ConfigRestorer:
     """A configuration file: one dotted key, or all of it. None stands for a key that is not there."""
 
-    def __init__(self, name: str, place: FilePlace) -> None:
-        self._name = name
+    def __init__(self, place: FilePlace) -> None:
+        self.name = place.component
         self._place = place
 
     def check(self, change: TrackedChange) -> None:
         """See Restorer."""
         key, old, new = change.key, change.old, change.new
         if key is not None and not (isinstance(key, str) and all(key.split("."))):
-            raise _refused(self._name, "its key is no dotted name", 'Give a key such as "server.port", or none.')
+            raise _refused(self.name, "its key is no dotted name", 'Give a key such as "server.port", or none.')
         if key is None and not (isinstance(old, dict) and isinstance(new, dict)):
-            raise _refused(self._name, "without a key its values are whole configurations", "Give two dictionaries.")
+            raise _refused(self.name, "without a key its values are whole configurations", "Give two dictionaries.")
         if _holds_bytes(old) or _holds_bytes(new):
-            raise _refused(self._name, "a configuration has no bytes", "Give JSON-like values.")
+            raise _refused(self.name, "a configuration has no bytes", "Give JSON-like values.")
 
-    def look(self, change: TrackedChange) -> None:
+    def look(self, change: TrackedChange, how: Resolution) -> None:
         """See Restorer."""
-        self._values(change)
+        self._merged(change, how)
 
-    def _values(self, change: TrackedChange) -> dict[str, Any]:
-        key, old, new = change.key, change.old, change.new
+    def _merged(self, change: TrackedChange, how: Resolution) -> dict[str, Any]:
         values = self._place.values()
-        there = values if key is None else _at(values, key.split("."))
+        path = [] if change.key is None else change.key.split(".")
+        there = _at(values, path)
         try:
-            wanted = [as_said(each, self._place.format) for each in (new, old)]
+            base, want = (as_said(each, self._place.format) for each in (change.new, change.old))
         except UnwritableError as error:
             raise UsageError("config.unsaid", path=self._place.path, why=error) from None
-        if not any(same(there, each) for each in wanted):
-            raise DifferentError(key or self._place.path)
-        return values
+        base, want, there = (MISSING if each is None else each for each in (base, want, there))
+        merged, clashes = merge_values(base, want, there, how, change.key or "")
+        require_merged(change.key or self._place.path, clashes, how)
+        merged = None if merged is MISSING else merged
+        return (merged or {}) if not path else _with(values, path, merged)
 
-    def restore(self, change: TrackedChange, *, force: bool) -> None:
+    def restore(self, change: TrackedChange, how: Resolution, intent: Intent) -> None:
         """See Restorer. A reload that fails puts the file back."""
-        key, old = change.key, change.old
-        values = self._place.values() if force else self._values(change)
-        wanted = old if key is None else _with(values, key.split("."), old)
+        wanted = self._merged(change, how)
         before = self._place.get()[1]
         try:
             content = write(before or b"", wanted, self._place.format)
         except UnwritableError as error:
             raise UsageError("config.unsaid", path=self._place.path, why=error) from None
-        self._place.check(content)
-        try:
-            self._place.put(content)
-            self._place.reload()
-        except RollbackError:
-            self._place.put(before)
-            raise
+        put_and_reload(self._place, before, content)
+
+
+def put_and_reload(place: FilePlace, before: bytes | None, content: bytes | None) -> None:
+    """Put a content into force, and when the reload fails, what was there before.
+
+    Raises:
+        RollbackError: it was refused, or the reload failed; the file is as it was.
+    """
+    if content is not None:
+        place.check(content)
+    try:
+        place.put(content)
+        place.reload()
+    except RollbackError:
+        place.put(before)
+        raise
 
 
 class FileRestorer:
@@ -135,7 +155,7 @@ class FileRestorer:
     """
 
     def __init__(self, name: str, home: str, kept: str) -> None:
-        self._name = name
+        self.name = name
         self._home = home
         self._kept = kept
 
@@ -143,32 +163,40 @@ class FileRestorer:
         """See Restorer."""
         key, old, new = change.key, change.old, change.new
         if not isinstance(key, str) or not key or "\0" in key:
-            raise _refused(self._name, "its key is no path", "Give the file's path as key.")
+            raise _refused(self.name, "its key is no path", "Give the file's path as key.")
         if inside(os.path.realpath(self._path(key)), os.path.realpath(self._kept)):
-            raise _refused(self._name, "it lies in the store of rfs", "Track files of the application only.")
+            raise _refused(self.name, "it lies in the store of rfs", "Track files of the application only.")
         for value in (old, new):
             if value is not None and not isinstance(value, str | bytes):
-                raise _refused(self._name, "a file holds bytes or text", "Give bytes, str, or None for no file.")
+                raise _refused(self.name, "a file holds bytes or text", "Give bytes, str, or None for no file.")
 
-    def look(self, change: TrackedChange) -> None:
+    def look(self, change: TrackedChange, how: Resolution) -> None:
         """See Restorer."""
-        key, old, new = change.key, change.old, change.new
-        there = self._place(key).content()
-        if there not in (_bytes(new), _bytes(old)):
-            raise DifferentError(self._path(key))
+        self._merged(change, how)
 
-    def restore(self, change: TrackedChange, *, force: bool) -> None:
-        """See Restorer."""
-        key, old = change.key, change.old
-        if not force:
-            self.look(change)
-        self._place(key).put(_bytes(old))
+    def _merged(self, change: TrackedChange, how: Resolution) -> bytes | None:
+        there = self._place(change.key).content()
+        merged, clashes = merge_content(_bytes(change.new), _bytes(change.old), there, how)
+        require_merged(self._path(change.key), clashes, how)
+        return merged
+
+    def restore(self, change: TrackedChange, how: Resolution, intent: Intent) -> None:
+        """See Restorer. Lines of a text that others changed since stay."""
+        place = self._place(change.key)
+        there = place.content()
+        if there is not None and intent.is_done(there):
+            return
+        merged = self._merged(change, how)
+        if merged is not None and merged not in (_bytes(change.old), there):
+            # Of a text in which the same lines stand again and again, it cannot be seen that it was merged already.
+            intent.write_down(merged)
+        place.put(merged)
 
     def _path(self, key: str) -> str:
         return os.path.abspath(os.path.join(self._home, key))
 
     def _place(self, key: str) -> FilePlace:
-        c = Component(name=self._name, kind="files", options={"path": key}, home=self._home, work=self._kept)
+        c = Component(name=self.name, kind="files", options={"path": key}, home=self._home, work=self._kept)
         return FilePlace(c, None)
 
 
@@ -181,7 +209,7 @@ class SqliteRestorer:
     """
 
     def __init__(self, name: str, path: str | None, home: str) -> None:
-        self._name = name
+        self.name = name
         self._path = path
         self._home = home
 
@@ -191,44 +219,47 @@ class SqliteRestorer:
         hint = 'Give key={"table": NAME, "pk": {COLUMN: VALUE}}; "path" names another SQLite file.'
         known = isinstance(key, dict) and {"table", "pk"} <= key.keys() <= {"table", "pk", "path"}
         if not known or not isinstance(key["table"], str) or key["pk"] in (None, {}):
-            raise _refused(self._name, "its key names no row", hint)
+            raise _refused(self.name, "its key names no row", hint)
         if self._path is None and not isinstance(key.get("path"), str):
-            raise _refused(self._name, "it is not known which database is meant", hint)
+            raise _refused(self.name, "it is not known which database is meant", hint)
         rows = [value for value in (old, new) if value is not None]
         if not rows or not all(isinstance(row, dict) and row and not any(map(_nested, row.values())) for row in rows):
             why = "a row is a dictionary of columns with plain values"
-            raise _refused(self._name, why, "Give dictionaries; None stands for no row, on one side at most.")
+            raise _refused(self.name, why, "Give dictionaries; None stands for no row, on one side at most.")
 
-    def look(self, change: TrackedChange) -> None:
+    def look(self, change: TrackedChange, how: Resolution) -> None:
         """See Restorer."""
-        key = change.key
-        with _Database(self._file(key)) as db:
-            self._require(db, _Row(db, change.key), change)
+        with _Database(self._file(change.key)) as db:
+            self._require(_Row(db, change.key), change, how)
 
-    def restore(self, change: TrackedChange, *, force: bool) -> None:
-        """See Restorer. Looking and writing are one transaction."""
+    def restore(self, change: TrackedChange, how: Resolution, intent: Intent) -> None:
+        """See Restorer. Looking and writing are one transaction; columns that the change left alone stay."""
         key, old = change.key, change.old
         with _Database(self._file(key)) as db, transaction(db.connection):
             row = _Row(db, key)
-            if not force:
-                self._require(db, row, change)
+            if not self._require(row, change, how):
+                return
             if old is None:
                 db.run(f"DELETE FROM {row.table} WHERE {row.where}", row.values)
             elif row.is_there({}):
-                sets = ", ".join(f"{_quoted(column)} = ?" for column in old)
-                db.run(f"UPDATE {row.table} SET {sets} WHERE {row.where}", (*old.values(), *row.values))
+                changed = old if how is Resolution.WHOLE else _changed(old, change.new or {})
+                if changed:
+                    sets = ", ".join(f"{_quoted(column)} = ?" for column in changed)
+                    db.run(f"UPDATE {row.table} SET {sets} WHERE {row.where}", (*changed.values(), *row.values))
             else:
                 whole = {**row.pk, **old}
                 columns, marks = ", ".join(map(_quoted, whole)), ", ".join("?" * len(whole))
                 db.run(f"INSERT INTO {row.table} ({columns}) VALUES ({marks})", tuple(whole.values()))
 
-    def _require(self, db: _Database, row: _Row, change: TrackedChange) -> None:
+    def _require(self, row: _Row, change: TrackedChange, how: Resolution) -> bool:
+        """Tell whether the row is to be written: not, when it was changed since and stays."""
         old, new = change.old, change.new
-        for value in (new, old):
-            if row.is_there(value) if value is not None else not row.is_there({}):
-                return
+        sides = ((new, old), (old, new))
+        if how is Resolution.WHOLE or any(row.stands(value, other) for value, other in sides):
+            return True
         what = f"The row {row.shown} of {row.table}"
-        raise DifferentError(what)
+        require_merged(what, [Clash(what, new, old, row.read())], how)
+        return how is Resolution.THEIRS
 
     def _file(self, key: Any) -> str:
         return os.path.join(self._home, key.get("path") or self._path or "")
@@ -281,6 +312,18 @@ class _Row:
         if count > 1:  # what is taken back of one row must not be written over others
             raise RollbackError("sqlite.rows", path=db.path, why=f"the key names {count} rows of {self.table}")
 
+    def stands(self, value: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:
+        """Tell whether the row is as on one side of a change, in the columns in which the other side differs."""
+        if value is None:
+            return not self.is_there({})
+        return self.is_there(value if other is None else _changed(value, other))
+
+    def read(self) -> dict[str, Any] | None:
+        """Return the row, or None when it is not there."""
+        cursor = self._db.connection.execute(f"SELECT * FROM {self.table} WHERE {self.where}", self.values)
+        found = cursor.fetchone()
+        return None if found is None else dict(zip((name for name, *_ in cursor.description), found, strict=True))
+
     def is_there(self, columns: Mapping[str, Any]) -> bool:
         """Tell whether the row is there, with these values; SQLite compares them, as it has stored them."""
         more = "".join(f" AND {_quoted(column)} IS ?" for column in columns)
@@ -299,27 +342,37 @@ class FunctionRestorer:
     """
 
     def __init__(self, name: str, restore: Callable[[TrackedChange], None], get: Callable[[Any], Any] | None) -> None:
-        self._name = name
+        self.name = name
         self._restore = restore
         self._get = get
 
     def check(self, change: TrackedChange) -> None:
         """See Restorer."""
 
-    def look(self, change: TrackedChange) -> None:
+    def look(self, change: TrackedChange, how: Resolution) -> None:
         """See Restorer."""
-        key, old, new = change.key, change.old, change.new
-        if self._get is not None:
-            there = self._get(key)
-            if not same(there, new) and not same(there, old):
-                what = f"The value of {self._name}"
-                raise DifferentError(what)
+        self._stays(change, how)
 
-    def restore(self, change: TrackedChange, *, force: bool) -> None:
+    def _stays(self, change: TrackedChange, how: Resolution) -> bool:
+        """Tell whether it was changed since and is to stay as it is."""
+        if self._get is None or how is Resolution.WHOLE:
+            return False
+        there = self._get(change.key)
+        if same(there, change.new) or same(there, change.old):
+            return False
+        what = f"The value of {self.name}"
+        require_merged(what, [Clash(change.what, change.new, change.old, there)], how)
+        return how is Resolution.OURS
+
+    def restore(self, change: TrackedChange, how: Resolution, intent: Intent) -> None:
         """See Restorer."""
-        if not force:
-            self.look(change)
-        self._restore(change)
+        if not self._stays(change, how):
+            self._restore(change)
+
+
+def _changed(value: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns of a row that another state of it has not, or not so."""
+    return {name: each for name, each in value.items() if name not in other or not same(each, other[name])}
 
 
 def _refused(name: str, why: str, hint: str) -> UsageError:

@@ -12,6 +12,8 @@ from rfs.production.rollback.errors import NotFoundError, UsageError
 from rfs.production.rollback.model import DeploymentCheckpoint
 
 HEX = re.compile(r"[0-9a-f]{1,12}")
+# Of a tracked change, of which there may be very many, the id is longer.
+LONG_HEX = re.compile(r"[0-9a-f]{1,24}")
 SHOWN = 5
 
 
@@ -103,7 +105,7 @@ def find_id(selector: str, ids: Ids) -> str:
     matches: list[str] = []
     if selector == "@latest":
         matches = ids("", 1)
-    elif HEX.fullmatch(selector):
+    elif LONG_HEX.fullmatch(selector):
         matches = ids(selector, -1)
     if not matches:
         raise NotFoundError("operation.none", selector=selector)

@@ -6,63 +6,82 @@ import os
 from collections.abc import Mapping
 from itertools import islice
 
-from rfs.production.rollback import selectors
 from rfs.production.rollback.capturing import Part
 from rfs.production.rollback.catalog import Catalog
 from rfs.production.rollback.errors import ConflictError, NotFoundError, UsageError
 from rfs.production.rollback.model import Component, OperationStatus
 from rfs.production.rollback.operation import Operation, redoable, remaining
+from rfs.production.rollback.operationlog import AnyOperation, OperationLog
 from rfs.production.rollback.wiring import inside
 
 
 def to_undo(
-    catalog: Catalog, parts: Mapping[str, Part], number: int, named: str | None, component: str | None
-) -> list[tuple[Operation, tuple[str, ...]]]:
+    log: OperationLog,
+    catalog: Catalog,
+    parts: Mapping[str, Part],
+    number: int,
+    *,
+    named: str | None,
+    component: str | None,
+    planned: bool = False,
+) -> list[tuple[AnyOperation, tuple[str, ...]]]:
     """Return the operations that an undo takes back, in that order, each with those of its components that it does.
 
     Args:
+        log: in which the last ones are looked for.
         parts: the components of now.
         number: how many of the last ones; 1 with `named`.
         named: one of them, as people name it.
         component: only operations that touched it, and only it.
+        planned: only operations that have a plan.
 
     Raises:
         NotFoundError: there are fewer, or no such operation or component, or its state before is gone.
         ConflictError: the named one did not complete; a component lies elsewhere now.
     """
-    if component is not None and component not in parts:
-        raise NotFoundError("components.unknown", name=component, known=", ".join(parts))
     if named is not None:
-        able = [_named(catalog, named, component)]
+        able = [_named(log, parts, named, component)]
     elif number < 1:
         raise UsageError("usage", what="-n must be at least 1", hint="`rfs undo` takes back one operation.")
     else:
-        found = (each for each in remaining(catalog.history()) if component is None or component in each[1])
+        history = remaining(catalog.history() if planned else log.history())
+        found = (each for each in history if component is None or component in each[1])
         able = list(islice(found, number))
+    if component is not None and component not in parts and not able:
+        raise _unknown(parts, component)
     if len(able) < number:
         raise NotFoundError("operation.too_few" if able else "operation.nothing_to_undo", asked=number, count=len(able))
     for operation, _ in able:
-        _require_undoable(catalog, parts, operation)
+        if isinstance(operation, Operation):
+            _require_undoable(catalog, parts, operation)
     return able if component is None else [(operation, (component,)) for operation, _ in able]
 
 
-def to_redo(catalog: Catalog) -> str:
+def to_redo(log: OperationLog) -> str:
     """Return the id of the undo that a redo takes back.
 
     Raises:
         NotFoundError: nothing was undone last.
     """
-    found = redoable(catalog.history(), lambda each: catalog.operation(each.undoes or "").undoes is not None)
+    found = redoable(log.history(), lambda each: log.get(each.undoes or "").undoes is not None)
     if found is None:
         raise NotFoundError("operation.nothing_to_redo")
     return found.operation_id
 
 
-def _named(catalog: Catalog, named: str, component: str | None) -> tuple[Operation, tuple[str, ...]]:
-    chosen = catalog.operation(selectors.find_id(named, catalog.operation_ids))
+def _unknown(parts: Mapping[str, Part], name: str) -> NotFoundError:
+    return NotFoundError("components.unknown", name=name, known=", ".join(parts))
+
+
+def _named(
+    log: OperationLog, parts: Mapping[str, Part], named: str, component: str | None
+) -> tuple[AnyOperation, tuple[str, ...]]:
+    chosen = log.find(named)
     if chosen.status is not OperationStatus.COMPLETED:
         raise ConflictError("operation.not_undoable", operation=chosen.operation_id, status=chosen.status)
     if component is not None and component not in chosen.plan.components:
+        if component not in parts:
+            raise _unknown(parts, component)
         raise NotFoundError("operation.untouched", operation=chosen.operation_id, name=component)
     return chosen, chosen.plan.components
 

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import msgspec
 
 from rfs.production.rollback.application import Application
+from rfs.production.rollback.drivers.config import ConfigDriver
 from rfs.production.rollback.drivers.envfile import UnparsableError
 from rfs.production.rollback.drivers.meta import Meta, remove_file, replace_file, shown
 from rfs.production.rollback.drivers.onefile import File, live_file
@@ -35,6 +36,9 @@ from rfs.production.rollback.errors import (
 )
 from rfs.production.rollback.ledger import Drop, Ledger, Put
 from rfs.production.rollback.model import Component, json_like, storable, utc_now
+from rfs.production.rollback.operationlog import noted, of_change
+from rfs.production.rollback.pulse import Beat
+from rfs.production.rollback.tracked import STANDING, TrackedChange, encoded, new_change_id
 from rfs.production.rollback.wiring import inside
 
 BACKUP = "backup_"
@@ -76,6 +80,7 @@ class _Pending(msgspec.Struct, frozen=True):
     target: str
     before: bytes | None
     after: bytes
+    reason: str = ""
 
 
 class Place(Protocol):
@@ -83,9 +88,11 @@ class Place(Protocol):
 
     Attributes:
         key: which history it has.
+        component: its name in rfs.toml, or what stands for it in the log of operations.
     """
 
     key: str
+    component: str
 
     def get(self) -> tuple[dict[str, Any] | None, bytes | None]:
         """Return the values in force (None: none, or not readable), and the file they are in, if it is one."""
@@ -136,6 +143,7 @@ class FilePlace:
         self.path = os.path.abspath(os.path.join(c.home, c.options["path"]))
         # Relative where it can be: the application may be moved, with its store.
         self.key = f"configuration:{os.path.relpath(self.path, c.home) if inside(self.path, c.home) else self.path}"
+        self.component = c.name
         self.reload = reload
         self._c = c
         self._kind = kind
@@ -217,6 +225,16 @@ class FilePlace:
         return RollbackError("config.invalid", path=shown(self.path), format=NAMES[self.format], why=error)
 
 
+def configured_place(c: Component, driver: ConfigDriver, beat: Beat) -> FilePlace:
+    """Return the file of a config component, with the check and the reload that rfs.toml names."""
+    return FilePlace(
+        c,
+        driver.format(c),
+        check=lambda draft: driver.check(c, draft, beat),
+        reload=lambda: driver.reload(c, beat),
+    )
+
+
 class Versions:
     """The versions of one configuration, and which of them is in force.
 
@@ -283,7 +301,9 @@ class Versions:
             if self._ledger.find(self._log, name) is not None:
                 raise ConflictError("config.taken", version=name)
             saved = _version(name, values, None, description)
-            self._ledger.write(self._entry(saved), Put(_CURRENT, self._log, name.encode()))
+            entry = self._entry(saved)
+            change = self._change("save", name, {"version": None}, {"version": entry.body}, description)
+            self._ledger.write(entry, Put(_CURRENT, self._log, name.encode()), *change)
             return saved
 
     def rollback(self, version: str, reason: str = "") -> tuple[ConfigVersion, str | None]:
@@ -299,23 +319,63 @@ class Versions:
             previous = self.current()
             values, content = self._place.get()
             draft = self._place.draft(target)
-            changes: list[Put] = [
-                Put(_PENDING, self._log, msgspec.json.encode(_Pending(target.version, content, draft)))
-            ]
+            pending = _Pending(target.version, content, draft, storable(reason))
+            changes: list[Put] = [Put(_PENDING, self._log, msgspec.json.encode(pending))]
             if values is not None or content is not None:
                 why = f"before the rollback to {target.version}" + (f": {reason}" if reason else "")
                 changes.append(self._entry(_version(_backup_name(), values, content, why)))
             self._ledger.write(*changes)
-            self._apply(target.version, content, draft)
+            self._apply(pending)
             return target, previous.version if previous is not None else None
 
-    def _apply(self, target: str, before: bytes | None, draft: bytes) -> None:
+    def _apply(self, pending: _Pending) -> None:
+        target, before, draft = pending.target, pending.before, pending.after
         try:
             self._place.put(draft)
             self._place.reload()
         except RollbackError as error:
             self._turn_back(before, error)
-        self._ledger.write(Put(_CURRENT, self._log, target.encode()), Drop(_PENDING, self._log))
+        change = self._change("configuration", target, {"content": before}, {"content": draft}, pending.reason)
+        self._ledger.write(Put(_CURRENT, self._log, target.encode()), Drop(_PENDING, self._log), *change)
+
+    def _change(
+        self, kind: str, version: str, old: dict[str, Any], new: dict[str, Any], reason: str
+    ) -> tuple[Put, Put]:
+        """Return what tells the log of operations of something that was done, with all that taking it back needs."""
+        before = self._ledger.find(_CURRENT, self._log)
+        change = TrackedChange(
+            change_id=new_change_id(),
+            component=self._place.component,
+            change_type=kind,
+            key=version,
+            old={"current": before.decode() if before else None, **old},
+            new={"current": version, **new},
+            at=utc_now(),
+            kind=kind,
+        )
+        logged = of_change(change, self._place.component, reason)
+        return Put(STANDING, change.change_id, encoded(change)), noted(logged)
+
+    # — taking back —
+
+    def point(self, old: str | None, new: str | None) -> list[Put | Drop]:
+        """Return what makes `old` the current version, where `new` is that now."""
+        found = self._ledger.find(_CURRENT, self._log)
+        if (found.decode() if found else None) != new:
+            return []
+        return [Drop(_CURRENT, self._log) if old is None else Put(_CURRENT, self._log, old.encode())]
+
+    def entry(self, version: str, body: bytes | None) -> Put | Drop:
+        """Return what writes a version as it was saved, or with None removes it."""
+        return Drop(self._log, version) if body is None else Put(self._log, version, body)
+
+    def record(self, version: str) -> bytes | None:
+        """Return a version as it was saved, or None."""
+        return self._ledger.find(self._log, version)
+
+    def write(self, *changes: Put | Drop) -> None:
+        """Write to the ledger; see Ledger.write."""
+        self._ledger.write(*changes)
 
     def _turn_back(self, before: bytes | None, error: RollbackError) -> None:
         beat = self._app.beat
@@ -357,7 +417,7 @@ class Versions:
             self._app.notices.append(f"{what}: what it was to write is not there.")
             return
         # It was replaced, and nobody knows whether anybody was told: that is harmless when repeated.
-        self._apply(pending.target, pending.before, pending.after)
+        self._apply(pending)
         self._app.notices.append(
             f"An interrupted rollback of the configuration to {pending.target} was finished first."
         )

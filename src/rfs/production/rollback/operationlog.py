@@ -1,0 +1,164 @@
+"""The one log of everything that was done: rollbacks and their undos, versions of configurations, tracked changes.
+
+Operations with a plan are in the catalog. Those that change one thing and need none are in the ledger, written in
+the same transaction as what they did. Both are read newest first, and no further than is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import datetime
+from heapq import merge
+from itertools import islice
+from operator import attrgetter
+
+import msgspec
+
+from rfs.production.rollback import selectors
+from rfs.production.rollback.catalog import Catalog
+from rfs.production.rollback.ledger import Ledger, Put
+from rfs.production.rollback.lock import actor
+from rfs.production.rollback.model import OperationStatus, storable, utc_now
+from rfs.production.rollback.operation import Operation, Touched
+from rfs.production.rollback.store import Store
+from rfs.production.rollback.tracked import TrackedChange, new_change_id
+
+OPERATIONS = "operations"
+
+
+class SmallOperation(msgspec.Struct, frozen=True, kw_only=True):
+    """One that changed one thing.
+
+    Attributes:
+        operation_id: of a change, the change's own.
+        kind: "change" (tracked), "save" (of a version), "configuration" (a version applied), "undo" or "redo".
+        what: which thing of the component, for people.
+        change: the id of the change that it made, took back or made again.
+        back: the change no longer stood after it.
+    """
+
+    operation_id: str
+    kind: str
+    component: str
+    what: str
+    change: str
+    created_at: datetime
+    actor: str
+    reason: str = ""
+    undoes: str | None = None
+    back: bool = False
+
+    @property
+    def status(self) -> OperationStatus:
+        """It is in the log once it is done."""
+        return OperationStatus.COMPLETED
+
+    @property
+    def plan(self) -> Touched:
+        """What it touched, as of an operation that has a plan."""
+        return Touched((self.component,))
+
+    @property
+    def destination(self) -> str:
+        """What it is about, in a word or two for people."""
+        return f"{self.component} {self.what}" if self.what else self.component
+
+
+AnyOperation = Operation | SmallOperation
+
+
+def of_change(change: TrackedChange, component: str, reason: str) -> SmallOperation:
+    """Return the operation, of this moment, that made a change.
+
+    Args:
+        component: its name in rfs.toml, where it is one of those.
+    """
+    return SmallOperation(
+        operation_id=change.change_id,
+        kind=change.kind,
+        component=component,
+        what=storable(change.what),
+        change=change.change_id,
+        created_at=utc_now(),
+        actor=actor(),
+        reason=storable(reason),
+    )
+
+
+def taking_back(operation: SmallOperation, reason: str) -> SmallOperation:
+    """Return the operation, of this moment, that takes another one back."""
+    return msgspec.structs.replace(
+        operation,
+        operation_id=new_change_id(),
+        kind="undo" if operation.undoes is None else "redo",
+        created_at=utc_now(),
+        actor=actor(),
+        reason=storable(reason),
+        undoes=operation.operation_id,
+        back=not operation.back,
+    )
+
+
+def noted(operation: SmallOperation) -> Put:
+    """Return what writes an operation to the ledger."""
+    return Put(OPERATIONS, operation.operation_id, msgspec.json.encode(operation))
+
+
+class OperationLog:
+    """Args: catalog, store: of the application. A ledger that is not there yet is an empty one."""
+
+    def __init__(self, catalog: Catalog, store: Store) -> None:
+        self._catalog = catalog
+        self._store = store
+        self._opened: Ledger | None = None
+
+    def close(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
+
+    @property
+    def _ledger(self) -> Ledger | None:
+        if self._opened is None and os.path.exists(os.path.join(self._store.path, "ledger.db")):
+            self._opened = Ledger(self._store)
+        return self._opened
+
+    def history(self) -> Iterator[AnyOperation]:
+        """Yield all operations, newest first.
+
+        Raises:
+            RollbackError: the catalog or the ledger cannot be read.
+        """
+        if self._ledger is None:
+            return iter(self._catalog.history())
+        return merge(self._catalog.history(), self._small(self._ledger), key=attrgetter("created_at"), reverse=True)
+
+    @staticmethod
+    def _small(ledger: Ledger) -> Iterator[SmallOperation]:
+        return (msgspec.json.decode(entry.body, type=SmallOperation) for entry in ledger.entries(OPERATIONS))
+
+    def find(self, selector: str) -> AnyOperation:
+        """Return the operation whose id begins with `selector`, or with `@latest` the newest.
+
+        Raises:
+            NotFoundError: none does.
+            UsageError: several do.
+        """
+        return self.get(selectors.find_id(selector, self.ids))
+
+    def get(self, operation_id: str) -> AnyOperation:
+        """Return the operation of this id.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        body = self._ledger.find(OPERATIONS, operation_id) if self._ledger is not None else None
+        return self._catalog.operation(operation_id) if body is None else msgspec.json.decode(body, type=SmallOperation)
+
+    def ids(self, prefix: str = "", limit: int = -1) -> list[str]:
+        """Return the ids that begin with `prefix`, newest first; at most `limit` when that is not negative."""
+        if not prefix:
+            return [each.operation_id for each in islice(self.history(), None if limit < 0 else limit)]
+        there = [] if self._ledger is None else self._ledger.names(OPERATIONS, prefix, limit)
+        found = [*self._catalog.operation_ids(prefix, limit), *there]
+        return found if limit < 0 else found[:limit]

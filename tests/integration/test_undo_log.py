@@ -1,0 +1,232 @@
+"""One log of operations: rollbacks, versions of configurations and tracked changes, and what undid what."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import apsw
+import msgspec
+import pytest
+from cli_app import Ran
+from small import Small
+
+from rfs.cli.main import main
+from rfs.production.rollback import IncrementalRollback, RollbackManager
+from rfs.production.rollback.ledger import Ledger
+from rfs.production.rollback.operationlog import OPERATIONS, SmallOperation
+
+
+class Shop(Small):
+    """An application with a way to run commands in it."""
+
+    def __init__(self, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        super().__init__(home)
+        self.changes = IncrementalRollback(home)
+        self.settings = self.tree / "settings.toml"
+        self.code = self.tree / "code.txt"
+        self._capsys = capsys
+
+    def rfs(self, *words: str) -> Ran:
+        self._capsys.readouterr()
+        code = main(words)
+        return Ran(code, *self._capsys.readouterr())
+
+    def json(self, *words: str) -> Any:
+        ran = self.rfs(*words, "--json")
+        assert ran.envelope["ok"], ran
+        return ran.data
+
+    def kinds(self) -> list[str]:
+        return [each["kind"] for each in self.json("log")]
+
+    def track(self, *words: Any, key: Any) -> str:
+        found: str = asyncio.run(self.changes.track_change(*words, key=key)).unwrap()
+        return found
+
+    def set(self, number: int, old: int) -> str:
+        """Change the version in the settings, and track it."""
+        self.settings.write_text(self.settings.read_text().replace(f"version = {old}", f"version = {number}"))
+        return self.track("settings", "update", old, number, key="version")
+
+    def row(self) -> Any:
+        with closing(sqlite3.connect(self.tree / "small.db")) as db:
+            return db.execute("SELECT v FROM t WHERE n = 1").fetchone()[0]
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shop:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "keys"))
+    found = Shop(tmp_path / "shop", capsys)
+    monkeypatch.chdir(found.home)
+    return found
+
+
+def test_everything_that_was_done_is_in_one_log_and_is_undone_newest_first(shop: Shop) -> None:
+    first = shop.json("checkpoint")["id"]
+    shop.json("config", "save", "one", "-m", "as it was")
+    change = shop.set(2, 1)
+    shop.json("config", "rollback", "one", "-y", "--reason", "two is broken")
+    shop.code.write_text("broken\n")
+    shop.json("rollback", first, "--reason", "v2", "-y")
+    assert shop.kinds() == ["rollback", "configuration", "change", "save"]
+    log = shop.json("log")
+    assert [each["reason"] for each in log] == ["v2", "two is broken", "update", "as it was"]
+    assert (log[2]["rollback_id"], log[2]["components"], log[2]["what"]) == (change, ["settings"], "version")
+    (undone,) = shop.json("undo", "-y")
+    assert shop.code.read_text() == "broken\n"
+    shop.json("undo", "-y")
+    assert "version = 2" in shop.settings.read_text()
+    shop.json("undo", "-y")
+    assert shop.settings.read_text() == "# kept\nversion = 1\npassword = 'hunter1'\n"
+    assert len(shop.json("config", "list")) == 2
+    shop.json("undo", "-y")
+    assert [each["version"][:7] for each in shop.json("config", "list")] == ["backup_"]
+    assert shop.rfs("undo", "-y").code == 10
+    assert shop.kinds()[:4] == ["undo"] * 4
+    for _ in range(4):
+        shop.json("redo", "-y")
+    assert shop.is_at(1)
+    assert {each["version"][:3] for each in shop.json("config", "list")} == {"one", "bac"}
+    assert shop.rfs("redo", "-y").code == 10
+    shop.json("undo", undone["rollback_id"], "-y")
+    assert shop.rfs("show", change).out.split()[:2] == ["change", change]
+
+
+def test_several_are_undone_at_once_whatever_they_are_and_a_component_alone(shop: Shop) -> None:
+    first = shop.json("checkpoint")["id"]
+    shop.set(2, 1)
+    shop.code.write_text("two\n")
+    shop.track("file", "update", "version 1\n" * 50, "two\n", key="tree/code.txt")
+    (done,) = shop.json("undo", "--component", "settings", "-y")
+    assert (done["components"], done["undoes"] is not None) == (["settings"], True)
+    assert shop.code.read_text() == "two\n"
+    shop.json("rollback", first, "--only", "db", "--reason", "x", "-y")
+    done = shop.json("undo", "-n", "2", "-y")
+    assert [each["kind"] for each in done] == ["undo", "undo"]
+    assert shop.is_at(1)
+    assert shop.rfs("undo", "-n", "2", "-y").code == 10
+    assert "components.unknown" in shop.rfs("undo", "--component", "nothing", "-y", "--json").out
+    assert asyncio.run(RollbackManager(shop.home / "rfs.toml").undo()).is_failure()
+
+
+def test_the_graph_tells_what_undid_what(shop: Shop) -> None:
+    shop.set(2, 1)
+    shop.set(3, 2)
+    shop.json("undo", "-y")
+    shop.json("redo", "-y")
+    shop.json("undo", "-n", "2", "-y")
+    lines = [line.split()[0] for line in shop.rfs("log").out.splitlines()[1:]]
+    assert lines == ["●╭", "●│╭", "●││╭", "○││╰╭", "○│╰", "○╰"]
+
+
+def test_what_others_changed_since_in_the_same_file_is_kept(shop: Shop) -> None:
+    old = "".join(f"line {number}\n" for number in range(9))
+    new, later = old.replace("line 2", "second"), old.replace("line 2", "second").replace("line 7", "seventh")
+    shop.code.write_text(new)
+    first = shop.track("file", "edit", old, new, key="tree/code.txt")
+    shop.set(2, 1)
+    shop.settings.write_text(shop.settings.read_text() + "later = true\n")
+    shop.code.write_text(later)
+    shop.json("undo", first, "-y")
+    assert shop.code.read_text() == old.replace("line 7", "seventh")
+    shop.json("redo", "-y")
+    assert shop.code.read_text() == later
+    shop.json("undo", "-y")
+    shop.json("undo", "-y")
+    assert shop.settings.read_text() == "# kept\nversion = 1\npassword = 'hunter1'\nlater = true\n"
+    assert shop.rfs("undo", first, "-y").code == 15
+
+
+def test_a_conflict_is_listed_with_three_values_and_left_alone_until_somebody_decides(shop: Shop) -> None:
+    change = shop.set(2, 1)
+    shop.settings.write_text("version = 3\nother = 1\n")
+    ran = shop.rfs("undo", "-y", "--json")
+    assert (ran.code, ran.data["error"]["key"]) == (15, "change.conflict")
+    assert "version: 1 before it, 2 after it, 3 now" in ran.data["error"]["message"]
+    assert shop.json("undo", "--dry-run")["undo"][0]["conflicts"] == [
+        {"where": "version", "before": "1", "after": "2", "now": "3"}
+    ]
+    assert shop.rfs("undo", "-y", "--ours", "--theirs").code == 2
+    assert shop.settings.read_text() == "version = 3\nother = 1\n"
+    (kept,) = shop.json("undo", "-y", "--ours")
+    assert shop.settings.read_text() == "version = 3\nother = 1\n"
+    shop.json("undo", kept["rollback_id"], "-y", "--theirs")
+    assert shop.settings.read_text() == "version = 2\nother = 1\n"
+    shop.settings.write_text("version = 3\nother = 1\n")
+    shop.json("undo", change, "-y", "--theirs")
+    assert shop.settings.read_text() == "version = 1\nother = 1\n"
+    assert "taken back already" in shop.rfs("undo", change, "-y").err
+
+
+def test_a_configuration_that_was_rolled_back_is_undone_by_key(shop: Shop) -> None:
+    shop.json("config", "save", "one")
+    shop.settings.write_text("# mine\nversion = 2\npassword = 'x'\n")
+    shop.json("config", "rollback", "one", "-y")
+    shop.settings.write_text(shop.settings.read_text() + "added = 1\n")
+    shop.json("undo", "-y")
+    assert shop.settings.read_text() == "# mine\nversion = 2\npassword = 'x'\nadded = 1\n"
+    shop.json("redo", "-y")
+    shop.settings.write_text(shop.settings.read_text().replace("'hunter1'", "'third'"))
+    ran = shop.rfs("undo", "-y", "--json")
+    assert ran.data["error"]["key"] == "change.conflict"
+    assert "third" not in ran.out
+    assert "hunter1" not in ran.out
+
+
+def test_secrets_and_contents_are_not_shown(shop: Shop) -> None:
+    ids = [
+        shop.track("settings", "update", "s3cret", "hunter1", key="password"),
+        shop.track("file", "update", "s3cret", "s3cret 2", key="tree/x"),
+        shop.track("db", "update", {"token": "s3cret"}, {"token": "s3cret 2"}, key={"table": "t", "pk": 1}),
+    ]
+    for change in ids:
+        shown = shop.rfs("show", change).out + shop.rfs("undo", change, "--dry-run").out
+        assert "s3cret" not in shown
+        assert "hunter1" not in shown
+    assert "6 bytes" in shop.rfs("show", ids[1]).out
+
+
+def test_columns_that_others_changed_since_stay(shop: Shop) -> None:
+    with closing(sqlite3.connect(shop.tree / "small.db")) as db, db:
+        db.execute("ALTER TABLE t ADD COLUMN w")
+        db.execute("UPDATE t SET v = 'new', w = 1 WHERE n = 1")
+    shop.track("db", "update", {"v": "old", "w": None}, {"v": "new", "w": None}, key={"table": "t", "pk": 1})
+    shop.json("undo", "-y")
+    with closing(sqlite3.connect(shop.tree / "small.db")) as db, db:
+        assert db.execute("SELECT v, w FROM t WHERE n = 1").fetchone() == ("old", 1)
+
+
+def test_a_log_of_a_hundred_thousand_is_not_read_wholly(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.set(2, 1)
+    with shop.open() as app, Ledger(app.store) as ledger:
+        one = next(app.log.history())
+        assert isinstance(one, SmallOperation)
+        at = datetime.now(UTC) - timedelta(days=1)
+        old = [msgspec.structs.replace(one, operation_id=f"{n:024x}", created_at=at) for n in range(2)]
+        bodies = [app.store.seal(msgspec.json.encode(each)) for each in old]
+        rows = [(f"{n:024x}", bodies[n % 2]) for n in range(100_000)]
+        path = ledger.path
+    with closing(apsw.Connection(path)) as db, db:
+        db.executemany(f"INSERT INTO entries (log, name, body) VALUES ('{OPERATIONS}', ?, ?)", rows)
+    steps: list[int] = []
+
+    def watch(db: apsw.Connection) -> None:
+        db.trace_v2(
+            apsw.SQLITE_TRACE_PROFILE, lambda event: steps.append(event["stmt_status"]["SQLITE_STMTSTATUS_VM_STEP"])
+        )
+
+    apsw.connection_hooks.append(watch)
+    try:
+        assert len(shop.json("log")) == 20
+        listed = sum(steps)
+        shop.json("undo", one.operation_id, "-y")
+    finally:
+        apsw.connection_hooks.remove(watch)
+    assert 0 < listed < 20_000
+    assert sum(steps) < 60_000
+    assert "version = 1" in shop.settings.read_text()
