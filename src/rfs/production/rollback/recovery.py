@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial, wraps
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 import msgspec
 
@@ -18,13 +18,15 @@ from rfs.production.rollback.errors import ConflictError, HeldError, NotFoundErr
 from rfs.production.rollback.lock import actor, exclusive
 from rfs.production.rollback.model import Component, HealthReport, OperationStatus, storable
 from rfs.production.rollback.operation import LEFT, OPEN, Mark, Operation, position
-from rfs.production.rollback.operationlog import OperationLog
 from rfs.production.rollback.plan import Plan
 from rfs.production.rollback.pulse import Beat, Reporter
 from rfs.production.rollback.recorded import edited, parts_of
 from rfs.production.rollback.settings import Settings, find, load
 from rfs.production.rollback.store import Store
 from rfs.production.rollback.wiring import load_parts, recorded_parts
+
+if TYPE_CHECKING:
+    from rfs.production.rollback.operationlog import OperationLog
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -59,7 +61,6 @@ class Recoverable:
         wait: seconds to wait for the lock.
 
     Attributes:
-        log: of all operations.
         notices: sentences about what was settled on the way, for whoever asked for something else.
         work: folder of local state, with one folder for each component.
         left: what is done now is done by another process, since this one is inside services; see outside.py.
@@ -71,7 +72,7 @@ class Recoverable:
         self.wait = wait
         self.store = Store.open(settings.store.path, settings.store.key)
         self.catalog = Catalog(os.path.join(settings.store.path, "catalog.db"), self.store.reserve.give_up)
-        self.log = OperationLog(self.catalog, self.store)
+        self._log: OperationLog | None = None
         self._owns_store()
         self.work = os.path.join(settings.store.path, "work")
         self.beat = Beat(reporter)
@@ -109,7 +110,8 @@ class Recoverable:
         return cls(settings)
 
     def close(self) -> None:
-        self.log.close()
+        if self._log is not None:
+            self._log.close()
         self.catalog.close()
         self.store.close()
 
@@ -118,6 +120,15 @@ class Recoverable:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def log(self) -> OperationLog:
+        """The log of all operations."""
+        if self._log is None:
+            from rfs.production.rollback.operationlog import OperationLog  # status needs none, and start-up is a goal
+
+            self._log = OperationLog(self.catalog, self.store)
+        return self._log
 
     def _load_parts(self) -> dict[str, Part]:
         return load_parts(self.settings, self.work)
