@@ -270,15 +270,6 @@ def write_unit(name: str, text: str) -> Path:
     return path
 
 
-def until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """Wait until something holds; return it."""
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
-    return found
-
-
 def raze() -> None:
     """Stop and remove every unit that a test made."""
     ours = [path for path in UNITS.iterdir() if path.name != "rfs-test.target"]

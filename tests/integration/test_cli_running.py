@@ -10,23 +10,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from cli_app import SERVICE, TOML, App
+from waiting import until
 
 from rfs.cli import progress
 from rfs.production.rollback.lock import exclusive
 
 PATIENCE = 30.0
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < until, "it never came"
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -44,7 +37,7 @@ ROLLBACK = ("rollback", "@latest", "--reason", "x", "-y")
 def test_a_signal_turns_a_rollback_back(changed: App, number: signal.Signals) -> None:
     (changed.folder / "slow-stop").touch()
     running = changed.start(*ROLLBACK)
-    wait_for((changed.folder / "stopping").exists)
+    until((changed.folder / "stopping").exists)
     running.send_signal(number)
     # It is turned back at once, though the service would never stop; the way back starts it again.
     _, err = running.communicate(timeout=PATIENCE)
@@ -110,7 +103,7 @@ def test_a_signal_while_it_waits_for_the_lock_ends_it_at_once(changed: App) -> N
 def test_the_next_command_settles_what_a_kill_left_and_says_so(changed: App) -> None:
     (changed.folder / "slow-stop").touch()
     running = changed.start(*ROLLBACK)
-    wait_for((changed.folder / "stopping").exists)
+    until((changed.folder / "stopping").exists)
     running.kill()
     running.communicate(timeout=PATIENCE)
     (changed.folder / "slow-stop").unlink()
@@ -154,9 +147,9 @@ class Terminal:
         os.close(self._master)
 
     def expect(self, text: str) -> None:
-        until = time.monotonic() + PATIENCE
+        latest = time.monotonic() + PATIENCE
         while text not in self.seen:
-            assert time.monotonic() < until, self.seen
+            assert time.monotonic() < latest, self.seen
             assert self._read(), self.seen
 
     def answer(self, text: str) -> None:
@@ -164,7 +157,7 @@ class Terminal:
 
     def interrupt(self) -> None:
         """Press Ctrl-C once it reads: just before, it only counts after the read; a second one may meet it ending."""
-        wait_for(self._asleep)
+        until(self._asleep)
         self._child.send_signal(signal.SIGINT)
 
     def _asleep(self) -> bool:

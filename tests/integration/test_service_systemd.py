@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from systemd_host import UNITS, prop, raze, systemctl, until, write_unit
+from systemd_host import UNITS, prop, raze, systemctl, write_unit
+from waiting import until
 
 from rfs.production.rollback.drivers.service import ServiceDriver, systemd, systemd_call
 from rfs.production.rollback.drivers.service.systemd_files import UnitFiles

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from cli_app import App
-from systemd_host import UNITS, prop, raze, systemctl, until, write_unit
+from systemd_host import UNITS, prop, raze, systemctl, write_unit
+from waiting import until
 
 from rfs.cli.main import main
 from rfs.production.rollback.application import Application

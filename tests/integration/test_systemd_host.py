@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from systemd_host import UNITS, Host, prop, raze, systemctl, until, write_unit
+from systemd_host import UNITS, Host, prop, raze, systemctl, write_unit
+from waiting import until
 
 
 @pytest.mark.inside_systemd

@@ -24,7 +24,6 @@ def flags() -> Iterator[Flags]:
 
 class TestDocumentDriver(DriverSuite):
     ways = 3
-    most_interruptions = 20
     secrets = ("hunter2", "correct horse")
 
     @pytest.fixture(autouse=True)
