@@ -22,16 +22,53 @@ if TYPE_CHECKING:
     from rfs.production.rollback.plan import Plan
 
 
+class _Parts:
+    """What --path, --key and --table say."""
+
+    def __init__(self, paths: tuple[str, ...], keys: tuple[str, ...], tables: tuple[str, ...]) -> None:
+        if tables:
+            raise UsageError("select.table")
+        self.paths, self.keys = paths, keys
+
+    def __bool__(self) -> bool:
+        return bool(self.paths or self.keys)
+
+    def of(self, app: Application) -> dict[str, tuple[str, ...]]:
+        """Return what of which components is meant."""
+        from rfs.production.rollback.selection import chosen
+
+        return chosen(app.parts, self.paths, self.keys)
+
+
+_path = click.option("--path", "paths", multiple=True, help="Only this file or folder of a files component.")
+_key = click.option("--key", "keys", multiple=True, metavar="A.B.C", help="Only this key of a configuration.")
+_table = click.option("--table", "tables", multiple=True, hidden=True)
+
+
 @click.command(cls=CommonCommand)
 @click.argument("target", metavar="[CHECKPOINT]", default="@latest", shell_complete=complete_checkpoint)
 @click.option("--only", type=COMPONENTS, default="", help="Only these components, with commas between.")
 @click.option("--except", "without", type=COMPONENTS, default="", help="All but these components.")
 @click.option("--out", metavar="FILE", help="Write the plan down, for `rfs rollback --plan FILE`.")
+@_path
+@_key
+@_table
 @click.pass_obj
-def plan(session: Session, target: str, only: tuple[str, ...], without: tuple[str, ...], out: str | None) -> Answer:
+def plan(
+    session: Session,
+    *,
+    target: str,
+    only: tuple[str, ...],
+    without: tuple[str, ...],
+    out: str | None,
+    paths: tuple[str, ...],
+    keys: tuple[str, ...],
+    tables: tuple[str, ...],
+) -> Answer:
     """Show what a rollback to CHECKPOINT (the latest) would do, lose, need and cost. Changes nothing."""
+    parts = _Parts(paths, keys, tables)
     with session.application(changes=False) as app:
-        made = app.plan(target, only=only, without=without)
+        made = app.plan(target, only=only, without=without, selection=parts.of(app))
         checked = bool(app.settings.health)
         left = app.catalog.open_operation()
     notes: tuple[str, ...] = ()
@@ -80,9 +117,20 @@ def _read_plan(path: str) -> Plan:
 @click.option("--only", type=COMPONENTS, default="", help="Only these components, with commas between.")
 @click.option("--except", "without", type=COMPONENTS, default="", help="All but these components.")
 @click.option("--plan", "plan_file", metavar="FILE", help="A plan written by `rfs plan --out`; refused if it changed.")
+@_path
+@_key
+@_table
 @click.pass_obj
 def rollback(
-    session: Session, target: str | None, only: tuple[str, ...], without: tuple[str, ...], plan_file: str | None
+    session: Session,
+    *,
+    target: str | None,
+    only: tuple[str, ...],
+    without: tuple[str, ...],
+    plan_file: str | None,
+    paths: tuple[str, ...],
+    keys: tuple[str, ...],
+    tables: tuple[str, ...],
 ) -> Answer:
     """Bring the application to CHECKPOINT; if that fails, bring it back to the state before.
 
@@ -91,15 +139,17 @@ def rollback(
     from rfs.production.rollback.plan import select
 
     expected: Plan | None = None
+    parts = _Parts(paths, keys, tables)
     if plan_file is not None:
-        if target is not None or only or without:
-            bad_usage("--plan names the target and the components itself", "Leave CHECKPOINT, --only and --except out.")
+        if target is not None or only or without or parts:
+            hint = "Leave CHECKPOINT, --only, --except, --path and --key out."
+            bad_usage("--plan names the target and the components itself", hint)
         expected = _read_plan(plan_file)
         target, only = expected.target, expected.components
     if target is None:
         bad_usage("CHECKPOINT is missing", "Name one, or @latest or @last-good; `rfs checkpoint list` shows them.")
     if session.dry_run:
-        return _only_planned(session, target, only, without, expected)
+        return _only_planned(session, target, only, without, parts=parts, expected=expected)
     if not session.interactive:
         session.ask_reason()
     session.must_answer("Roll back?")
@@ -107,24 +157,34 @@ def rollback(
         # Nobody is asked why before it is sure that there is something to do.
         app.find(target)
         select(list(app.parts), only, without)
+        selection = parts.of(app) if expected is None else expected.selection
         reason = session.ask_reason()
         if not session.yes:
-            seen = app.plan(target, only=only, without=without)
+            seen = app.plan(target, only=only, without=without, selection=selection)
             _refuse_if_changed(expected, seen)
             text = plan_text(seen, checked=bool(app.settings.health), everything=session.verbose)
             session.show_and_confirm(text, seen.warnings, "Roll back?")
             expected = seen
-        operation = app.rollback(target, reason=reason, only=only, without=without, expected=expected)
+        operation = app.rollback(
+            target, reason=reason, only=only, without=without, selection=selection, expected=expected
+        )
     warnings = tuple(fresh_warnings(operation))
     notes = operation.plan.warnings if session.yes else ()  # otherwise they were shown before the question
     return Answer(operation_json(operation), done_text(operation), operation.operation_id, notes, warnings)
 
 
 def _only_planned(
-    session: Session, target: str, only: tuple[str, ...], without: tuple[str, ...], expected: Plan | None
+    session: Session,
+    target: str,
+    only: tuple[str, ...],
+    without: tuple[str, ...],
+    *,
+    parts: _Parts,
+    expected: Plan | None,
 ) -> Answer:
     with session.application(changes=False) as app:
-        made = app.plan(target, only=only, without=without)
+        selection = parts.of(app) if expected is None else expected.selection
+        made = app.plan(target, only=only, without=without, selection=selection)
         checked = bool(app.settings.health)
     _refuse_if_changed(expected, made)
     everything = session.verbose or session.json
@@ -239,7 +299,7 @@ def _undo_plan(
     head = f"{'Undo' if operation.undoes is None else 'Redo'} of {KINDS.get(operation.kind, operation.kind)}"
     head = f"{head} {short(operation.operation_id)}:"
     if isinstance(operation, Operation):
-        made = app.plan(operation.state_before, only=names)
+        made = app.plan(operation.state_before, only=names, selection=operation.plan.part_of(names))
         text = plan_text(made, checked=bool(app.settings.health), everything=session.verbose)
         data = {"undoes": operation.operation_id, **plan_json(made, everything=session.verbose)}
         return f"{head}\n{text}", data, made.warnings

@@ -249,6 +249,7 @@ def operation_json(operation: Operation) -> dict[str, Any]:
     data: dict[str, Any] = as_json(operation.record())
     data["late_count"] = operation.late_count
     data["safety"] = operation.safety
+    data["selection"] = as_json(operation.plan.selection)
     data["downgrade"] = as_json(operation.downgrade)
     return data
 
@@ -280,6 +281,7 @@ def operation_text(operation: Operation, *, everything: bool, alive: bool) -> st
         ("ended", nice_time(operation.finished_at) if operation.finished_at else ""),
         ("outage", nice_seconds(operation.outage) if operation.outage is not None else ""),
         ("components", ", ".join(operation.plan.components)),
+        *((f"only of {name}", printable(", ".join(keys))) for name, keys in operation.plan.selection.items()),
         ("health", health_word(operation.health) if operation.health is not None and operation.health.checks else ""),
         ("error", printable(operation.error or "")),
     ]
@@ -328,7 +330,9 @@ def done_text(operation: Operation) -> str:
         count = counted(len(way.versions), "migration")
         where = f"{count} of {way.component} taken back, to {' '.join(way.targets)}"
         return f"{what}. {where}; the state before is kept: `rfs undo`."
-    return f"{what}. The application is as at {operation.plan.target}; the state before is kept: `rfs undo`."
+    chosen = [key for keys in operation.plan.selection.values() for key in keys]
+    whose = printable(", ".join(chosen)) + (" are" if len(chosen) > 1 else " is") if chosen else "The application is"
+    return f"{what}. {whose} as at {operation.plan.target}; the state before is kept: `rfs undo`."
 
 
 def fresh_warnings(operation: Operation) -> list[str]:

@@ -32,6 +32,7 @@ from rfs.production.rollback.model import (
 from rfs.production.rollback.operation import Operation
 from rfs.production.rollback.plan import Plan, Scope, differs, make_migration_plan, make_plan, select
 from rfs.production.rollback.recovery import InsideError, Recoverable, interruptible
+from rfs.production.rollback.selection import splits, staying
 
 
 class Drift(msgspec.Struct, frozen=True):
@@ -126,8 +127,18 @@ class Application(Recoverable):
     # — looking —
 
     @interruptible
-    def plan(self, selector: str, *, only: Sequence[str] = (), without: Sequence[str] = ()) -> Plan:
+    def plan(
+        self,
+        selector: str,
+        *,
+        only: Sequence[str] = (),
+        without: Sequence[str] = (),
+        selection: Mapping[str, Sequence[str]] | None = None,
+    ) -> Plan:
         """Return what a rollback to a checkpoint would do, lose and need. Changes nothing.
+
+        Args:
+            selection: see `rollback`.
 
         Raises:
             NotFoundError: no such checkpoint or component.
@@ -135,7 +146,7 @@ class Application(Recoverable):
         """
         self._require_components()
         target = self.find(selector)
-        return self._plan_captures(target, self._chosen(target, only, without))
+        return self._plan_captures(target, self._chosen(target, only, without, selection), selection)
 
     @interruptible
     def diff(self, a: str, b: str | None = None, *, only: Sequence[str] = ()) -> list[Change]:
@@ -199,11 +210,14 @@ class Application(Recoverable):
         reason: str = "",
         only: Sequence[str] = (),
         without: Sequence[str] = (),
+        selection: Mapping[str, Sequence[str]] | None = None,
         expected: Plan | None = None,
     ) -> Operation:
         """Bring the application to a checkpoint; if that fails, bring it back to the state before.
 
         Args:
+            selection: of these components only a part: paths from the root, or dotted keys. What is written
+                meanwhile to the rest of them stays. No other component is restored unless `only` names it.
             expected: a plan made earlier; refused when today's differs materially.
 
         Raises:
@@ -216,11 +230,17 @@ class Application(Recoverable):
         try:
             with self.exclusively(f"rollback to {selector}"):
                 target = self.find(selector)
-                captures = self._chosen(target, only, without)
+                captures = self._chosen(target, only, without, selection)
                 self.require_outside()
-                return self._roll_back(target, captures, kind="rollback", reason=reason, expected=expected)
+                return self._roll_back(target, captures, selection, kind="rollback", reason=reason, expected=expected)
         except InsideError as inside:
-            arguments = {"selector": selector, "reason": reason, "only": only, "without": without}
+            arguments = {
+                "selector": selector,
+                "reason": reason,
+                "only": only,
+                "without": without,
+                "selection": selection,
+            }
             return self._carry(inside, "rollback", expected=expected, **arguments)[0]
 
     @interruptible
@@ -246,7 +266,8 @@ class Application(Recoverable):
                 for each, before, captures in meant:
                     kind = "undo" if each.undoes is None else "redo"
                     why = reason or f"{kind} of {each.kind} {each.operation_id}"
-                    done.append(self._roll_back(before, captures, kind=kind, reason=why, undoes=each.operation_id))
+                    undoes, part = each.operation_id, each.plan.part_of(captures)
+                    done.append(self._roll_back(before, captures, part, kind=kind, reason=why, undoes=undoes))
                 return done
         except InsideError as inside:
             named = {"operation": operation, "component": component, "reason": reason}
@@ -275,6 +296,7 @@ class Application(Recoverable):
         self,
         target: DeploymentCheckpoint,
         captures: Mapping[str, Capture],
+        selection: Mapping[str, Sequence[str]] | None = None,
         *,
         kind: str,
         reason: str,
@@ -283,14 +305,17 @@ class Application(Recoverable):
     ) -> Operation:
         engine = self.engine
         engine.require_blobs(captures.values())
-        plan = self._plan_captures(target, captures, measure=False)
+        plan = self._plan_captures(target, captures, selection, measure=False)
         if expected is not None and (change := differs(expected, plan)):
             raise ConflictError("plan.changed", what=change)
         operation_id = new_id()
         safety = self._safety(kind, operation_id, captures, deployment_id=target.deployment_id)
+        composed = engine.compose(target, safety, plan, operation_id) if plan.selection else None
+        captures = captures if composed is None else composed.captures
         losses = [loss for name, want in captures.items() for loss in self._losses(name, want, safety.captures[name])]
         plan = msgspec.structs.replace(plan, losses=tuple(losses))
-        return self._carry_out(operation_id, kind, plan, safety, reason=reason, undoes=undoes)
+        wanted = None if composed is None else composed.checkpoint_id
+        return self._carry_out(operation_id, kind, plan, safety, reason=reason, undoes=undoes, wanted=wanted)
 
     def _safety(self, kind: str, operation_id: str, names: Collection[str], **facts: Any) -> DeploymentCheckpoint:
         """Take the safety checkpoint of an operation on these components; services belong to each."""
@@ -312,6 +337,7 @@ class Application(Recoverable):
         *,
         reason: str,
         undoes: str | None = None,
+        wanted: str | None = None,
         downgrade: Downgrade | None = None,
     ) -> Operation:
         operation = Operation(
@@ -324,6 +350,7 @@ class Application(Recoverable):
             components=tuple(part.component for part in self.parts.values()),
             safety=safety.checkpoint_id,
             undoes=undoes,
+            wanted=wanted,
             downgrade=downgrade,
             inside=", ".join(self.carried) or None,
             max_rollback_time=self.settings.policy.max_rollback_time,
@@ -383,7 +410,15 @@ class Application(Recoverable):
         except InsideError as inside:
             return self._carry(inside, "migrate_down", target=target, component=component, reason=reason)[0]
 
-    def _chosen(self, target: DeploymentCheckpoint, only: Sequence[str], without: Sequence[str]) -> dict[str, Capture]:
+    def _chosen(
+        self,
+        target: DeploymentCheckpoint,
+        only: Sequence[str],
+        without: Sequence[str],
+        selection: Mapping[str, Sequence[str]] | None = None,
+    ) -> dict[str, Capture]:
+        if selection:
+            only = tuple(dict.fromkeys((*only, *selection)))
         names = select(list(self.parts), only, without)
         for name in only:
             if name not in target.captures:
@@ -399,31 +434,33 @@ class Application(Recoverable):
         return list(part.driver.losses(part.component, self.engine.blobs, want, changes))
 
     def _plan_captures(
-        self, target: DeploymentCheckpoint, captures: Mapping[str, Capture], *, measure: bool = True
+        self,
+        target: DeploymentCheckpoint,
+        captures: Mapping[str, Capture],
+        selection: Mapping[str, Sequence[str]] | None = None,
+        *,
+        measure: bool = True,
     ) -> Plan:
         """Make the plan; without `measure` no component is compared with the live state, which takes a scan."""
-        scopes = [self._scope(part, captures.get(name), measure) for name, part in self.parts.items()]
+        chosen = {name: tuple(keys) for name, keys in (selection or {}).items()}
+        keys = [chosen.get(name, ()) for name in self.parts]
+        scopes = [
+            self._scope(self.parts[n], captures.get(n), measure, k) for n, k in zip(self.parts, keys, strict=True)
+        ]
         taking_part = [scope for scope in scopes if scope.want is not None or scope.runs]
         plan = make_plan(target, taking_part, self.settings.policy, utc_now())
-        left_out = [
-            f"The checkpoint holds nothing of {name}: it stays as it is."
-            for name in self.parts
-            if name not in target.captures
-        ]
-        left_out += [
-            f"The checkpoint holds {name}, which rfs.toml no longer names: it stays as it is."
-            for name in target.captures
-            if name not in self.parts
-        ]
+        left_out = staying(self.parts, target)
+        if measure and len(captures) < len(self.parts):
+            left_out += splits(self.parts, target, captures)
         if any(part.migrator is not None for part in self.parts.values()):
             from rfs.production.rollback.downgrading import compatibility
 
             left_out += compatibility(self.parts, self.engine.blobs, target, captures)
         if not self.checks_health:
             left_out.append("No health checks are configured: only the read-back proves the rollback.")
-        return msgspec.structs.replace(plan, warnings=(*plan.warnings, *left_out))
+        return msgspec.structs.replace(plan, warnings=(*plan.warnings, *left_out), selection=chosen)
 
-    def _scope(self, part: Part, want: Capture | None, measure: bool) -> Scope:
+    def _scope(self, part: Part, want: Capture | None, measure: bool, keys: Sequence[str] = ()) -> Scope:
         c, driver = part.component, part.driver
         scope = Scope(
             component=c.name,
@@ -440,10 +477,14 @@ class Application(Recoverable):
         if not measure:
             return msgspec.structs.replace(scope, warnings=want.warnings)
         with self.beat.doing(f"comparing {c.name}"):
-            changes = tuple(driver.changes(c, self.engine.blobs, want, None))
+            found = changes = tuple(driver.changes(c, self.engine.blobs, want, None))
+            if keys:
+                changes = tuple(driver.among(found, keys))
             losses = tuple(driver.losses(c, self.engine.blobs, want, changes))
             warnings = (*want.warnings, *driver.caveats(c, want, changes))
             effort = driver.effort(c, want, changes)
+        if keys and (others := len(found) - len(changes)):
+            warnings = (*warnings, f"Only a part of {c.name} goes back: {others:,} other changes in it stay.")
         return msgspec.structs.replace(scope, changes=changes, losses=losses, warnings=warnings, effort=effort)
 
     def _require_components(self) -> None:

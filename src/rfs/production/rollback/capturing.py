@@ -22,6 +22,7 @@ from rfs.production.rollback.model import (
     new_id,
     utc_now,
 )
+from rfs.production.rollback.plan import Plan
 from rfs.production.rollback.pulse import Beat
 from rfs.production.rollback.store import Store
 
@@ -95,6 +96,34 @@ class Capturer:
             self.store.put_record("checkpoint", msgspec.json.encode(checkpoint))
         self.catalog.put_checkpoint(checkpoint)
         return checkpoint
+
+    def compose(
+        self, target: DeploymentCheckpoint, onto: DeploymentCheckpoint, plan: Plan, operation_id: str
+    ) -> DeploymentCheckpoint:
+        """Commit a checkpoint of what is wanted when only parts are: those as in `target`, the rest as in `onto`.
+
+        Raises:
+            RollbackError: a part cannot be put there; nothing exists of it.
+        """
+        captures = {name: target.captures[name] for name in plan.components}
+        with self.store.batch():
+            for name, keys in plan.selection.items():
+                part = self.parts[name]
+                captures[name] = part.driver.select(
+                    part.component, self.blobs, captures[name], onto.captures[name], keys
+                )
+            composed = DeploymentCheckpoint(
+                checkpoint_id=new_id(),
+                created_at=utc_now(),
+                type=CheckpointType.SAFETY,
+                captures=captures,
+                deployment_id=target.deployment_id,
+                operation_id=operation_id,
+                message=f"what {operation_id} goes to",
+            )
+            self.store.put_record("checkpoint", msgspec.json.encode(composed))
+        self.catalog.put_checkpoint(composed)
+        return composed
 
     def _migrations(self) -> dict[str, Migrations]:
         """Record the migrations of all databases, captured or not: code that goes back takes scripts along."""

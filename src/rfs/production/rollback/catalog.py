@@ -16,6 +16,7 @@ from rfs.production.rollback.database import Database
 from rfs.production.rollback.errors import NotFoundError, RollbackError
 from rfs.production.rollback.model import FORMAT, Capture, CheckpointType, DeploymentCheckpoint, utc_now
 from rfs.production.rollback.operation import Entry, Mark, Operation, Trace
+from rfs.production.rollback.plan import Step
 from rfs.production.rollback.transaction import transaction
 
 if TYPE_CHECKING:
@@ -354,3 +355,26 @@ def _id(record: DeploymentCheckpoint | Operation) -> str:
 def entry(operation: Operation, step: str, mark: Mark, note: str = "") -> Entry:
     """Return a journal entry of this moment."""
     return Entry(operation.operation_id, step, mark, utc_now(), note)
+
+
+class Statements:
+    """The journal of a migration: a statement that no transaction holds must not be run twice."""
+
+    def __init__(self, catalog: Catalog, operation: Operation, step: Step) -> None:
+        self._catalog, self._operation, self._step = catalog, operation, step
+
+    def begun(self) -> list[str]:
+        return self._noted(Mark.BEGUN)
+
+    def ended(self) -> list[str]:
+        return self._noted(Mark.ENDED)
+
+    def begin(self, statement: str) -> None:
+        self._catalog.mark(entry(self._operation, self._step.id, Mark.BEGUN, statement))
+
+    def end(self, statement: str) -> None:
+        self._catalog.mark(entry(self._operation, self._step.id, Mark.ENDED, statement))
+
+    def _noted(self, mark: Mark) -> list[str]:
+        journal = self._catalog.journal(self._operation.operation_id)
+        return [each.note for each in journal if each.mark is mark and each.step == self._step.id]

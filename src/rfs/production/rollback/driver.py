@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Protocol
 
 import msgspec
 
+from rfs.production.rollback.errors import UsageError
 from rfs.production.rollback.model import (
     Capture,
     Change,
@@ -112,6 +113,10 @@ class BlobSource(Pulse, Protocol):
 
     def identify(self, data: bytes) -> bytes:
         """Return the id of a blob with this content."""
+
+
+class BlobStore(BlobSink, BlobSource, Protocol):
+    """Both at once, where something stored is put together anew."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -295,6 +300,23 @@ class Driver(ABC):
             told: what was then said to be lost.
         """
         yield from ()
+
+    def select(self, c: Component, blobs: BlobStore, want: Capture, onto: Capture, keys: Sequence[str]) -> Capture:
+        """Return, stored, the state `onto` in which what `keys` name is as in `want`.
+
+        Args:
+            keys: what a part of this component is called: paths of files from the root, or dotted keys.
+
+        Raises:
+            UsageError: it has no parts that could be restored alone.
+            NotFoundError: a key is in neither.
+            ConflictError: it cannot be put there.
+        """
+        raise UsageError("select.kind", component=c.name, kind=self.kind)
+
+    def among(self, changes: Sequence[Change], keys: Sequence[str]) -> list[Change]:
+        """Return the changes of what `keys` name; see `select`."""
+        return []
 
     def effort(self, c: Component, want: Capture, changes: Sequence[Change]) -> Effort | None:
         """Return how long restoring `want` takes; None: as long as the sizes in `changes` tell.

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 import msgspec
 
 from rfs.production.rollback.capturing import Capturer, Part
-from rfs.production.rollback.catalog import Catalog, entry
+from rfs.production.rollback.catalog import Catalog, Statements, entry
 from rfs.production.rollback.errors import (
     ConflictError,
     HeldError,
@@ -283,7 +283,7 @@ class Engine(Capturer):
         if name not in operation.plan.components:
             where = operation.safety
         else:
-            where = operation.state_before if self._turned(operation) else operation.plan.target
+            where = operation.state_before if self._turned(operation) else operation.wanted or operation.plan.target
         checkpoint = self.catalog.checkpoint(where)
         try:
             return checkpoint.captures[name]
@@ -338,6 +338,11 @@ class Engine(Capturer):
         # The services are stopped: the health of this state is what the online capture saw.
         checkpoint = self._capture_stopped(operation, message, found, lambda: safety.health)
         late = self._late(operation, checkpoint)
+        if operation.plan.selection:
+            # What was written until now where nothing was chosen stays.
+            target = self.catalog.checkpoint(operation.plan.target)
+            composed = self.compose(target, checkpoint, operation.plan, operation.operation_id)
+            operation = msgspec.structs.replace(operation, wanted=composed.checkpoint_id)
         return msgspec.structs.replace(
             operation, before=checkpoint.checkpoint_id, late=tuple(late[:LATE_LISTED]), late_count=len(late)
         )
@@ -426,7 +431,7 @@ class Engine(Capturer):
             raise ConflictError("migrate.not_configured", component=step.component)
         recorded = self.catalog.checkpoint(way.source).migrations[way.component] if way.source else None
         self.blobs.still = False
-        part.migrator.down(part.component, self.blobs, way, recorded, _Statements(self.catalog, operation, step))
+        part.migrator.down(part.component, self.blobs, way, recorded, Statements(self.catalog, operation, step))
         return operation
 
     def _lies_in_another(self, part: Part) -> bool:
@@ -467,26 +472,3 @@ class Engine(Capturer):
         if sick:
             warnings.append(f"The health check failed: {'; '.join(sick)}.")
         return msgspec.structs.replace(operation, warnings=(*operation.warnings, *warnings))
-
-
-class _Statements:
-    """The journal of a migration: a statement that no transaction holds must not be run twice."""
-
-    def __init__(self, catalog: Catalog, operation: Operation, step: Step) -> None:
-        self._catalog, self._operation, self._step = catalog, operation, step
-
-    def begun(self) -> list[str]:
-        return self._noted(Mark.BEGUN)
-
-    def ended(self) -> list[str]:
-        return self._noted(Mark.ENDED)
-
-    def begin(self, statement: str) -> None:
-        self._catalog.mark(entry(self._operation, self._step.id, Mark.BEGUN, statement))
-
-    def end(self, statement: str) -> None:
-        self._catalog.mark(entry(self._operation, self._step.id, Mark.ENDED, statement))
-
-    def _noted(self, mark: Mark) -> list[str]:
-        journal = self._catalog.journal(self._operation.operation_id)
-        return [each.note for each in journal if each.mark is mark and each.step == self._step.id]

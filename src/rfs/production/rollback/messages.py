@@ -136,6 +136,30 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Checkpoint {checkpoint} is whole: there is no need to give it up.",
         "Leave it out of --forget-damaged; `rfs checkpoint forget` removes a checkpoint that nothing needs.",
     ),
+    "select.kind": (
+        "Of {component} no part can be rolled back alone: it is of kind {kind}.",
+        "Roll all of it back with --only {component}; of databases, `rfs db salvage` brings rows out.",
+    ),
+    "select.none": (
+        "{what} is not in {component}, neither then nor now.",
+        "`rfs diff CHECKPOINT` lists what differs.",
+    ),
+    "select.absent": (
+        "All of {component} is missing, then or now: a part of it cannot be rolled back alone.",
+        "Roll all of it back with --only {component}.",
+    ),
+    "select.way": (
+        "{what} in {component} is something else now: what lies in it cannot be brought back alone.",
+        "Roll that back, too: name it instead.",
+    ),
+    "select.where": (
+        "{path} lies in no files component of rfs.toml.",
+        "{hint}",
+    ),
+    "select.table": (
+        "Tables are not rolled back alone in this release: what refers to them would not fit.",
+        "Roll the database back with --only NAME, then `rfs db salvage` brings out the rows that it took away.",
+    ),
     "operation.state_gone": (
         "The state before the {kind} {operation} is no longer kept: it cannot be undone.",
         "`rfs undo OPERATION` takes another one back, and `rfs rollback CHECKPOINT` goes to any checkpoint.",

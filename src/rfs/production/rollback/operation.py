@@ -67,6 +67,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         before: the checkpoint of the state when the writers had stopped; None until then.
         left: the checkpoint of what was there when it was last turned back or carried on, if anything
             may have been written on half-restored or restored data; `left_earlier` are those before it.
+        wanted: the checkpoint that it goes to, where only a part of the target is wanted: that part, and the rest as
+            it was when the writers had stopped; None where it goes to the target.
         undoes: the operation that this one takes back.
         downgrade: the migrations that it takes back, which are the plan's only component's; else None.
         inside: the components whose services asked for it, and were stopped by it; None when asked from outside.
@@ -87,6 +89,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     before: str | None = None
     left: str | None = None
     left_earlier: tuple[str, ...] = ()
+    wanted: str | None = None
     undoes: str | None = None
     downgrade: Downgrade | None = None
     inside: str | None = None
@@ -110,6 +113,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def destination(self) -> str:
         """Where it goes, in a word or two for people."""
+        if self.plan.selection:
+            return f"{self.plan.target} {', '.join(key for keys in self.plan.selection.values() for key in keys)}"
         return self.plan.target if self.downgrade is None else " ".join(self.downgrade.targets)
 
     @property

@@ -7,7 +7,7 @@ release's plan is resumed by a newer release, so actions are only ever added.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -114,6 +114,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         target: the checkpoint's id.
         components: in the order in which they are restored.
         steps: what the engine walks, forward as they stand.
+        selection: of components of which only a part is restored, by name, what: paths from the root, or dotted keys.
     """
 
     target: str
@@ -127,17 +128,23 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     estimate: Estimate = Estimate(0.0, 0.0)
     health_gates: bool = True
+    selection: dict[str, tuple[str, ...]] = {}
     format: int = FORMAT
 
     @property
     def hash(self) -> str:
-        """SHA-256 over target, components, kinds of step and reversibility: never counts or sizes,
+        """SHA-256 over target, components, selection, kinds of step and reversibility: never counts or sizes,
         which always move on a live system."""
         words = [str(self.format), self.target, *self.components]
         words += [f"{step.id}={step.reversibility}" for step in self.steps]
+        words += [f"{name}: {key}" for name, keys in sorted(self.selection.items()) for key in keys]
         from hashlib import sha256  # loads OpenSSL, which looking does not need
 
         return sha256("\n".join(words).encode()).hexdigest()
+
+    def part_of(self, components: Collection[str]) -> dict[str, tuple[str, ...]]:
+        """Return what of these components it is about: what was a part is undone as that part."""
+        return {name: keys for name, keys in self.selection.items() if name in components}
 
     @property
     def nothing_to_do(self) -> bool:
@@ -288,6 +295,8 @@ def differs(old: Plan, new: Plan) -> str:
         return f"the target was {old.target} and is {new.target}"
     if old.components != new.components:
         return f"the components were {', '.join(old.components)} and are {', '.join(new.components)}"
+    if old.selection != new.selection:
+        return "what was chosen of the components is something else"
     before = {(step.id, step.reversibility) for step in old.steps}
     after = {(step.id, step.reversibility) for step in new.steps}
     return "the steps differ: " + ", ".join(sorted(step for step, _ in before ^ after))

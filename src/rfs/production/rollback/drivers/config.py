@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from rfs.production.rollback.driver import BlobSource, Pulse
+from rfs.production.rollback.driver import BlobSource, BlobStore, Pulse
 from rfs.production.rollback.drivers.envfile import UnparsableError
 from rfs.production.rollback.drivers.keys import key_changes
 from rfs.production.rollback.drivers.meta import shown
-from rfs.production.rollback.drivers.onefile import File, OneFileDriver, whole
+from rfs.production.rollback.drivers.onefile import File, OneFileDriver, stored, whole
 from rfs.production.rollback.drivers.parsing import NAMES, Value, format_of, parse
 from rfs.production.rollback.duration import Duration, parse_duration
-from rfs.production.rollback.errors import RollbackError
+from rfs.production.rollback.errors import ConflictError, NotFoundError, RollbackError, UsageError
 from rfs.production.rollback.model import Capture, Change, Component
 
 if TYPE_CHECKING:
@@ -86,6 +87,43 @@ class ConfigDriver(OneFileDriver):
             raise UnparsableError("its format is not known")
         return parse(file.data, kind)
 
+    def select(self, c: Component, blobs: BlobStore, want: Capture, onto: Capture, keys: Sequence[str]) -> Capture:
+        """Return the file of `onto` in which the dotted keys say what they say in `want`; comments and order stay."""
+        from rfs.production.rollback.drivers.writing import UnwritableError, write
+
+        wanted, there = stored(want, blobs), stored(onto, blobs)
+        if wanted.kind != "file" or there.meta is None:
+            raise ConflictError("select.absent", component=c.name)
+        old, values = self._values(c, wanted), self._values(c, there)
+        for key in keys:
+            values = _with_key(c, old, values, key)
+        try:
+            data = write(there.data, values, _format(c) or "")
+        except UnwritableError as error:
+            raise UsageError("config.unsaid", path=shown(self.path(c)), why=error) from None
+        if data == there.data:
+            return onto
+        return self._capture(c, blobs, File("file", msgspec.structs.replace(there.meta, mtime_ns=time.time_ns()), data))
+
+    def _values(self, c: Component, file: File) -> dict[str, Any]:
+        from rfs.production.rollback.drivers.writing import read
+
+        kind = _format(c)
+        if kind is None:
+            raise UsageError("config.format", path=shown(self.path(c)))
+        try:
+            return read(file.data, kind)
+        except UnparsableError as error:
+            raise RollbackError("config.invalid", path=shown(self.path(c)), format=NAMES[kind], why=error) from None
+
+    def among(self, changes: Sequence[Change], keys: Sequence[str]) -> list[Change]:
+        """Return the changes of these keys and of what is in them."""
+        return [
+            each
+            for each in changes
+            if any(each.key == key or each.key.startswith((key + ".", key + "[")) for key in keys)
+        ]
+
     def start(self, c: Component, source: BlobSource, want: Capture) -> None:
         self.reload(c, source)
 
@@ -132,6 +170,35 @@ def _reload(given: str | list[str]) -> Reload:
     from rfs.production.rollback.drivers.reload import parse_reload  # few components need it, and it takes a while
 
     return parse_reload(given)
+
+
+_NOTHING = object()
+
+
+def _with_key(c: Component, old: Mapping[str, Any], values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return values in which a dotted key is as in others.
+
+    Raises:
+        NotFoundError: it is in neither.
+        ConflictError: something else than a table stands where one is needed.
+    """
+    *tables, last = key.split(".")
+    made = found = dict(values)
+    for number, word in enumerate(tables):
+        old = old.get(word, {}) if isinstance(old, Mapping) else {}
+        inner = found.get(word, {})
+        if not isinstance(inner, Mapping):
+            raise ConflictError("select.way", what=".".join(tables[: number + 1]), component=c.name)
+        found[word] = dict(inner)
+        found = found[word]
+    value = old.get(last, _NOTHING) if isinstance(old, Mapping) else _NOTHING
+    if value is _NOTHING and last not in found:
+        raise NotFoundError("select.none", what=key, component=c.name)
+    if value is _NOTHING:
+        del found[last]
+    else:
+        found[last] = value
+    return made
 
 
 def _options(c: Component) -> ConfigOptions:

@@ -10,10 +10,11 @@ from typing import ClassVar
 import msgspec
 from blake3 import blake3
 
-from rfs.production.rollback.driver import BlobSink, BlobSource, Driver, Finding
+from rfs.production.rollback.driver import BlobSink, BlobSource, BlobStore, Driver, Finding
 from rfs.production.rollback.drivers.files import compare, index, manifest, places, room, root
 from rfs.production.rollback.drivers.files.apply import Applier
 from rfs.production.rollback.drivers.files.compare import Task, Verb
+from rfs.production.rollback.drivers.files.graft import graft
 from rfs.production.rollback.drivers.files.look import Look, nothing_changed
 from rfs.production.rollback.drivers.files.options import FilesOptions, Rules, root_of
 from rfs.production.rollback.drivers.files.places import Place
@@ -91,17 +92,7 @@ class FilesDriver(Driver):
         self._known = None
         written = manifest.write(tree, sink, look.reusable)
         self._remember(c, look, tree, written)
-        entries, size = tree.totals()
-        captured = Capture(
-            component=c.name,
-            kind=self.kind,
-            fingerprint=Fingerprint(tree.digest(), entries, size),
-            parts=written.parts,
-            entries=entries,
-            size=size,
-            warnings=tuple(look.warnings),
-            meta={"keep": list(look.rules.keep_lines)},
-        )
+        captured = _captured(c, look.rules, tree, written, look.warnings)
         self._captured[_key(look.rules, captured)] = tree
         while len(self._captured) > _MOST_CAPTURED:
             del self._captured[next(iter(self._captured))]
@@ -330,6 +321,35 @@ class FilesDriver(Driver):
         paths = _written(there, ChangeKind.CHANGED) + _written(there, ChangeKind.ADDED)
         if paths:
             yield Loss(c.name, f"changed or new files in {shown(place.real)}", len(paths), tuple(paths[:_EXAMPLES]))
+
+    def select(self, c: Component, blobs: BlobStore, want: Capture, onto: Capture, keys: Sequence[str]) -> Capture:
+        """Return the folder of `onto` with the files and folders at the paths `keys` as in `want`."""
+        rules = Rules(c, ())
+        # Read anew: trees that were captured share their blocks with what is known of the live folder.
+        wanted, there = (manifest.read(each.parts, blobs) for each in (want, onto))
+        tree = graft(wanted, there, keys, c.name)
+        manifest.mark_kept(tree, rules, same_keep=False)
+        written = manifest.write(tree, blobs, ())
+        return _captured(c, rules, tree, written, onto.warnings)
+
+    def among(self, changes: Sequence[Change], keys: Sequence[str]) -> list[Change]:
+        """Return the changes at these paths and in the folders there."""
+        paths = [shown(key) for key in keys]
+        return [each for each in changes if any(each.key == path or each.key.startswith(path + "/") for path in paths)]
+
+
+def _captured(c: Component, rules: Rules, tree: Tree, written: manifest.Written, warnings: Sequence[str]) -> Capture:
+    entries, size = tree.totals()
+    return Capture(
+        component=c.name,
+        kind=FilesDriver.kind,
+        fingerprint=Fingerprint(tree.digest(), entries, size),
+        parts=written.parts,
+        entries=entries,
+        size=size,
+        warnings=tuple(warnings),
+        meta={"keep": list(rules.keep_lines)},
+    )
 
 
 def _written(changes: Sequence[Change], kind: ChangeKind) -> list[str]:

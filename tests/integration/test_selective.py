@@ -1,0 +1,241 @@
+"""Selective rollback: a file, a folder or a key goes back, with plan, safety checkpoint and undo; the rest stays."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_app import Ran
+from small import Small
+
+from rfs.cli.main import main
+from rfs.production.rollback.application import Application
+from rfs.production.rollback.catalog import Catalog
+from rfs.production.rollback.errors import RevertedError
+
+MORE = """
+[components.rest]
+kind = "environment"
+path = "env"
+depends_on = ["settings"]
+"""
+
+
+class Tree(Small):
+    """An application with folders in it, and a way to run commands there."""
+
+    def __init__(self, home: Path, capsys: pytest.CaptureFixture[str], more: str = "") -> None:
+        (home / "tree" / "deep" / "er").mkdir(parents=True)
+        (home / "tree" / "deep" / "a.txt").write_text("a 1\n")
+        (home / "tree" / "deep" / "er" / "b.txt").write_text("b 1\n")
+        os.link(home / "tree" / "deep" / "a.txt", home / "tree" / "deep" / "er" / "link")
+        (home / "env").write_text("A=1\n")
+        super().__init__(home, more=more)
+        self._capsys = capsys
+
+    def rfs(self, *words: str) -> Ran:
+        self._capsys.readouterr()
+        code = main(words)
+        return Ran(code, *self._capsys.readouterr())
+
+    def json(self, *words: str) -> Any:
+        ran = self.rfs(*words, "--json")
+        assert ran.envelope["ok"], ran
+        return ran.data
+
+    def everything(self) -> dict[str, Any]:
+        """All of the folder, with modes and times of files."""
+        found: dict[str, Any] = {}
+        for path in sorted(self.tree.rglob("*")):
+            state = path.lstat()
+            if path.name.startswith("small.db"):
+                continue
+            name = str(path.relative_to(self.tree))
+            found[name] = (path.read_bytes(), state.st_mtime_ns, state.st_mode) if path.is_file() else state.st_mode
+        return found
+
+    def under(self, path: str) -> dict[str, Any]:
+        return {name: each for name, each in self.everything().items() if name == path or name.startswith(path + "/")}
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tree:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "keys"))
+    (tmp_path / "app").mkdir()
+    found = Tree(tmp_path / "app", capsys, MORE)
+    monkeypatch.chdir(found.home)
+    return found
+
+
+def change_everything(tree: Tree) -> None:
+    tree.version(2)
+    (tree.tree / "deep" / "a.txt").write_text("a 2\n")
+    (tree.tree / "deep" / "er" / "b.txt").unlink()
+    (tree.tree / "deep" / "er" / "new.txt").write_text("new\n")
+    (tree.tree / "deep" / "er").chmod(0o700)
+
+
+SELECTED = ["deep", "only-in-2.txt"]
+MORE_SELECTED = ["code.txt", "deep/er", "deep/er/b.txt", "only-in-1.txt", "deep/er/new.txt"]
+
+
+@pytest.mark.parametrize("path", [*SELECTED, *(pytest.param(each, marks=pytest.mark.slow) for each in MORE_SELECTED)])
+def test_a_path_goes_back_and_nothing_else(tree: Tree, path: str) -> None:
+    wanted = tree.under(path)
+    first = tree.json("checkpoint")["id"]
+    change_everything(tree)
+    before, rows = tree.everything(), tree.state()["rows"]
+    planned = tree.json("plan", first, "--path", f"tree/{path}")
+    keys = {each["key"] for each in planned["changes"]["tree"]}
+    assert keys
+    assert all(key == path or key.startswith(path + "/") for key in keys)
+    assert planned["components"] == ["tree"]
+    done = tree.json("rollback", first, "--path", f"tree/{path}", "--reason", "x", "-y")
+    assert done["selection"] == {"tree": [path]}
+    assert tree.under(path) == wanted
+    # Hard links lead out of what was chosen: the content under another name is not touched.
+    rest = {name: each for name, each in tree.everything().items() if name not in wanted}
+    assert rest == {name: each for name, each in before.items() if name in rest}
+    assert before.keys() - tree.under(path).keys() - rest.keys() == before.keys() - wanted.keys() - rest.keys()
+    assert tree.state()["rows"] == rows
+    (tree.tree / "later.txt").write_text("later\n")
+    tree.json("undo", "-y")
+    assert {name: each for name, each in tree.everything().items() if name != "later.txt"} == before
+    assert (tree.tree / "later.txt").exists()
+    tree.json("redo", "-y")
+    assert tree.under(path) == wanted
+
+
+def test_a_key_goes_back_and_comments_and_later_keys_stay(tree: Tree) -> None:
+    settings = tree.tree / "settings.toml"
+    settings.write_text("# kept\nversion = 1\n[server]\nport = 80 # usual\nhost = 'a'\n")
+    first = tree.json("checkpoint")["id"]
+    settings.write_text("# other\nversion = 2\n[server]\nport = 81 # new\nhost = 'b'\nadded = 1\n")
+    planned = tree.json("plan", first, "--key", "server.port")
+    assert [each["key"] for each in planned["changes"]["settings"]] == ["server.port"]
+    assert any("Only a part of settings goes back: 3 other changes" in each for each in planned["warnings"])
+    tree.json("rollback", first, "--key", "server.port", "--key", "settings:server.added", "--reason", "x", "-y")
+    assert settings.read_text() == "# other\nversion = 2\n[server]\nport = 80 # new\nhost = 'b'\n"
+    settings.write_text(settings.read_text().replace("version = 2", "version = 3"))
+    tree.json("undo", "-y")
+    assert settings.read_text() == "# other\nversion = 3\n[server]\nport = 81 # new\nhost = 'b'\nadded = 1\n"
+    assert "server.port" in tree.rfs("log").out
+    assert "server.port" in tree.rfs("show").out
+
+
+REFUSED = [
+    (("--path", "tree/nothing"), "select.none"),
+    (("--path", "tree"), "select.where"),
+    (("--path", "elsewhere"), "select.where"),
+    (("--path", "tree/settings.toml"), "select.where"),
+    (("--key", "nothing.here"), "select.none"),
+    (("--key", "db:t"), "select.none"),
+    (("--table", "t"), "select.table"),
+]
+
+
+def test_what_cannot_be_chosen_is_refused_and_nothing_is_changed(tree: Tree) -> None:
+    first = tree.json("checkpoint")["id"]
+    change_everything(tree)
+    before = tree.everything()
+    for words, key in REFUSED:
+        ran = tree.rfs("rollback", first, *words, "--reason", "x", "-y", "--json")
+        assert ran.data["error"]["key"] == key, words
+    assert tree.everything() == before
+    assert tree.json("log") == []
+
+
+def test_a_plan_says_what_belongs_together(tree: Tree) -> None:
+    first = tree.json("checkpoint")["id"]
+    (tree.home / "env").write_text("A=2\n")
+    change_everything(tree)
+    told = tree.json("plan", first, "--key", "version")["warnings"]
+    assert any("rest belongs to what goes back" in each and "--only settings,rest" in each for each in told)
+    (tree.home / "env").write_text("A=1\n")
+    tree.rfs("rollback", first, "--only", "rest", "--reason", "x", "-y")
+    told = tree.json("plan", first, "--key", "version")["warnings"]
+    assert not any("belongs to what goes back" in each for each in told)
+
+
+def test_what_is_written_until_the_stop_to_the_rest_stays_and_a_failure_brings_everything_back(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = tree.json("checkpoint")["id"]
+    change_everything(tree)
+    real = Application._carry_out
+
+    def late(app: Application, *words: Any, **facts: Any) -> Any:
+        (tree.tree / "late.txt").write_text("late\n")
+        (tree.tree / "code.txt").write_text("late\n")
+        return real(app, *words, **facts)
+
+    monkeypatch.setattr(Application, "_carry_out", late)
+    tree.json("rollback", first, "--path", "tree/deep", "--reason", "x", "-y")
+    assert ((tree.tree / "late.txt").read_text(), (tree.tree / "code.txt").read_text()) == ("late\n", "late\n")
+    assert (tree.tree / "deep" / "a.txt").read_text() == "a 1\n"
+    monkeypatch.undo()
+    monkeypatch.chdir(tree.home)
+    before = tree.everything()
+    with tree.open() as app:
+        driver = app.parts["tree"].driver
+        monkeypatch.setattr(driver, "verify", _once(driver.verify))
+        with pytest.raises(RevertedError):
+            app.rollback(first, selection={"tree": ["code.txt"]})
+    assert tree.everything() == before
+
+
+def _once(verify: Any) -> Any:
+    asked: list[bool] = []
+
+    def failing(*words: Any) -> Any:
+        asked.append(True)
+        if len(asked) == 1:
+            raise RevertedError("rollback.reverted", kind="x", why="y", hint="")
+        return verify(*words)
+
+    return failing
+
+
+def die_at(write: int) -> None:
+    """Let this process be killed after so many commits."""
+    calls = 0
+    real = Catalog._change
+
+    def deadly(self: Catalog, act: Any, *, frees: bool = False) -> None:
+        nonlocal calls
+        calls += 1
+        real(self, act, frees=frees)
+        if calls == write:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Catalog._change = deadly  # type: ignore[method-assign]  # in a child, which is to be killed
+
+
+@pytest.mark.parametrize("every", [9, pytest.param(1, marks=pytest.mark.slow)])
+def test_killed_at_every_commit_it_is_old_or_new(tree: Tree, every: int) -> None:
+    first = tree.json("checkpoint")["id"]
+    change_everything(tree)
+    before, wanted = tree.everything(), None
+    for write in range(1, 100, every):
+        child = os.fork()
+        if child == 0:
+            die_at(write)
+            with tree.open() as app:
+                app.rollback(first, selection={"tree": ["deep"]})
+            os._exit(0)
+        killed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        tree.rfs("recover", "--json")
+        now = tree.everything()
+        if now != before:
+            assert (tree.tree / "deep" / "er" / "b.txt").read_text() == "b 1\n"
+            assert wanted is None or now == wanted
+            assert {n for n in now if not n.startswith("deep")} == {n for n in before if not n.startswith("deep")}
+            wanted = now
+            tree.json("undo", "-y")
+            assert tree.everything() == before
+        if not killed:
+            break
+    assert wanted is not None
