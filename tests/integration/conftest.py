@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cli_app import App
+from disks import mounted
 from systemd_host import systemd_host  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
@@ -53,3 +54,9 @@ def shop(
 
     with shop_of(tmp_path, capsys, monkeypatch, pg_server) as found:
         yield found
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MB: too small for a reserve."""
+    yield from mounted(tmp_path / "tiny", 8)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from inside_web import HEALTH, SERVER, Server
-from systemd_host import prop, raze, systemctl, until, write_unit
+from systemd_host import prop, raze, systemctl, write_unit
+from waiting import until
 
 from rfs.production.rollback.application import Application
 from rfs.production.rollback.model import OperationStatus

@@ -430,6 +430,16 @@ def test_rows_changed_all_over_a_table_cost_little_and_come_back(shop: Shop) -> 
     assert shop.rfs("verify").code == 0
 
 
+def test_a_drill_stages_the_database_and_leaves_nothing_beside_the_live_one(shop: Shop) -> None:
+    shop.checkpoint()
+    shop.do("DELETE FROM lines")
+    before = shop.one("SELECT array_agg((oid, datname)::text ORDER BY oid) FROM pg_database")
+    drilled = {each["component"]: each for each in shop.json("drill")["components"]}
+    assert (drilled["db"]["how"], drilled["db"]["problem"]) == ("staged", "")
+    assert shop.one("SELECT array_agg((oid, datname)::text ORDER BY oid) FROM pg_database") == before
+    assert shop.one("SELECT count(*) FROM lines") == 0
+
+
 def test_a_pg_dump_that_says_nothing_more_is_given_up_and_ended(shop: Shop, tmp_path: Path) -> None:
     programs = tmp_path / "programs"
     programs.mkdir()

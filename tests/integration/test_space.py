@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from disks import mounted
 from filling import Ended, Filling
 from small import Small
 
@@ -16,21 +17,6 @@ from rfs.production.rollback.database import Database
 from rfs.production.rollback.errors import RevertedError, RollbackError
 
 MEGABYTE = 1 << 20
-
-
-def mounted(place: Path, size: int) -> Iterator[Path]:
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}m", "tmpfs", str(place)]
-    if subprocess.run(command, capture_output=True, check=False).returncode != 0:
-        pytest.skip("a full disk is not tested: this user cannot mount a tmpfs")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 8 MB: too small for a reserve."""
-    yield from mounted(tmp_path / "tiny", 8)
 
 
 @pytest.fixture

@@ -13,6 +13,31 @@ from rfs.production.rollback.messages_of_components import OF_COMPONENTS
 from rfs.production.rollback.messages_of_databases import OF_DATABASES
 
 MESSAGES: dict[str, tuple[str, str]] = {
+    # — drills —
+    "drill.damaged": (
+        "What is stored of it is damaged in {count} places.",
+        "`rfs verify` lists the damage and the checkpoints that are whole.",
+    ),
+    "drill.differs": (
+        "What was brought back differs from the checkpoint in {count} places, the first of them {first}.",
+        "Look at it with `rfs drill --into FOLDER`; a rollback to it would not pass its own proof.",
+    ),
+    "drill.no_room": (
+        "A copy of the state would need {needed}, and {free} are free on the disk of {folder}.",
+        "Name a folder on another disk with --into, or leave components out with --except.",
+    ),
+    "drill.locked": (
+        "Another drill is going on in {folder}.",
+        "Wait for it to end.",
+    ),
+    "drill.not_empty": (
+        "{folder} is not empty.",
+        "Name a new folder: what lies in this one would be mixed with what is brought back.",
+    ),
+    "drill.inside": (
+        "{folder} lies in the component {component}, of which a copy of the state would become a part.",
+        "Name a folder outside the application.",
+    ),
     # — using it —
     "app.none": (
         "There is no rfs.toml in {where} or any folder above it.",
