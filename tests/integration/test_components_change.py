@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from small import Small
 
+from rfs.production.rollback.differences import diff
 from rfs.production.rollback.drivers.files import FilesDriver
 from rfs.production.rollback.errors import ConflictError, NotFoundError, RevertedError, RollbackError
 from rfs.production.rollback.model import Change, CheckOutcome, HealthReport
@@ -90,8 +91,8 @@ def test_a_changed_kind_is_no_damage(twice: Small) -> None:
     (twice.home / "other.env").write_text("A=1\n")
     with twice.open() as app:
         with pytest.raises(ConflictError, match="of kind sqlite at the checkpoint"):
-            app.diff("@latest")
-        assert app.diff("@latest", only=["settings"])
+            diff(app, "@latest")
+        assert diff(app, "@latest", only=["settings"])
         (drift,) = (each for each in app.status().drift if each.component == "db")
         assert drift.equal is None
         assert "sqlite" in drift.detail

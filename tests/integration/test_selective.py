@@ -239,3 +239,35 @@ def test_killed_at_every_commit_it_is_old_or_new(tree: Tree, every: int) -> None
         if not killed:
             break
     assert wanted is not None
+
+
+def test_differences_are_counted_and_shown_as_text_without_secrets(tree: Tree) -> None:
+    (tree.tree / "conf.sh").write_text("export PORT=1\nexport DB_PASSWORD=hunter1\n")
+    (tree.tree / "binary").write_bytes(b"\0one")
+    first = tree.json("checkpoint")["id"]
+    change_everything(tree)
+    (tree.tree / "conf.sh").write_text("export PORT=2\nexport DB_PASSWORD=hunter2\n")
+    (tree.tree / "binary").write_bytes(b"\0two")
+    (tree.tree / "pipe").unlink(missing_ok=True)
+    os.mkfifo(tree.tree / "pipe")
+    counts = tree.json("changes", "--stat")
+    assert (counts["settings"]["changed"], counts["db"]["added"]) == (2, 1), counts
+    assert counts["tree"]["removed"] == 2
+    texts = {
+        each["key"]: each.get("text") for each in tree.json("diff", first, "--text") if each["component"] == "tree"
+    }
+    assert texts["deep/a.txt"] == ["--- deep/a.txt", "+++ deep/a.txt", "@@ -1 +1 @@", "-a 1", "+a 2"]
+    assert texts["conf.sh"][3:] == ["-export PORT=1", "+export PORT=2", " ••••"]
+    assert texts["deep/er/b.txt"][1] == "+++ /dev/null"
+    assert texts["binary"] is texts["pipe"] is texts["deep/er"] is None
+    shown = tree.rfs("diff", first, "--text", "-v").out
+    assert "+a 2" in shown
+    assert "hunter" not in shown
+    tree.json("rollback", first, "--path", "tree/deep", "--reason", "x", "-y")
+    made = tree.json("changes", "@latest", "--text")
+    assert {each["key"].split("/")[0] for each in made} == {"deep"}
+    assert next(each["text"] for each in made if each["key"] == "deep/a.txt")[-2:] == ["-a 2", "+a 1"]
+    later = tree.json("checkpoint")["id"]
+    assert tree.json("diff", first, later, "--text", "--only", "settings")[0].get("text") is None
+    assert tree.rfs("changes", "--exit-code").code == 0
+    assert tree.rfs("diff", first, "--exit-code").code == 15

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from rfs.cli.answer import Answer
 from rfs.cli.common import CommonGroup
+from rfs.cli.differences import compare, ways
 from rfs.cli.selecting import COMPONENTS, complete_checkpoint
 from rfs.cli.session import Session, bad_usage
 from rfs.cli.style import style
@@ -106,14 +109,11 @@ def show(session: Session, selector: str) -> Answer:
 @checkpoint.command("diff")
 @click.argument("a", metavar="A", default="@latest", shell_complete=complete_checkpoint)
 @click.argument("b", metavar="[B]", required=False, shell_complete=complete_checkpoint)
-@click.option("--only", type=COMPONENTS, default="", help="Only these components, with commas between.")
-@click.option("--exit-code", is_flag=True, help="End with 15 when something differs.")
+@ways
 @click.pass_obj
-def diff(session: Session, a: str, b: str | None, only: tuple[str, ...], exit_code: bool) -> Answer:
+def diff(session: Session, /, a: str, b: str | None, **how: Any) -> Answer:
     """Show the changes from checkpoint A to checkpoint B, or to the live state."""
-    from rfs.cli.look import compare
-
-    return compare(session, a, b, only, exit_code=exit_code)
+    return compare(session, a, b, **how)
 
 
 @checkpoint.command("verify")

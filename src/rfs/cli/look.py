@@ -1,4 +1,4 @@
-"""`rfs status`, `rfs diff`, `rfs log`, `rfs show`: they change nothing."""
+"""`rfs status`, `rfs log`, `rfs show`: they change nothing."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rfs.cli.answer import Answer
-from rfs.cli.codes import ExitCode
 from rfs.cli.common import CommonCommand
-from rfs.cli.selecting import COMPONENTS, complete_checkpoint, complete_operation
+from rfs.cli.selecting import complete_operation
 from rfs.cli.session import Session
 from rfs.cli.status import current
-from rfs.cli.text import printable
 
 if TYPE_CHECKING:
     from rfs.production.rollback.application import Application
@@ -28,29 +26,6 @@ if TYPE_CHECKING:
 def status(session: Session, exit_code: bool) -> Answer:
     """Compare the live state with the last checkpoint; show what is running or held."""
     return current(session, exit_code=exit_code)
-
-
-@click.command(cls=CommonCommand)
-@click.argument("a", metavar="[A]", default="@latest", shell_complete=complete_checkpoint)
-@click.argument("b", metavar="[B]", required=False, shell_complete=complete_checkpoint)
-@click.option("--only", type=COMPONENTS, default="", help="Only these components, with commas between.")
-@click.option("--exit-code", is_flag=True, help="End with 15 when something differs.")
-@click.pass_obj
-def diff(session: Session, a: str, b: str | None, only: tuple[str, ...], exit_code: bool) -> Answer:
-    """Show the changes from checkpoint A (the latest) to checkpoint B, or to the live state."""
-    return compare(session, a, b, only, exit_code=exit_code)
-
-
-def compare(session: Session, a: str, b: str | None, only: tuple[str, ...], *, exit_code: bool) -> Answer:
-    """Answer with the changes from one checkpoint to another, or to the live state."""
-    from rfs.cli.views import as_json, changes_text
-
-    with session.application(changes=False) as app:
-        changes = app.diff(a, b, only=only)
-    code = int(ExitCode.CONFLICT) if exit_code and changes else 0
-    text = changes_text(changes, everything=session.verbose)
-    brief = "\n".join(f"{change.component} {printable(change.key)}" for change in changes)
-    return Answer(as_json(changes), text, brief, code=code)
 
 
 @click.command(cls=CommonCommand)

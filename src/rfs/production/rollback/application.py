@@ -18,7 +18,6 @@ from rfs.production.rollback.errors import ConflictError, NotFoundError, Rollbac
 from rfs.production.rollback.lock import actor, holder
 from rfs.production.rollback.model import (
     Capture,
-    Change,
     CheckpointType,
     DeploymentCheckpoint,
     Downgrade,
@@ -149,24 +148,6 @@ class Application(Recoverable):
         return self._plan_captures(target, self._chosen(target, only, without, selection), selection)
 
     @interruptible
-    def diff(self, a: str, b: str | None = None, *, only: Sequence[str] = ()) -> list[Change]:
-        """Return the changes from checkpoint `a` to checkpoint `b`, or to the live state."""
-        first = self.find(a)
-        second = self.find(b) if b is not None else None
-        names = select([n for n in self.parts if n in first.captures], only)
-        changes: list[Change] = []
-        for name in names:
-            part = self.parts[name]
-            after = second.captures.get(name) if second is not None else None
-            if second is not None and after is None:
-                continue
-            for capture in (first.captures[name], after):
-                _require_kind(part, capture)
-            with self.beat.doing(f"comparing {name}"):
-                changes += part.driver.changes(part.component, self.engine.blobs, first.captures[name], after)
-        return changes
-
-    @interruptible
     def status(self) -> Status:
         """Return how the live state stands against the last checkpoint, and what is going on."""
         latest = self.catalog.latest(safety=False)
@@ -288,7 +269,7 @@ class Application(Recoverable):
         before = self.catalog.checkpoint(operation.state_before)
         captures = self._chosen(before, names, ()) if names else {}
         for name, capture in captures.items():
-            _require_kind(self.parts[name], capture)
+            require_kind(self.parts[name], capture)
         self.engine.require_blobs(captures.values())
         return before, captures
 
@@ -473,7 +454,7 @@ class Application(Recoverable):
         )
         if want is None:
             return scope
-        _require_kind(part, want)
+        require_kind(part, want)
         if not measure:
             return msgspec.structs.replace(scope, warnings=want.warnings)
         with self.beat.doing(f"comparing {c.name}"):
@@ -492,8 +473,12 @@ class Application(Recoverable):
             raise UsageError("app.empty", path=self.settings.path)
 
 
-def _require_kind(part: Part, capture: Capture | None) -> None:
-    """Refuse a capture that another driver made: this one would take it for damaged."""
+def require_kind(part: Part, capture: Capture | None) -> None:
+    """Refuse a capture that another driver made: this one would take it for damaged.
+
+    Raises:
+        ConflictError: components.kind_changed.
+    """
     if capture is not None and capture.kind != part.driver.kind:
         now = part.driver.kind
         raise ConflictError("components.kind_changed", name=part.component.name, then=capture.kind, now=now)

@@ -271,6 +271,18 @@ class Driver(ABC):
             before = a.fingerprint
             yield Change(c.name, ChangeKind.CHANGED, "", Ref(before.digest, before.size), Ref(after.digest, after.size))
 
+    def content(self, c: Component, source: BlobSource, capture: Capture | None, key: str, most: int) -> bytes | None:
+        """Return what a change of `changes` is about, for a person to look at: at `capture`, or now when it is None.
+
+        Args:
+            key: of the change.
+            most: longer contents are none.
+
+        Returns:
+            None where there is no such content, or it is not for everybody's eyes.
+        """
+        return None
+
     def losses(self, c: Component, source: BlobSource, want: Capture, changes: Sequence[Change]) -> Iterator[Loss]:
         """Yield what was written since `want` and would be lost.
 

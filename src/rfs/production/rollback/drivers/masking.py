@@ -22,6 +22,7 @@ _KNOWN = re.compile(
     r"-----BEGIN |\beyJ[\w-]{10,}\.|\b(?:gh[pousr]|xox[a-z]|sk|pk|rk)[_-]\w{10,}|\bAKIA[A-Z0-9]{12}|\bBearer "
 )
 _QUERY = re.compile(r"[?&;]([\w.-]+)=")
+_ASSIGNED = re.compile(r"([\w.-]+)[\"']?\s*(?::|=>?)\s*\S")
 _OPAQUE = re.compile(r"[A-Za-z0-9+/=_-]{20,}")
 
 
@@ -61,6 +62,13 @@ def masked(value: Any, *, secret: bool = False) -> Any:
     if value is None or isinstance(value, bool):
         return value
     return MASK if secret or is_secret_value(str(value)) else value
+
+
+def masked_line(line: str) -> str:
+    """Return a line of any text, of which nothing is left but its indentation when it may hold a secret."""
+    if is_secret_value(line) or any(is_secret_name(name) for name in _ASSIGNED.findall(line)):
+        return line[: len(line) - len(line.lstrip())] + MASK
+    return line
 
 
 def label(value: str) -> str:

@@ -11,7 +11,7 @@ import msgspec
 from blake3 import blake3
 
 from rfs.production.rollback.driver import BlobSink, BlobSource, BlobStore, Driver, Finding
-from rfs.production.rollback.drivers.files import compare, index, manifest, places, room, root
+from rfs.production.rollback.drivers.files import compare, index, manifest, places, room, root, text
 from rfs.production.rollback.drivers.files.apply import Applier
 from rfs.production.rollback.drivers.files.compare import Task, Verb
 from rfs.production.rollback.drivers.files.graft import graft
@@ -285,6 +285,12 @@ class FilesDriver(Driver):
             return
         live = self._live(c)
         yield from self._changes(c, first, live, times=False, stays=self._staying(c, source, first, live))
+
+    def content(self, c: Component, source: BlobSource, capture: Capture | None, key: str, most: int) -> bytes | None:
+        """Return what the file at a path held, or holds."""
+        if capture is None:
+            return text.live(c, key, most)
+        return text.stored(self._tree_of(c, source, capture), source, key, most)
 
     def _compare(self, a: Tree, b: Tree) -> _Compared:
         done = self._compared
