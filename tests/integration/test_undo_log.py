@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import sys
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -230,3 +231,51 @@ def test_a_log_of_a_hundred_thousand_is_not_read_wholly(shop: Shop, monkeypatch:
     assert 0 < listed < 20_000
     assert sum(steps) < 60_000
     assert "version = 1" in shop.settings.read_text()
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"version": {"type": "integer", "maximum": 2}, "password": {"minLength": 3}},
+    "required": ["password"],
+}
+
+
+def test_nothing_is_applied_that_does_not_fit_the_schema(shop: Shop) -> None:
+    config = shop.home / "rfs.toml"
+    config.write_text(config.read_text().replace('settings.toml"\n', 'settings.toml"\nschema = "schema.json"\n'))
+    schema = shop.home / "schema.json"
+    schema.write_text(msgspec.json.encode(SCHEMA).decode())
+    shop.settings.write_text("version = 3\npassword = 'x'\n")
+    shop.json("config", "save", "bad")
+    first = shop.json("checkpoint")["id"]
+    assert "$.version (maximum)" in shop.rfs("doctor").out
+    good = "version = 1\npassword = 'hunter1'\n"
+    shop.settings.write_text(good)
+    shop.track("settings", "x", 7, 1, key="version")
+    commands = [
+        ("config", "rollback", "bad", "-y"),
+        ("rollback", first, "--key", "version", "--reason", "x", "-y"),
+        ("undo", "-y"),
+    ]
+    for words in commands:
+        ran = shop.rfs(*words, "--json")
+        assert "does not fit its schema: $." in ran.data["error"]["message"], words
+        assert "hunter1" not in ran.out
+        assert shop.settings.read_text() == good
+    for text in ('{"$ref": "http://localhost:1/x"}', "[", '{"type": 7}'):
+        schema.write_text(text)
+        ran = shop.rfs("undo", "-y", "--json")
+        assert ran.data["error"]["message"].count("schema.json"), text
+    assert shop.settings.read_text() == good
+    schema.write_text("{}")
+    shop.json("undo", "-y")
+    assert "version = 7" in shop.settings.read_text()
+
+
+def test_without_the_validator_it_is_refused_and_said(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = shop.home / "rfs.toml"
+    config.write_text(config.read_text().replace('settings.toml"\n', 'settings.toml"\nschema = "schema.json"\n'))
+    shop.set(2, 1)
+    monkeypatch.setitem(sys.modules, "jsonschema.exceptions", None)
+    assert "rfs-rollback[jsonschema]" in shop.rfs("undo", "-y").err
+    assert "version = 2" in shop.settings.read_text()

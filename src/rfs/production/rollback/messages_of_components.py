@@ -156,6 +156,18 @@ OF_COMPONENTS: dict[str, tuple[str, str]] = {
         "The command that checks the configuration of {component} refuses it: {why}.",
         "Nothing was changed; run the command by hand to see why.",
     ),
+    "config.unfit": (
+        "The configuration of {component} does not fit its schema: {where}.",
+        "Nothing was changed; correct it, or the schema that rfs.toml names.",
+    ),
+    "config.schema": (
+        "The schema {path} of {component} cannot be used: {why}.",
+        "Correct `schema` in rfs.toml, or the file; what it refers to must be in it, as nothing is fetched.",
+    ),
+    "config.no_validator": (
+        "The configuration of {component} has a schema, and what compares the two is not installed.",
+        "Install it with rfs: pip install 'rfs-rollback[jsonschema]'.",
+    ),
     "config.reverted": (
         "The configuration was put back as it was: {why}{again}",
         "Mend what the reload does, or what the version says, and try again.",

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from rfs.production.rollback.driver import BlobSource, BlobStore, Pulse
+from rfs.production.rollback.driver import BlobSource, BlobStore, Finding, Pulse
 from rfs.production.rollback.drivers.envfile import UnparsableError
 from rfs.production.rollback.drivers.keys import key_changes
 from rfs.production.rollback.drivers.meta import shown
-from rfs.production.rollback.drivers.onefile import File, OneFileDriver, stored, whole
+from rfs.production.rollback.drivers.onefile import File, OneFileDriver, live_file, stored, whole
 from rfs.production.rollback.drivers.parsing import NAMES, Value, format_of, parse
 from rfs.production.rollback.duration import Duration, parse_duration
 from rfs.production.rollback.errors import ConflictError, NotFoundError, RollbackError, UsageError
@@ -34,6 +34,8 @@ class ConfigOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         reload_timeout: for the reload, with waiting for the service to be there.
         check: a command as a list that `rfs config rollback` runs before it writes; "{file}" in it becomes the path
             of a draft, and a status other than 0 refuses it.
+        schema: a JSON Schema, as a JSON file relative to the folder of rfs.toml: what `rfs config rollback` or an undo
+            is about to write must fit it. Needs the extra `jsonschema`.
     """
 
     path: str
@@ -41,6 +43,7 @@ class ConfigOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     reload: str | list[str] | None = None
     reload_timeout: Duration = "30s"
     check: list[str] = []
+    schema: str | None = None
 
     def __post_init__(self) -> None:
         parse_duration(self.reload_timeout)
@@ -94,7 +97,7 @@ class ConfigDriver(OneFileDriver):
         wanted, there = stored(want, blobs), stored(onto, blobs)
         if wanted.kind != "file" or there.meta is None:
             raise ConflictError("select.absent", component=c.name)
-        old, values = self._values(c, wanted), self._values(c, there)
+        old, values = self._values(c, wanted.data), self._values(c, there.data)
         for key in keys:
             values = _with_key(c, old, values, key)
         try:
@@ -103,16 +106,17 @@ class ConfigDriver(OneFileDriver):
             raise UsageError("config.unsaid", path=shown(self.path(c)), why=error) from None
         if data == there.data:
             return onto
+        self.check(c, data, blobs)
         return self._capture(c, blobs, File("file", msgspec.structs.replace(there.meta, mtime_ns=time.time_ns()), data))
 
-    def _values(self, c: Component, file: File) -> dict[str, Any]:
+    def _values(self, c: Component, data: bytes) -> dict[str, Any]:
         from rfs.production.rollback.drivers.writing import read
 
         kind = _format(c)
         if kind is None:
             raise UsageError("config.format", path=shown(self.path(c)))
         try:
-            return read(file.data, kind)
+            return read(data, kind)
         except UnparsableError as error:
             raise RollbackError("config.invalid", path=shown(self.path(c)), format=NAMES[kind], why=error) from None
 
@@ -123,6 +127,21 @@ class ConfigDriver(OneFileDriver):
             for each in changes
             if any(each.key == key or each.key.startswith((key + ".", key + "[")) for key in keys)
         ]
+
+    def examine(self, c: Component) -> Iterator[Finding]:
+        """Yield also what the schema has to say about the file as it is."""
+        yield from super().examine(c)
+        given = _options(c)
+        if given.schema is None:
+            return
+        try:
+            file = live_file(c, self.path(c))
+            if file.kind == "file":
+                from rfs.production.rollback.drivers.fitting import require_fits
+
+                require_fits(self._values(c, file.data), os.path.join(c.home, given.schema), c.name)
+        except RollbackError as error:
+            yield Finding("error" if error.key == "config.no_validator" else "warning", str(error), error.hint)
 
     def start(self, c: Component, source: BlobSource, want: Capture) -> None:
         self.reload(c, source)
@@ -142,12 +161,17 @@ class ConfigDriver(OneFileDriver):
         return _format(c)
 
     def check(self, c: Component, data: bytes, pulse: Pulse) -> None:
-        """Have the command of rfs.toml, if there is one, look at a content before it is written.
+        """Have the schema and the command of rfs.toml, if there are any, look at a content before it is written.
 
         Raises:
-            RollbackError: config.rejected, command.missing or command.slow.
+            RollbackError: config.unfit, config.no_validator, config.rejected, command.missing or command.slow.
+            UsageError: config.schema.
         """
         given = _options(c)
+        if given.schema is not None:
+            from rfs.production.rollback.drivers.fitting import require_fits
+
+            require_fits(self._values(c, data), os.path.join(c.home, given.schema), c.name)
         if not given.check:
             return
         import tempfile
