@@ -107,7 +107,8 @@ def test_the_wheel_alone_is_a_working_command_line(fresh: Environment, tmp_path:
 
 
 def test_the_extra_brings_what_the_demo_says_it_lacks(fresh: Environment, wheel: Path) -> None:
-    assert set(distribution("rfs-rollback").metadata.get_all("Provides-Extra", [])) == {"demo", "jsonschema", "postgresql"}
+    extras = set(distribution("rfs-rollback").metadata.get_all("Provides-Extra", []))
+    assert extras == {"demo", "jsonschema", "postgresql"}
     assert "pip install 'rfs-rollback[demo]'" in run(fresh.bin / "rfs", "demo", status=2)
     fresh.install(wheel, extras=["demo"])
     # Now it goes on to the next question that it asks before it starts.
