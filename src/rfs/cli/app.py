@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
+from itertools import takewhile
 from typing import Any
 
 import click
@@ -19,6 +20,10 @@ COMMANDS = {
     "init": ("setup", "Detect the application here and write rfs.toml."),
     "doctor": ("setup", "Check configuration, store, drivers, permissions, clock; say what to fix."),
     "checkpoint": ("checkpoint", "Take a checkpoint; list, show, compare, pin and forget them."),
+    "guard": ("guard", "Run a command that changes the application; keep that, or take it back."),
+    "confirm": ("guard", "Keep what is waiting to be confirmed."),
+    "cancel": ("guard", "Take back what is waiting to be confirmed, or is being watched."),
+    "extend": ("guard", "Give what is waiting to be confirmed another deadline."),
     "plan": ("rollback", "Show what a rollback would do, lose and need. Changes nothing."),
     "rollback": ("rollback", "Bring the application back to a checkpoint."),
     "undo": ("rollback", "Take back the last operations, newest first."),
@@ -83,9 +88,10 @@ def cli() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command; print its answer or what went wrong; return the exit code."""
     session = Session()
-    # Known before parsing, as parsing itself may fail.
-    session.json = "--json" in arguments
-    session.debug = "--debug" in arguments
+    # Known before parsing, as parsing itself may fail. What stands after "--" is the business of another command.
+    ours = list(takewhile("--".__ne__, arguments))
+    session.json = "--json" in ours
+    session.debug = "--debug" in ours
     return conclude(session, lambda: _call(list(arguments), session))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,7 +11,7 @@ import click
 from rfs.cli.answer import Answer
 from rfs.cli.common import CommonCommand
 from rfs.cli.selecting import COMPONENTS, complete_checkpoint, complete_operation
-from rfs.cli.session import Session, bad_usage
+from rfs.cli.session import Session, bad_usage, seconds_of
 from rfs.cli.text import counted, printable
 from rfs.cli.views import done_text, fresh_warnings, operation_json, plan_json, plan_text
 from rfs.production.rollback.errors import ConflictError, UsageError
@@ -120,6 +121,7 @@ def _read_plan(path: str) -> Plan:
 @_path
 @_key
 @_table
+@click.option("--confirm", "span", metavar="TIME", help="Go back by itself unless `rfs confirm` comes within it.")
 @click.pass_obj
 def rollback(
     session: Session,
@@ -131,11 +133,13 @@ def rollback(
     paths: tuple[str, ...],
     keys: tuple[str, ...],
     tables: tuple[str, ...],
+    span: str | None,
 ) -> Answer:
     """Bring the application to CHECKPOINT; if that fails, bring it back to the state before.
 
     The state before is kept: `rfs undo` goes back to it.
     """
+    seconds = seconds_of(span, "--confirm") if span is not None else None
     from rfs.production.rollback.plan import select
 
     expected: Plan | None = None
@@ -165,9 +169,16 @@ def rollback(
             text = plan_text(seen, checked=bool(app.settings.health), everything=session.verbose)
             session.show_and_confirm(text, seen.warnings, "Roll back?")
             expected = seen
-        operation = app.rollback(
-            target, reason=reason, only=only, without=without, selection=selection, expected=expected
+        act = partial(
+            app.rollback, target, reason=reason, only=only, without=without, selection=selection, expected=expected
         )
+        if seconds is None:
+            operation = act()
+        else:
+            from rfs.cli.guard import guarding
+
+            with guarding(session, app) as guard:
+                operation, _ = guard.confirmed_rollback(partial(act, confirm=seconds))
     warnings = tuple(fresh_warnings(operation))
     notes = operation.plan.warnings if session.yes else ()  # otherwise they were shown before the question
     return Answer(operation_json(operation), done_text(operation), operation.operation_id, notes, warnings)

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rfs.cli.answer import SCHEMA, Answer
@@ -75,7 +75,7 @@ class Session:
             if value is None or value is False:
                 continue
             if name == "timeout":
-                value = _seconds(value)
+                value = seconds_of(value, "--timeout")
             setattr(self, name, value)
         if self.quiet and self.verbose:
             raise UsageError("usage", what="-q and -v contradict each other", hint="Give one of them.")
@@ -250,7 +250,8 @@ class Session:
             data = {
                 "error": {"key": error.key, "message": str(error), "hint": error.hint, "retryable": error.retryable}
             }
-            self._envelope(error.code, data, self.notices)
+            # A guarded command may end with any status, and none of them is a success of ours.
+            self._envelope(error.code, data, self.notices, ok=False)
             return error.code
         self._say(self.notices, "note")
         color = not self.no_color and not os.environ.get("NO_COLOR") and sys.stderr.isatty()
@@ -262,10 +263,22 @@ class Session:
         for sentence in dict.fromkeys(sentences):
             _write(sys.stderr, f"{word}: {sentence}\n")
 
-    def _envelope(self, code: int, data: Any, warnings: list[str]) -> None:
+    def tell(self, sentence: str) -> None:
+        """Say on stderr what goes on, while it goes on."""
+        if self._reporter is not None:
+            self._reporter.pause()
+        if self.json:
+            import msgspec
+
+            sentence = msgspec.json.encode({"event": "told", "text": sentence}).decode()
+        # Nothing that is only shown may fail what goes on.
+        with suppress(RollbackError):
+            _write(sys.stderr, sentence + "\n")
+
+    def _envelope(self, code: int, data: Any, warnings: list[str], *, ok: bool = True) -> None:
         import msgspec
 
-        ok = code in (ExitCode.OK, ExitCode.WARNINGS)
+        ok = ok and code in (ExitCode.OK, ExitCode.WARNINGS)
         envelope = {"schema": SCHEMA, "ok": ok, "code": code, "data": data, "warnings": list(dict.fromkeys(warnings))}
         _write(sys.stdout, msgspec.json.encode(envelope).decode() + "\n")
 
@@ -304,17 +317,20 @@ def _write(stream: Any, text: str) -> None:
             raise RollbackError("output.unwritable", why=error.strerror) from error
 
 
-def _seconds(value: str) -> float:
+def seconds_of(value: str, flag: str) -> float:
+    """Return the time that a flag was given, in seconds.
+
+    Raises:
+        UsageError: it is none, or not longer than nothing.
+    """
     from rfs.production.rollback.duration import parse_duration
 
     try:
         seconds = parse_duration(value)
     except ValueError as error:
-        raise UsageError(
-            "usage", what=f"--timeout: {error}", hint='Write "30s", "5m" or a number of seconds.'
-        ) from error
+        raise UsageError("usage", what=f"{flag}: {error}", hint='Write "30s", "5m" or a number of seconds.') from error
     if seconds == 0:
-        raise UsageError("usage", what="--timeout must be longer than nothing", hint='Write "30s" or "5m".')
+        raise UsageError("usage", what=f"{flag} must be longer than nothing", hint='Write "30s" or "5m".')
     return seconds
 
 

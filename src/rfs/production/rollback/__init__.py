@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         rollback_to_checkpoint,
         schedule_checkpoint,
     )
+    from rfs.production.rollback.deployment import DeploymentRollbackManager
     from rfs.production.rollback.errors import RollbackError
     from rfs.production.rollback.incremental import IncrementalRollback
     from rfs.production.rollback.manager import RollbackManager
@@ -37,6 +38,7 @@ __all__ = [
     "ConfigurationRollback",
     "DatabaseRollbackManager",
     "DeploymentCheckpoint",
+    "DeploymentRollbackManager",
     "HealthReport",
     "IncrementalRollback",
     "Plan",
@@ -58,6 +60,7 @@ _HOMES = {
     "ConfigurationRollback": ("configuration", "ConfigurationRollback"),
     "DatabaseRollbackManager": ("onconnection.manager", "DatabaseRollbackManager"),
     "DeploymentCheckpoint": ("model", "DeploymentCheckpoint"),
+    "DeploymentRollbackManager": ("deployment", "DeploymentRollbackManager"),
     "HealthReport": ("model", "HealthReport"),
     "IncrementalRollback": ("incremental", "IncrementalRollback"),
     "Plan": ("plan", "Plan"),

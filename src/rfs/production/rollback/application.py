@@ -6,7 +6,8 @@ something takes the application's lock, settles what a crash left behind, and ac
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from rfs.production.rollback import selectors
 from rfs.production.rollback.capturing import Part
 from rfs.production.rollback.driver import overrides
 from rfs.production.rollback.errors import ConflictError, NotFoundError, RollbackError, UsageError
+from rfs.production.rollback.guarded import Deployment
 from rfs.production.rollback.lock import actor, holder
 from rfs.production.rollback.model import (
     Capture,
@@ -30,8 +32,9 @@ from rfs.production.rollback.model import (
 )
 from rfs.production.rollback.operation import Operation
 from rfs.production.rollback.plan import Plan, Scope, differs, make_migration_plan, make_plan, select
-from rfs.production.rollback.recovery import InsideError, Recoverable, interruptible
+from rfs.production.rollback.recovery import InsideError, interruptible
 from rfs.production.rollback.selection import splits, staying
+from rfs.production.rollback.settling import Settling
 
 
 class Drift(msgspec.Struct, frozen=True):
@@ -44,16 +47,23 @@ class Drift(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """What `rfs status` tells: the last checkpoint, drift against it, and the open operation."""
+    """What `rfs status` tells: the last checkpoint, drift against it, and what is open.
+
+    Attributes:
+        deployment: the guarded deployment, or rollback, that is not decided yet.
+        guarded: a living process looks after it.
+    """
 
     app: str
     latest: DeploymentCheckpoint | None
     drift: tuple[Drift, ...]
     open_operation: Operation | None
     running: str
+    deployment: Deployment | None
+    guarded: bool
 
 
-class Application(Recoverable):
+class Application(Settling):
     """What can be done with an application: checkpoint, look, plan, roll back, undo.
 
     `beat.interrupt()` may be called from a signal handler or another thread: the call that is running, or
@@ -156,7 +166,8 @@ class Application(Recoverable):
             capture = latest.captures.get(name) if latest is not None else None
             drift.append(self._drift(part, capture))
         open_operation = self.catalog.open_operation()
-        return Status(self.settings.name, latest, tuple(drift), open_operation, holder(self.lock_path))
+        open_, guarded = self.deployments.open(), self.deployments.owned()
+        return Status(self.settings.name, latest, tuple(drift), open_operation, holder(self.lock_path), open_, guarded)
 
     def is_worked_on(self) -> bool:
         """Tell whether an operation runs now, in whatever process."""
@@ -193,6 +204,7 @@ class Application(Recoverable):
         without: Sequence[str] = (),
         selection: Mapping[str, Sequence[str]] | None = None,
         expected: Plan | None = None,
+        confirm: float | None = None,
     ) -> Operation:
         """Bring the application to a checkpoint; if that fails, bring it back to the state before.
 
@@ -200,6 +212,7 @@ class Application(Recoverable):
             selection: of these components only a part: paths from the root, or dotted keys. What is written
                 meanwhile to the rest of them stays. No other component is restored unless `only` names it.
             expected: a plan made earlier; refused when today's differs materially.
+            confirm: seconds in which somebody has to confirm it, or it is taken back; see `confirm`.
 
         Raises:
             RevertedError: it failed, and the system is back at the state before.
@@ -213,7 +226,11 @@ class Application(Recoverable):
                 target = self.find(selector)
                 captures = self._chosen(target, only, without, selection)
                 self.require_outside()
-                return self._roll_back(target, captures, selection, kind="rollback", reason=reason, expected=expected)
+                trial = nullcontext() if confirm is None else self._on_trial(target.checkpoint_id, confirm)
+                with trial as began:
+                    return self._roll_back(
+                        target, captures, selection, kind="rollback", reason=reason, expected=expected, began=began
+                    )
         except InsideError as inside:
             arguments = {
                 "selector": selector,
@@ -221,6 +238,7 @@ class Application(Recoverable):
                 "only": only,
                 "without": without,
                 "selection": selection,
+                "confirm": confirm,
             }
             return self._carry(inside, "rollback", expected=expected, **arguments)[0]
 
@@ -283,6 +301,7 @@ class Application(Recoverable):
         reason: str,
         expected: Plan | None = None,
         undoes: str | None = None,
+        began: Callable[[str], None] | None = None,
     ) -> Operation:
         engine = self.engine
         engine.require_blobs(captures.values())
@@ -295,8 +314,19 @@ class Application(Recoverable):
         captures = captures if composed is None else composed.captures
         losses = [loss for name, want in captures.items() for loss in self._losses(name, want, safety.captures[name])]
         plan = msgspec.structs.replace(plan, losses=tuple(losses))
+        if began is not None:
+            began(operation_id)
         wanted = None if composed is None else composed.checkpoint_id
         return self._carry_out(operation_id, kind, plan, safety, reason=reason, undoes=undoes, wanted=wanted)
+
+    def _bring_back(self, deployment: Deployment, reason: str, began: Callable[[str], None]) -> Operation:
+        if deployment.operation_id is None:
+            target = self.catalog.checkpoint(deployment.checkpoint_id)
+            return self._roll_back(target, self._chosen(target, (), ()), kind="rollback", reason=reason, began=began)
+        done = self.catalog.operation(deployment.operation_id)
+        before, captures = self._before(done, done.plan.components)
+        part, undoes = done.plan.part_of(captures), done.operation_id
+        return self._roll_back(before, captures, part, kind="undo", reason=reason, undoes=undoes, began=began)
 
     def _safety(self, kind: str, operation_id: str, names: Collection[str], **facts: Any) -> DeploymentCheckpoint:
         """Take the safety checkpoint of an operation on these components; services belong to each."""

@@ -35,6 +35,7 @@ _CALLS: dict[str, Callable[[Application, Request], list[Operation]]] = {
     "recover": lambda app, request: app.recover(**request.arguments),
     "resume": lambda app, request: [app.resume(**request.arguments)],
     "abort": lambda app, request: [app.abort(**request.arguments)],
+    "take_back": lambda app, request: [each for each in [app.take_back(**request.arguments)] if each is not None],
 }
 
 

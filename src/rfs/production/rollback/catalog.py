@@ -14,6 +14,7 @@ import msgspec
 
 from rfs.production.rollback.database import Database
 from rfs.production.rollback.errors import NotFoundError, RollbackError
+from rfs.production.rollback.guarded import Deployment
 from rfs.production.rollback.model import FORMAT, Capture, CheckpointType, DeploymentCheckpoint, utc_now
 from rfs.production.rollback.operation import Entry, Mark, Operation, Trace
 from rfs.production.rollback.plan import Step
@@ -43,8 +44,14 @@ CREATE INDEX IF NOT EXISTS journal_operation ON journal (operation, n);
 CREATE INDEX IF NOT EXISTS open_operations ON operations (seq) WHERE status IN ('running', 'held');
 CREATE INDEX IF NOT EXISTS ordinary_checkpoints ON checkpoints (seq) WHERE type != 'safety';
 """
+DEPLOYMENTS = """
+CREATE {temporary} TABLE IF NOT EXISTS deployments (
+    seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, phase TEXT NOT NULL, record BLOB NOT NULL);
+"""
+OPEN_DEPLOYMENT = "phase IN ('prepared', 'changing', 'baking', 'reverting')"
+INDEX = f"CREATE INDEX IF NOT EXISTS open_deployments ON deployments (seq) WHERE {OPEN_DEPLOYMENT};"
 # The last of them: a catalog that has not got it is brought up to date.
-LAST_INDEX = "SELECT 1 FROM sqlite_schema WHERE name = 'ordinary_checkpoints'"
+LAST_INDEX = "SELECT 1 FROM sqlite_schema WHERE name = 'open_deployments'"
 PAGE = 50
 MOST = 1 << 62
 
@@ -87,10 +94,16 @@ class Catalog:
         version = db.pragma("user_version")
         if version > FORMAT:
             raise RollbackError("store.format", path=self.path, found=version, known=FORMAT)
-        if version < FORMAT or (not db.readonly("main") and db.execute(LAST_INDEX).get is None):
-            with transaction(db):
-                db.execute(SCHEMA)
-                db.pragma("user_version", FORMAT)
+        if version == FORMAT and db.execute(LAST_INDEX).get is not None:
+            return
+        if version == FORMAT and db.readonly("main"):
+            # That of an older release, to be looked at: it has no such deployments.
+            db.pragma("temp_store", 2)
+            db.execute(DEPLOYMENTS.format(temporary="TEMPORARY"))
+            return
+        with transaction(db):
+            db.execute(SCHEMA + DEPLOYMENTS.format(temporary="") + INDEX)
+            db.pragma("user_version", FORMAT)
 
     def _rows(self, query: str, values: tuple[object, ...] = ()) -> list[Any]:
         return self._file.rows(query, values)
@@ -167,13 +180,20 @@ class Catalog:
         query = f"SELECT id FROM {table} {where} ORDER BY seq DESC LIMIT ?1"  # noqa: S608 — one of two names
         return [str(each) for (each,) in self._rows(query, (limit, prefix) if prefix else (limit,))]
 
-    def refill(self, checkpoints: Iterable[DeploymentCheckpoint], operations: Iterable[Operation]) -> None:
+    def refill(
+        self,
+        checkpoints: Iterable[DeploymentCheckpoint],
+        operations: Iterable[Operation],
+        deployments: Iterable[Deployment] = (),
+    ) -> None:
         """Take over records that were found in the packs; those with a known id replace what is here.
 
         A record that was missing comes to its place by time: what is newest must not be what was found last.
         """
         merged = _merge(self.checkpoints(), {c.checkpoint_id: c for c in checkpoints})
         history = _merge(self.operations(), {o.operation_id: o for o in operations})
+        # Of those that are not over only the catalog knows how far they are.
+        trials = {d.guard_id: d for d in (*deployments, *self.deployments())}
 
         def refilled(db: apsw.Connection) -> None:
             db.execute("DELETE FROM checkpoints")
@@ -182,6 +202,8 @@ class Catalog:
                 _put_checkpoint(db, checkpoint)
             for operation in history:
                 _put_operation(db, operation)
+            for deployment in sorted(trials.values(), key=lambda each: each.created_at):
+                _put_deployment(db, deployment)
 
         self._change(refilled)
 
@@ -289,6 +311,51 @@ class Catalog:
         rows = self._rows("SELECT record FROM operations WHERE status IN ('running', 'held') ORDER BY seq LIMIT 1")
         return msgspec.json.decode(rows[0][0], type=Operation) if rows else None
 
+    # — guarded deployments —
+
+    def put_deployment(self, deployment: Deployment) -> None:
+        """Add a guarded deployment, or replace the record of the one with its id."""
+        self._change(lambda db: _put_deployment(db, deployment))
+
+    def change_deployment(self, guard_id: str, edit: Callable[[Deployment], Deployment]) -> Deployment:
+        """Change the record of a guarded deployment, which other processes change as well; return it as it is now.
+
+        Raises:
+            NotFoundError: there is none with this id.
+        """
+        changed: list[Deployment] = []
+
+        def edited(db: apsw.Connection) -> None:
+            record = db.execute("SELECT record FROM deployments WHERE id = ?", (guard_id,)).get
+            if record is None:
+                raise NotFoundError("guard.none")
+            changed[:] = [edit(msgspec.json.decode(record, type=Deployment))]
+            _put_deployment(db, changed[0])
+
+        self._change(edited)
+        return changed[0]
+
+    def deployments(self) -> Iterator[Deployment]:
+        """Yield the guarded deployments, newest first; what is not asked for is not read."""
+        for record in self._paged("SELECT seq, record FROM deployments WHERE seq < ? ORDER BY seq DESC LIMIT ?"):
+            yield msgspec.json.decode(record, type=Deployment)
+
+    def deployment(self, guard_id: str) -> Deployment:
+        """Return the guarded deployment with exactly this id.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        rows = self._rows("SELECT record FROM deployments WHERE id = ?", (guard_id,))
+        if not rows:
+            raise NotFoundError("guard.none")
+        return msgspec.json.decode(rows[0][0], type=Deployment)
+
+    def open_deployment(self) -> Deployment | None:
+        """Return the guarded deployment that is neither kept nor taken back; there is at most one."""
+        rows = self._rows(f"SELECT record FROM deployments WHERE {OPEN_DEPLOYMENT} LIMIT 1")  # noqa: S608 — a constant
+        return msgspec.json.decode(rows[0][0], type=Deployment) if rows else None
+
     # — small facts —
 
     def note(self, key: str, value: str | None) -> None:
@@ -329,6 +396,14 @@ def _put_operation(db: apsw.Connection, operation: Operation) -> None:
         "INSERT INTO operations (id, status, record) VALUES (?, ?, ?)"
         " ON CONFLICT (id) DO UPDATE SET record = excluded.record, status = excluded.status",
         (operation.operation_id, operation.status, msgspec.json.encode(operation)),
+    )
+
+
+def _put_deployment(db: apsw.Connection, deployment: Deployment) -> None:
+    db.execute(
+        "INSERT INTO deployments (id, phase, record) VALUES (?, ?, ?)"
+        " ON CONFLICT (id) DO UPDATE SET record = excluded.record, phase = excluded.phase",
+        (deployment.guard_id, deployment.phase, msgspec.json.encode(deployment)),
     )
 
 

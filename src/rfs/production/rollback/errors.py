@@ -9,6 +9,9 @@
     ├── FrozenError              14
     ├── ConflictError            15   the live state is not what the operation expected
     ├── IrreversibleError        16   refused: it could not be undone
+    ├── ChangeFailedError         1   a guarded change failed, and stays as it is (a command's own exit status, if any)
+    │   └── GuardRevertedError   20   a guarded change failed, and the system is back (likewise)
+    ├── QuarantinedError         21
     ├── RevertedError            30   the rollback failed; the system is back at the state before
     ├── HeldError                31   it failed both ways and NEEDS ATTENTION
     ├── TimedOutError           124
@@ -96,6 +99,28 @@ class ConflictError(RollbackError):
 
 class IrreversibleError(RollbackError):
     code = 16
+
+
+class ChangeFailedError(RollbackError):
+    """A guarded change failed and stays as it is. Its code is a failed command's own exit status."""
+
+    def __init__(self, key: str, /, **fields: object) -> None:
+        super().__init__(key, **fields)
+        status = fields.get("status")
+        if isinstance(status, int):
+            self.code = status
+
+
+class GuardRevertedError(ChangeFailedError):
+    """A guarded change failed and the system is back. Its code is a failed command's own exit status."""
+
+    code = 20
+
+
+class QuarantinedError(RollbackError):
+    """The version was rolled back by itself once, and nobody has released it."""
+
+    code = 21
 
 
 class RevertedError(RollbackError):

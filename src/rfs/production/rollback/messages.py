@@ -1,7 +1,7 @@
 """The texts of every error: (what happened, what to do), by key, with named fields.
 
-One table, with parts of it in `messages_of_components` and `messages_of_databases`, so that a Korean catalogue is
-a second table and no change in code.
+One table, with parts of it in `messages_of_components`, `messages_of_databases` and `messages_of_guards`, so that a
+Korean catalogue is a second table and no change in code.
 Keys are `subject.condition`. Each text is one sentence.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from rfs.production.rollback.messages_of_components import OF_COMPONENTS
 from rfs.production.rollback.messages_of_databases import OF_DATABASES
+from rfs.production.rollback.messages_of_guards import OF_GUARDS
 
 MESSAGES: dict[str, tuple[str, str]] = {
     # — drills —
@@ -412,6 +413,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
     # — components —
     **OF_COMPONENTS,
     **OF_DATABASES,
+    **OF_GUARDS,
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from typing import Literal
 
 import msgspec
 
@@ -49,13 +50,17 @@ class Action(enum.StrEnum):
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a rollback may take and must prove. Times in seconds.
+    """What a rollback may take and must prove, and what a guarded deployment does by itself. Times in seconds.
 
     Attributes:
+        auto_rollback: a guarded deployment that fails is rolled back; otherwise that is only told.
         max_rollback_time: from the stop of the services to the end of the health check.
         recovery_time: a reserve of its own for going back to the state before.
         health_check_required: a failing required check turns the rollback back.
         min_reversibility: a plan with a worse step is refused.
+        bake: how long a guarded deployment is watched when its command has ended and it is well.
+        on_interrupt: what becomes of one whose guard is interrupted or killed.
+        on_hangup: what its guard does when the terminal is closed.
     """
 
     auto_rollback: bool = True
@@ -64,6 +69,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     health_check_required: bool = True
     approval_required: bool = False
     min_reversibility: Reversibility = Reversibility.COMPENSABLE
+    bake: float = 0.0
+    on_interrupt: Literal["revert", "keep"] = "revert"
+    on_hangup: Literal["revert", "continue"] = "revert"
 
 
 class Step(msgspec.Struct, frozen=True):

@@ -85,7 +85,7 @@ def run(
         raise RollbackError("command.missing", command=_named(command), why=why) from error
     try:
         output.started(child.pid)
-        while not _has_ended(child.pid):
+        while not has_ended(child.pid):
             if time.monotonic() - began >= timeout:
                 raise TimedOutError("command.slow", command=_named(command), seconds=f"{timeout:g}")
             if pulse is not None:
@@ -93,7 +93,7 @@ def run(
             output.wait(min(_POLL_SECONDS, max(0.0, timeout - (time.monotonic() - began))))
         # Before the leader is reaped its group's number cannot be given to anybody else.
         if not keep_children:
-            _signal_group(child.pid, signal.SIGKILL)
+            signal_group(child.pid, signal.SIGKILL)
         return Ended(child.wait(), output.text(), time.monotonic() - began)
     except BaseException:  # whatever ends the wait, the command must not go on without us
         _end(child)
@@ -110,11 +110,13 @@ def _start(command: Sequence[str], cwd: str, output: int) -> subprocess.Popen[by
     )
 
 
-def _has_ended(pid: int) -> bool:
+def has_ended(pid: int) -> bool:
+    """Tell whether a child has ended, without reaping it."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def _signal_group(group: int, number: int) -> None:
+def signal_group(group: int, number: int) -> None:
+    """Send a signal to a process group, if there is still one."""
     try:
         os.killpg(group, number)
     except (ProcessLookupError, PermissionError):
@@ -125,11 +127,11 @@ def _signal_group(group: int, number: int) -> None:
 def _end(child: subprocess.Popen[bytes]) -> None:
     if child.returncode is not None:
         return
-    _signal_group(child.pid, signal.SIGTERM)
+    signal_group(child.pid, signal.SIGTERM)
     until = time.monotonic() + _GRACE_SECONDS
-    while not _has_ended(child.pid) and time.monotonic() < until:
+    while not has_ended(child.pid) and time.monotonic() < until:
         time.sleep(0.01)  # waiting by waitpid would reap the leader, and free its group's number
-    _signal_group(child.pid, signal.SIGKILL)
+    signal_group(child.pid, signal.SIGKILL)
     child.wait()
 
 

@@ -1,11 +1,11 @@
-"""What a crash left behind, and who may act now: the lock, the journal, recover, resume, abort."""
+"""What a crash left behind, and who may act now: the lock, the journal, resume, abort. See settling.py for recover."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from functools import partial, wraps
+from contextlib import contextmanager, nullcontext
+from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 import msgspec
@@ -13,6 +13,7 @@ import msgspec
 from rfs.production.rollback import selectors
 from rfs.production.rollback.capturing import Part
 from rfs.production.rollback.catalog import Catalog, entry
+from rfs.production.rollback.deployments import Deployments
 from rfs.production.rollback.engine import Engine
 from rfs.production.rollback.errors import ConflictError, HeldError, NotFoundError, RollbackError, UsageError
 from rfs.production.rollback.lock import actor, exclusive
@@ -78,6 +79,7 @@ class Recoverable:
         self.beat = Beat(reporter)
         self.parts: dict[str, Part] = self._load_parts()
         self.engine = Engine(self.store, self.catalog, self.parts, self.check_health, self.beat)
+        self.deployments = Deployments(self.catalog, self.store)
         self.notices: list[str] = []
         self.carried: tuple[str, ...] = ()
         self.left = False
@@ -151,26 +153,6 @@ class Recoverable:
     # — after a crash, and when held —
 
     @interruptible
-    def recover(self, *, reason: str = "") -> list[Operation]:
-        """Finish or revert whatever a crash interrupted. Does nothing when nothing was.
-
-        Args:
-            reason: for the journal, as with `resume` and `abort`.
-
-        Raises:
-            HeldError: an operation is held, or became so.
-            RevertedError: it could not be finished and was turned back.
-            GoingOnError: it stops this very process, and goes on outside it.
-        """
-        try:
-            with self.locked("recover"):
-                self._tidy()
-                interrupted = self._interrupted()
-                return [self._carry_on(interrupted, _who("recover", reason))] if interrupted is not None else []
-        except InsideError as inside:
-            return self._carry(inside, "recover", reason=reason)
-
-    @interruptible
     def resume(
         self, selector: str | None = None, *, skip: str | None = None, current: Sequence[str] = (), reason: str = ""
     ) -> Operation:
@@ -193,7 +175,7 @@ class Recoverable:
                     self.require_outside()
                     if skip is not None:
                         self._skip(held, skip)
-                    return self._run_again(held, _who("resume", reason, current))
+                    return self._run_again(held, on_behalf("resume", reason, current))
         except InsideError as inside:
             return self._carry(inside, "resume", selector=selector, skip=skip, current=current, reason=reason)[0]
 
@@ -233,7 +215,7 @@ class Recoverable:
                         self.require_outside()
                     try:
                         with self._telling_what_is_kept(operation):
-                            return self.engine.abort(operation, aborted, _who("abort", reason))
+                            return self.engine.abort(operation, aborted, on_behalf("abort", reason))
                     except RollbackError as error:
                         return self._settled(operation, error)
         except InsideError as inside:
@@ -411,42 +393,12 @@ class Recoverable:
                 )
             yield
 
-    @contextmanager
-    def exclusively(self, what: str) -> Iterator[None]:
-        """Hold the lock, with everything a crash left behind settled."""
-        with ExitStack() as held:
-            held.enter_context(self.locked(what))
-            self._tidy()
-            interrupted = self._interrupted()
-            if interrupted is not None:
-                try:
-                    self._settle(interrupted, partial(self._carry_on, interrupted, _who(what, "")))
-                except InsideError as inside:
-                    held.close()
-                    self._settle(interrupted, partial(self._carry, inside, "recover", reason=what))
-                    held.enter_context(self.locked(what))
-                    self._tidy()
-                    self._interrupted()
-            yield
-
     def _interrupted(self) -> Operation | None:
         """Return the operation that somebody who died left open; raises HeldError when it is held."""
         found = self.catalog.open_operation()
         if found is not None and found.status is OperationStatus.HELD:
             raise HeldError("rollback.open", operation=found.operation_id, status=found.status)
         return found
-
-    def _settle(self, interrupted: Operation, carry_on: Callable[[], object]) -> None:
-        try:
-            carry_on()
-        except RollbackError as error:
-            self._settled(interrupted, error)
-            self.notices.append(f"An interrupted {interrupted.kind} was settled first: {error}")
-        else:
-            ended = self.catalog.operation(interrupted.operation_id)
-            self.notices.append(
-                f"An interrupted {ended.kind} ({ended.operation_id}) was settled first: {ended.status}."
-            )
 
     def _tidy(self) -> None:
         self.notices += self.store.recover()
@@ -481,7 +433,7 @@ class Recoverable:
         return os.path.join(self.settings.store.path, "lock")
 
 
-def _who(what: str, reason: str, current: Sequence[str] = ()) -> str:
+def on_behalf(what: str, reason: str, current: Sequence[str] = ()) -> str:
     """Return the journal's note on who carries an operation on, by which command, and why."""
     taken = f" with {', '.join(current)} as in rfs.toml now" if current else ""
     return f"{what} by {actor()}{taken}" + (f": {reason}" if reason else "")

@@ -27,7 +27,7 @@ LATER = ("instances", "conditions", "schedules", "approvals", "freeze", "notify"
 
 # Fields that hold seconds, and that rfs.toml may write as "5m".
 DURATIONS: dict[type[msgspec.Struct], tuple[str, ...]] = {
-    Policy: ("max_rollback_time", "recovery_time"),
+    Policy: ("max_rollback_time", "recovery_time", "bake"),
     Retention: ("keep_within",),
 }
 
@@ -261,14 +261,11 @@ def _health(document: Source, tables: Any) -> tuple[dict[str, Any], ...]:
     return tuple(tables)
 
 
-def _policy(document: Source, table: Any, *, program: bool = False) -> Policy:
+def _policy(document: Source, table: Any) -> Policy:
     policy = document.convert(table, Policy, ("policy",))
     if policy.approval_required:
         document.later(("policy", "approval_required"))
-    # A program may say it already: what watches a deployment reads it from the checkpoint taken before.
-    if "auto_rollback" in table and not program:
-        document.later(("policy", "auto_rollback"))
-    for key in DURATIONS[Policy]:
+    for key in ("max_rollback_time", "recovery_time"):
         if getattr(policy, key) <= 0:
             document.bad(("policy", key), "it must be longer than nothing")
     return policy
@@ -280,9 +277,7 @@ def policy_of(given: Policy | Mapping[str, Any]) -> Policy:
     Raises:
         UsageError: a key is unknown, a value is not right, or this release does not do it yet.
     """
-    table = msgspec.to_builtins(given) if isinstance(given, Policy) else dict(given)
-    table.setdefault("auto_rollback", Policy().auto_rollback)
-    return _policy(Source("policy", ""), table, program=True)
+    return _policy(Source("policy", ""), msgspec.to_builtins(given) if isinstance(given, Policy) else dict(given))
 
 
 def _retention(document: Source, table: Any) -> Retention:

@@ -12,8 +12,10 @@ import msgspec
 from rfs.production.rollback.application import Application
 from rfs.production.rollback.capturing import Part
 from rfs.production.rollback.catalog import Brief
+from rfs.production.rollback.deployments import RECORD
 from rfs.production.rollback.driver import Finding, overrides
-from rfs.production.rollback.errors import ConflictError, IntegrityError, RollbackError
+from rfs.production.rollback.errors import ConflictError, IntegrityError, NotFoundError, RollbackError
+from rfs.production.rollback.guarded import Deployment
 from rfs.production.rollback.model import Capture, CheckpointType, DeploymentCheckpoint, OperationStatus, utc_now
 from rfs.production.rollback.operation import Operation, Trace, undoable
 from rfs.production.rollback.retention import Retained, apply
@@ -79,15 +81,24 @@ def _undoing(able: Iterable[Trace]) -> dict[str, str]:
 
 
 def _open_needs(app: Application, briefs: Iterable[Brief]) -> dict[str, str]:
-    """Return what an operation that is running, interrupted or held needs, or took and may still come to need."""
+    """Return what needs to be there for whatever is not over: an operation, which may come to need what it took, and
+    a guarded deployment."""
+    needs: dict[str, str] = {}
+    deployment = app.deployments.open()
+    if deployment is not None:
+        why = f"needed by the guarded deployment {deployment.guard_id}"
+        states = [deployment.checkpoint_id]
+        with suppress(NotFoundError):  # the rollback that it is about was not begun
+            states.append(app.catalog.operation(deployment.operation_id or "").state_before)
+        needs = dict.fromkeys(filter(None, states), why)
     operation = app.catalog.open_operation()
     if operation is None:
-        return {}
+        return needs
     taken = [brief.checkpoint_id for brief in briefs if brief.operation_id == operation.operation_id]
     why = f"needed by the open operation {operation.operation_id}"
     scripts = operation.downgrade.source if operation.downgrade is not None else ""
     needed = (operation.plan.target, scripts, operation.safety, operation.state_before, *operation.lefts, *taken)
-    return dict.fromkeys(filter(None, needed), why)
+    return {**needs, **dict.fromkeys(filter(None, needed), why)}
 
 
 def _still_undoable(operations: Iterable[Trace]) -> list[Trace]:
@@ -273,8 +284,9 @@ def rebuild(app: Application) -> int:
                 newest[record.checkpoint_id] = record
         whole = [c for c in newest.values() if not app.engine.missing(c.captures.values())]
         operations = [msgspec.json.decode(body, type=Operation) for body in app.store.records("operation")]
-        app.catalog.refill(whole, operations)
-        return len(whole) + len(operations)
+        deployments = [msgspec.json.decode(body, type=Deployment) for body in app.store.records(RECORD)]
+        app.catalog.refill(whole, operations, deployments)
+        return len(whole) + len(operations) + len({each.guard_id for each in deployments})
 
 
 def examine(app: Application) -> list[Finding]:

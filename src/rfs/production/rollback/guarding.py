@@ -1,0 +1,417 @@
+"""The guard: checkpoint, change, watch, and keep it or take it back. What `rfs guard` and `deploy` stand on.
+
+It writes down each phase before it begins, so that whoever finds the guard dead knows what is due; see guarded.py.
+The application's lock is held for the checkpoint and for the way back only: the change may call rfs itself.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime, timedelta
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from rfs.production.rollback.application import Application
+from rfs.production.rollback.errors import (
+    ChangeFailedError,
+    GuardRevertedError,
+    InterruptedByUserError,
+    RollbackError,
+    UsageError,
+)
+from rfs.production.rollback.guarded import Deployment, Phase
+from rfs.production.rollback.model import CheckpointType, HealthReport, json_like, storable, utc_now
+from rfs.production.rollback.operation import Operation
+from rfs.production.rollback.passing import Passing, marked, require_program
+
+HEALTH_SECONDS = 5.0
+"""Between two looks at the health in the bake."""
+PERSON_SECONDS = 600.0
+"""How long a person is waited for who is not told otherwise."""
+_NAP_SECONDS = 0.1
+# How soon a confirmation, or a cancellation, is noticed that another process wrote down.
+_LOOK_SECONDS = 0.5
+
+Watch = Callable[[datetime], str | None]
+"""Asked in the bake, again and again: None to keep going, or a sentence (without its full stop) why it tripped.
+
+It is given when the change had ended (UTC), and decides itself how often it measures. It is called on the thread that
+watches, so it must return soon; what it raises is a bug of its own and takes nothing back.
+"""
+
+
+class Change(Protocol):
+    """What is guarded."""
+
+    def check(self) -> None:
+        """Refuse what cannot be begun, before anything is done. Raises RollbackError."""
+
+    def run(self, app: Application, deployment: Deployment) -> None:
+        """Make the change, heeding `app.beat`. Raises FailedError."""
+
+
+class CommandChange:
+    """Args: command: program and arguments. stdout: the descriptor of its standard output; ours when None."""
+
+    def __init__(self, command: Sequence[str], *, stdout: int | None = None) -> None:
+        self._command = command
+        self._stdout = stdout
+
+    def check(self) -> None:
+        require_program(self._command)
+
+    def run(self, app: Application, deployment: Deployment) -> None:
+        command = Passing(self._command, deployment.guard_id, stdout=self._stdout)
+        try:
+            app.deployments.change(deployment.guard_id, group=command.group)
+        except BaseException:  # it is not written down, so it must not begin
+            command.end()
+            raise
+        look = _Looking(app, deployment.guard_id)
+
+        def tick() -> None:
+            app.beat.tick()
+            if look.cancelled():
+                raise InterruptedByUserError("guard.cancelled")
+
+        status = command.run(tick)
+        if status:
+            why = f"{self._command[0]} ended with status {status}"
+            raise FailedError(why, status)
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked of a guard.
+
+    Attributes:
+        deployment_id: the caller's name for it.
+        metadata: of the checkpoint; "version" and "auto_rollback" have a meaning.
+        confirm_by: "person": it is taken back unless somebody confirms it.
+        bake: seconds that it is watched for; None: what the policy says, or ten minutes for a person.
+        watches: conditions that are asked in the bake, beside the health checks.
+        message: of the checkpoint.
+    """
+
+    deployment_id: str = ""
+    message: str = ""
+    metadata: Mapping[str, Any] = {}
+    confirm_by: Literal["health", "person"] = "health"
+    bake: float | None = None
+    watches: tuple[Watch, ...] = ()
+
+    @property
+    def version(self) -> str:
+        return storable(str(self.metadata.get("version", "")))
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """A deployment that was kept, with what should be read though nothing is wrong."""
+
+    deployment: Deployment
+    notes: tuple[str, ...] = ()
+
+
+class Guard:
+    """One guarded deployment.
+
+    Args:
+        app: open; used by this guard alone until `run` returns.
+        tell: given a sentence at each phase.
+
+    Attributes:
+        deciding: the change is being taken back, or is decided: it is too late to interrupt it.
+    """
+
+    def __init__(self, app: Application, tell: Callable[[str], None] = lambda _: None) -> None:
+        self.app = app
+        self.deciding = False
+        self._tell = tell
+        self._notes: list[str] = []
+
+    def run(self, change: Change, trial: Trial) -> Outcome:
+        """Make the change and keep it, or take it back.
+
+        Raises:
+            GuardRevertedError: it failed, and the system is back at the checkpoint.
+            ChangeFailedError: it failed, and was left as it is, as it was only to be watched.
+            QuarantinedError, LockedError, UsageError, RollbackError: refused; nothing was changed.
+            InterruptedByUserError: it was interrupted; the text tells what became of it.
+            RevertedError: it failed, and so did the rollback: the change is live.
+            HeldError: it failed both ways.
+        """
+        app = self.app
+        automatic = bool(trial.metadata.get("auto_rollback", app.settings.policy.auto_rollback))
+        if trial.confirm_by == "person" and not automatic:
+            hint = "Leave out --confirm-by person, or let it be taken back (auto_rollback = true, no --no-rollback)."
+            raise UsageError("usage", what="Nothing would be taken back when nobody confirms it", hint=hint)
+        change.check()
+        with self._begun(trial, automatic) as begun:
+            deployment = self._checkpointed(begun, trial)
+            try:
+                self._make(change, deployment)
+                deployment = self._bake(deployment, trial)
+            except Exception as error:  # whatever it is, it must not stay undecided
+                return self._decided(deployment, error)
+            return Outcome(deployment, tuple(self._notes))
+
+    def confirmed_rollback(self, roll_back: Callable[[], Operation]) -> tuple[Operation, Outcome]:
+        """Make a rollback that somebody has to confirm, and wait for that; raises as `run` does."""
+        with ExitStack() as held:
+            with self.app.exclusively("rollback"):
+                self.app.deployments.require_free("")
+                held.enter_context(self.app.deployments.hold())
+            operation = roll_back()
+            deployment = self.app.deployments.pending(None)
+            self.app.wait = math.inf
+            try:
+                return operation, Outcome(self._watch(deployment, ()))
+            except Exception as error:  # as above
+                return operation, self._decided(deployment, error)
+
+    # — the phases —
+
+    @contextmanager
+    def _begun(self, trial: Trial, automatic: bool) -> Iterator[Deployment]:
+        """Be the owner of a new deployment, which is written down."""
+        app = self.app
+        policy = app.settings.policy
+        bake = trial.bake
+        if bake is None:
+            bake = policy.bake or (PERSON_SECONDS if trial.confirm_by == "person" else 0.0)
+        if trial.confirm_by == "person" and not bake:
+            raise UsageError("usage", what="A person needs time to confirm it", hint='Give --bake, "10m" for example.')
+        json_like(trial.metadata, "metadata")
+        with ExitStack() as held:
+            with app.exclusively("guard"):
+                app.deployments.require_free(trial.version)
+                held.enter_context(app.deployments.hold())
+                deployment = app.deployments.begin(
+                    deployment_id=storable(trial.deployment_id),
+                    version=trial.version,
+                    confirm_by=trial.confirm_by,
+                    bake=bake,
+                    auto_rollback=automatic,
+                )
+            yield deployment
+
+    def _checkpointed(self, deployment: Deployment, trial: Trial) -> Deployment:
+        """Take the checkpoint, and write down the deadline; only then may anything be changed."""
+        app, guard_id = self.app, deployment.guard_id
+        try:
+            checkpoint = app.checkpoint(
+                kind=CheckpointType.AUTOMATIC,
+                deployment_id=trial.deployment_id,
+                metadata=trial.metadata,
+                message=trial.message or f"before {trial.version or trial.deployment_id or 'a guarded change'}",
+            )
+        except BaseException as error:  # whatever it was, nothing has begun
+            why = "no checkpoint could be taken" if isinstance(error, RollbackError) else "it was interrupted"
+            app.deployments.close(guard_id, Phase.CANCELLED, why)
+            raise
+        # From now on whoever has the lock is waited for: the way back must not be refused for a checkpoint's sake.
+        app.wait = math.inf
+        self._tell(f"Checkpoint {checkpoint.checkpoint_id} is taken.")
+        return app.deployments.change(
+            guard_id,
+            phase=Phase.CHANGING,
+            checkpoint_id=checkpoint.checkpoint_id,
+            deadline=utc_now() + timedelta(seconds=deployment.bake) if deployment.confirm_by == "person" else None,
+        )
+
+    def _make(self, change: Change, deployment: Deployment) -> None:
+        with self.app.beat.call():
+            self.app.beat.tick()
+            change.run(self.app, deployment)
+            self.app.beat.tick()
+
+    def _bake(self, deployment: Deployment, trial: Trial) -> Deployment:
+        deadline = utc_now() + timedelta(seconds=deployment.bake)
+        deployment = self.app.deployments.change(deployment.guard_id, phase=Phase.BAKING, deadline=deadline)
+        if running := left_running(deployment):
+            text = "The command left {} running, which was left alone; a rollback would end it."
+            self._notes.append(text.format("1 process" if running == 1 else f"{running} processes"))
+        if not (self.app.checks_health or trial.watches or deployment.confirm_by == "person"):
+            self._notes.append("No health checks are configured: only the end of the change itself was judged.")
+            return self._keep(deployment.guard_id)
+        return self._watch(deployment, trial.watches)
+
+    def _watch(self, deployment: Deployment, watches: Sequence[Watch]) -> Deployment:
+        """Look after it until it is decided. Raises FailedError when it is to go back."""
+        since = utc_now()
+        look = _Looking(self.app, deployment.guard_id)
+        person = deployment.confirm_by == "person"
+        if person:
+            self._tell(f"Waiting until {_clock(deployment)} for `rfs confirm {deployment.guard_id}`.")
+        elif deployment.bake:
+            self._tell(f"Watching it until {_clock(deployment)}.")
+        asked = -math.inf
+        with self.app.beat.call():
+            while True:
+                self.app.beat.tick()
+                if time.monotonic() - asked >= HEALTH_SECONDS:
+                    self._require_well()
+                    asked = time.monotonic()
+                for watch in watches:
+                    if tripped := watch(since):
+                        raise FailedError(tripped, judged=True)
+                found = look.now()
+                if not found.is_open:
+                    return found
+                if found.cancelled:
+                    raise InterruptedByUserError("guard.cancelled")
+                if look.left() <= 0:
+                    break
+                time.sleep(min(_NAP_SECONDS, look.left()))
+        if person:
+            raise FailedError("nobody confirmed it in time")
+        return self._keep(deployment.guard_id)
+
+    def _require_well(self) -> None:
+        if not self.app.checks_health:
+            return
+        report = self.app.check_health(self.app.beat)
+        if not report and self.app.settings.policy.health_check_required:
+            why = f"the health check failed: {_failures(report)}"
+            raise FailedError(why, judged=True)
+        notes = [f"The health check {check.name} failed: {check.detail}." for check in report.failures]
+        self._notes = list(dict.fromkeys([*self._notes, *notes]))
+
+    def _keep(self, guard_id: str) -> Deployment:
+        """Keep it, unless somebody has just cancelled it."""
+        with self.app.locked("guard"):
+            self.deciding = True
+            found = self.app.deployments.get(guard_id)
+            if found.is_open and found.cancelled:
+                raise InterruptedByUserError("guard.cancelled")
+            return self.app.deployments.close(guard_id, Phase.KEPT) if found.is_open else found
+
+    # — how it ends otherwise —
+
+    def _decided(self, deployment: Deployment, error: Exception) -> Outcome:
+        if isinstance(error, InterruptedByUserError):
+            return self._interrupted(deployment, error)
+        if isinstance(error, FailedError):
+            return self._failed(deployment, error)
+        try:
+            return self._failed(deployment, FailedError(f"its guard failed: {error}"))
+        except ChangeFailedError as told:
+            if isinstance(error, RollbackError):
+                raise
+            raise error from told
+
+    def _failed(self, deployment: Deployment, failure: FailedError) -> Outcome:
+        facts: dict[str, Any] = {"checkpoint": deployment.checkpoint_id, "why": failure.why}
+        if failure.status is not None:
+            facts["status"] = failure.status
+        if not deployment.auto_rollback:
+            with self.app.locked("guard"):
+                self.app.deployments.close(deployment.guard_id, Phase.LEFT, failure.why)
+            raise ChangeFailedError("guard.left", left="it was only to be watched", **facts)
+        operation = self._revert(deployment, failure.why, quarantine=failure.judged and bool(deployment.version))
+        if operation is None:
+            return Outcome(self.app.deployments.get(deployment.guard_id), tuple(self._notes))
+        raise GuardRevertedError("guard.reverted", rollback=operation.operation_id, **facts)
+
+    def _interrupted(self, deployment: Deployment, interruption: InterruptedByUserError) -> Outcome:
+        """Do as the policy says; somebody who cancels it has said so already."""
+        app = self.app
+        cancelled = interruption.key == "guard.cancelled"
+        facts = {"checkpoint": deployment.checkpoint_id}
+        left = "" if deployment.auto_rollback else "it was only to be watched"
+        if app.settings.policy.on_interrupt == "keep":
+            left = "[policy] on_interrupt is keep"
+        if left and not cancelled:
+            self.deciding = True
+            with app.locked("guard"):
+                app.deployments.close(deployment.guard_id, Phase.LEFT, f"it was interrupted; {left}")
+            raise InterruptedByUserError("guard.interrupted_left", left=left, **facts) from interruption
+        why = "it was cancelled" if cancelled else "it was interrupted"
+        operation = self._revert(deployment, why, quarantine=False)
+        if operation is None:
+            return Outcome(app.deployments.get(deployment.guard_id), tuple(self._notes))
+        facts["rollback"] = operation.operation_id
+        if cancelled:
+            raise GuardRevertedError("guard.reverted", why=why, **facts)
+        raise InterruptedByUserError("guard.interrupted", **facts) from interruption
+
+    def _revert(self, deployment: Deployment, why: str, *, quarantine: bool) -> Operation | None:
+        """Take it back. Whatever interrupts that now is not heeded: it must not be left half undone."""
+        self.deciding = True
+        beat = self.app.beat
+        with suppress(InterruptedByUserError), beat.call():
+            beat.tick()  # what has been asked for already, and is being done
+        self._tell(f"Going back to {self._destination(deployment)}: {why}.")
+        beat.deafen()
+        try:
+            return self.app.take_back(deployment.guard_id, why, quarantine=quarantine)
+        finally:
+            beat.reset()
+
+    def _destination(self, deployment: Deployment) -> str:
+        if deployment.operation_id is None:
+            return deployment.checkpoint_id
+        return self.app.catalog.operation(deployment.operation_id).state_before
+
+
+class FailedError(Exception):
+    """The change is to go back.
+
+    Args:
+        why: a sentence without its full stop.
+        status: the exit status of its command, when that failed.
+        judged: by how the application fares, which tells of the version.
+    """
+
+    def __init__(self, why: str, status: int | None = None, *, judged: bool = False) -> None:
+        super().__init__(why)
+        self.why = why
+        self.status = status
+        self.judged = judged
+
+
+class _Looking:
+    """The record of a deployment, which other processes change, looked at now and then."""
+
+    def __init__(self, app: Application, guard_id: str) -> None:
+        self._app = app
+        self._guard_id = guard_id
+        self._looked = -math.inf
+        self._found: Deployment
+        self._deadline: datetime | None = None
+        self._until = math.inf
+
+    def now(self) -> Deployment:
+        """Return it as it was at most half a second ago."""
+        if time.monotonic() - self._looked >= _LOOK_SECONDS:
+            self._found = self._app.deployments.get(self._guard_id)
+            self._looked = time.monotonic()
+            if self._found.deadline is not None and self._found.deadline != self._deadline:
+                self._deadline = self._found.deadline
+                # Counted on a clock that nobody sets.
+                self._until = time.monotonic() + (self._deadline - utc_now()).total_seconds()
+        return self._found
+
+    def cancelled(self) -> bool:
+        return self.now().cancelled
+
+    def left(self) -> float:
+        """Return the seconds until its deadline."""
+        return self._until - time.monotonic()
+
+
+def left_running(deployment: Deployment) -> int:
+    """Return how many processes of its command still run."""
+    return len(marked(deployment.group, deployment.guard_id)) if deployment.group is not None else 0
+
+
+def _failures(report: HealthReport) -> str:
+    return "; ".join(f"{check.name}: {check.detail}" for check in report.failures if check.required)
+
+
+def _clock(deployment: Deployment) -> str:
+    at = deployment.deadline or deployment.created_at
+    return at.astimezone().strftime("%H:%M:%S")
