@@ -100,6 +100,14 @@ class App:
     def notes(self) -> list[str]:
         return [text for (text,) in self.sql("SELECT text FROM notes ORDER BY id")]
 
+    python = sys.executable
+
+    def insert(self, text: str) -> str:
+        """Return a line of shell that writes a note."""
+        write = f"db.execute('INSERT INTO notes (text) VALUES (?)', ('{text}',)); db.commit()"
+        code = f"import sqlite3; db = sqlite3.connect('notes.db'); {write}"
+        return f'{self.python} -c "{code}"'
+
     def rfs(self, *words: str) -> Ran:
         """Run a command in this process, as it would be run without a terminal."""
         self._capsys.readouterr()

@@ -9,7 +9,7 @@ import apsw
 import pytest
 
 from rfs.production.rollback import catalog as catalog_module
-from rfs.production.rollback.catalog import Catalog, entry
+from rfs.production.rollback.catalog import OPEN_DEPLOYMENT, Catalog, entry
 from rfs.production.rollback.database import Database
 from rfs.production.rollback.errors import NotFoundError, RollbackError
 from rfs.production.rollback.model import Capture, CheckpointType, DeploymentCheckpoint, Fingerprint, OperationStatus
@@ -211,12 +211,14 @@ def test_what_is_open_is_found_without_looking_at_what_is_not(many: Catalog, pat
     # As an earlier catalog of the same format has it.
     for name in ("open_operations", "ordinary_checkpoints"):
         db.execute(f"DROP INDEX {name}")
+    db.execute("DROP TABLE deployments")
     db.close()
     Catalog(path).close()
     db = apsw.Connection(path)
     for query, index in (
         ("SELECT record FROM operations WHERE status IN ('running', 'held') ORDER BY seq LIMIT 1", "open_operations"),
         ("SELECT record FROM checkpoints WHERE type != 'safety' ORDER BY seq DESC LIMIT 1", "ordinary_checkpoints"),
+        (f"SELECT record FROM deployments WHERE {OPEN_DEPLOYMENT} LIMIT 1", "open_deployments"),
     ):
         assert index in str(db.execute(f"EXPLAIN QUERY PLAN {query}").fetchall())
     db.close()

@@ -175,7 +175,7 @@ def test_sections_of_later_releases_are_refused_never_ignored(section: str, form
 
 @pytest.mark.parametrize(
     "text",
-    ['[store]\nmirror = "s3://b"\n', "[policy]\napproval_required = true\n", "[policy]\nauto_rollback = false\n"],
+    ['[store]\nmirror = "s3://b"\n', "[policy]\napproval_required = true\n"],
 )
 def test_keys_of_later_releases_are_refused_never_ignored(text: str) -> None:
     assert refused(SMALL + text).key == "settings.later"

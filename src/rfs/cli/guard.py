@@ -15,11 +15,11 @@ from rfs.cli.answer import Answer
 from rfs.cli.common import CommonCommand
 from rfs.cli.session import Session, bad_usage, seconds_of
 from rfs.cli.text import counted, nice_time, printable
+from rfs.cli.views import deployment_json
 from rfs.production.rollback.errors import ChangeFailedError
 
 if TYPE_CHECKING:
     from rfs.production.rollback.application import Application
-    from rfs.production.rollback.guarded import Deployment
     from rfs.production.rollback.guarding import Guard, Outcome
 
 _LOOK_SECONDS = 0.2
@@ -101,7 +101,7 @@ def _kept(outcome: Outcome) -> Answer:
     found = outcome.deployment
     why = f" ({printable(found.why)})" if found.why else ""
     text = f"{found.kind.capitalize()} {found.guard_id} is {found.phase}{why}. Before it: {found.checkpoint_id}."
-    return Answer(deployment_json(found), text, found.checkpoint_id, warnings=outcome.notes)
+    return Answer(deployment_json(found), text, found.checkpoint_id, outcome.notes, outcome.warnings)
 
 
 def _release(session: Session, version: str) -> Answer:
@@ -126,10 +126,11 @@ def guarding(session: Session, app: Application) -> Iterator[Guard]:
             session.tell(sentence)
 
     ours = Guard(app, tell)
+    terminals = [descriptor for descriptor in range(3) if os.isatty(descriptor)]  # a closed one does not say so
 
     def heard(number: int, frame: object) -> None:
         if number == signal.SIGHUP:
-            _leave_terminal()
+            _leave(terminals)
             if app.settings.policy.on_hangup == "continue":
                 return
         if ours.deciding:
@@ -154,14 +155,11 @@ def _warn(text: bytes) -> None:
         os.write(2, text)
 
 
-def _leave_terminal() -> None:
+def _leave(terminals: list[int]) -> None:
     """A terminal that is closed fails every write to it, and nothing that is only shown may stop the way back."""
     nowhere = os.open(os.devnull, os.O_RDWR)
-    for descriptor in range(3):
-        # What was a terminal is none any more once it is closed, and says so.
-        with suppress(OSError):
-            if os.ttyname(descriptor):
-                os.dup2(nowhere, descriptor)
+    for descriptor in terminals:
+        os.dup2(nowhere, descriptor)
     os.close(nowhere)
 
 
@@ -225,11 +223,3 @@ def _pending(session: Session, selector: str | None, verb: str) -> Answer:
         found = app.deployments.pending(selector)
     text = f"{found.kind.capitalize()} {found.guard_id} would be {verb}."
     return Answer({"dry_run": True, **deployment_json(found)}, text, found.guard_id)
-
-
-def deployment_json(found: Deployment) -> dict[str, Any]:
-    """Return what programs may know of a guarded deployment."""
-    from rfs.cli.views import as_json
-
-    built: dict[str, Any] = as_json(found)
-    return {key: value for key, value in built.items() if key not in ("revision", "format", "group", "boot_id")}

@@ -17,6 +17,7 @@ from rfs.cli.text import nice_time, printable, table
 
 if TYPE_CHECKING:
     from rfs.production.rollback.application import Drift, Status
+    from rfs.production.rollback.guarded import Deployment
 
 FLAGS = {
     "--json": "json",
@@ -50,7 +51,7 @@ def quick(words: Sequence[str]) -> int:
 
 def current(session: Session, *, exit_code: bool) -> Answer:
     """Answer with the live state against the last checkpoint, and the open operation."""
-    from rfs.cli.views import checkpoint_json, operation_json
+    from rfs.cli.views import checkpoint_json, deployment_json, operation_json
 
     with session.application(changes=False) as app:
         found = app.status()
@@ -63,6 +64,7 @@ def current(session: Session, *, exit_code: bool) -> Answer:
         ],
         "open_operation": operation_json(found.open_operation) if found.open_operation is not None else None,
         "running": found.running,
+        "deployment": deployment_json(found.deployment) if found.deployment is not None else None,
     }
     code = 0
     left = found.open_operation is not None and (found.open_operation.status == "held" or not found.running)
@@ -87,6 +89,8 @@ def _status_text(found: Status) -> str:
     lines.append(table([_drift_row(each) for each in found.drift]))
     if found.running:
         lines.append(f"Running now: {found.running}")
+    if found.deployment is not None:
+        lines += _deployment_lines(found.deployment, guarded=found.guarded)
     operation = found.open_operation
     if operation is not None:
         word = status_word(operation.status, alive=bool(found.running))
@@ -98,6 +102,21 @@ def _status_text(found: Status) -> str:
                 f"  `rfs show {operation.operation_id}` tells more; `rfs resume` goes on, `rfs abort` turns back."
             )
     return "\n".join(line for line in lines if line)
+
+
+def _deployment_lines(deployment: Deployment, *, guarded: bool) -> list[str]:
+    version = f" of {printable(deployment.version)}" if deployment.version else ""
+    until = f" until {nice_time(deployment.deadline)}" if deployment.deadline is not None else ""
+    lines = [f"On trial: {deployment.kind} {deployment.guard_id}{version}, {deployment.phase}{until}"]
+    if deployment.stuck:
+        lines.append(f"  {style('cannot be taken back', fg='red')}: {printable(deployment.stuck)}")
+    elif not guarded:
+        lines.append("  Nobody looks after it any more: `rfs recover` does what is due.")
+    if deployment.confirm_by == "person":
+        lines.append(
+            f"  `rfs confirm {deployment.guard_id}` keeps it, `rfs cancel {deployment.guard_id}` takes it back."
+        )
+    return lines
 
 
 def _drift_row(drift: Drift) -> tuple[str, str, str]:

@@ -16,6 +16,7 @@ import msgspec
 
 from rfs.cli.style import style
 from rfs.cli.text import change_lines, counted, nice_seconds, nice_size, nice_time, printable, table
+from rfs.production.rollback.guarded import Deployment
 from rfs.production.rollback.model import (
     Change,
     ChangeKind,
@@ -137,6 +138,15 @@ def capture_warnings(checkpoint: DeploymentCheckpoint) -> list[str]:
     """Return what could not be captured exactly, and what was not well when it was captured."""
     warnings = [f"{name}: {text}" for name, capture in checkpoint.captures.items() for text in capture.warnings]
     return warnings + health_warnings(checkpoint.health)
+
+
+# — guarded deployments —
+
+
+def deployment_json(found: Deployment) -> dict[str, Any]:
+    """Return what programs may know of a guarded deployment."""
+    built = as_json(found)
+    return {key: value for key, value in built.items() if key not in ("revision", "format", "group", "boot_id")}
 
 
 # — health —

@@ -65,7 +65,7 @@ class DeploymentRollbackManager(RollbackManager):
                 watches=tuple(watches),
             )
             outcome = Guard(app).run(_change_of(change, opened[0]), trial)
-            return {**_summary(outcome.deployment), "notes": list(outcome.notes)}
+            return {**_summary(outcome.deployment), "notes": [*outcome.notes, *outcome.warnings]}
 
         opened: list[asyncio.AbstractEventLoop] = []
         return await as_result(begin, act)

@@ -109,10 +109,16 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """A deployment that was kept, with what should be read though nothing is wrong."""
+    """A deployment that was kept.
+
+    Attributes:
+        notes: sentences that should be read, though nothing is wrong.
+        warnings: the wanted health checks that fail.
+    """
 
     deployment: Deployment
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class Guard:
@@ -131,6 +137,7 @@ class Guard:
         self.deciding = False
         self._tell = tell
         self._notes: list[str] = []
+        self._warnings: list[str] = []
 
     def run(self, change: Change, trial: Trial) -> Outcome:
         """Make the change and keep it, or take it back.
@@ -156,7 +163,7 @@ class Guard:
                 deployment = self._bake(deployment, trial)
             except Exception as error:  # whatever it is, it must not stay undecided
                 return self._decided(deployment, error)
-            return Outcome(deployment, tuple(self._notes))
+            return self._outcome(deployment)
 
     def confirmed_rollback(self, roll_back: Callable[[], Operation]) -> tuple[Operation, Outcome]:
         """Make a rollback that somebody has to confirm, and wait for that; raises as `run` does."""
@@ -168,9 +175,12 @@ class Guard:
             deployment = self.app.deployments.pending(None)
             self.app.wait = math.inf
             try:
-                return operation, Outcome(self._watch(deployment, ()))
+                return operation, self._outcome(self._watch(deployment, ()))
             except Exception as error:  # as above
                 return operation, self._decided(deployment, error)
+
+    def _outcome(self, deployment: Deployment) -> Outcome:
+        return Outcome(deployment, tuple(self._notes), tuple(self._warnings))
 
     # — the phases —
 
@@ -277,8 +287,7 @@ class Guard:
         if not report and self.app.settings.policy.health_check_required:
             why = f"the health check failed: {_failures(report)}"
             raise FailedError(why, judged=True)
-        notes = [f"The health check {check.name} failed: {check.detail}." for check in report.failures]
-        self._notes = list(dict.fromkeys([*self._notes, *notes]))
+        self._warnings = [f"The health check {check.name} failed: {check.detail}." for check in report.failures]
 
     def _keep(self, guard_id: str) -> Deployment:
         """Keep it, unless somebody has just cancelled it."""
@@ -313,7 +322,7 @@ class Guard:
             raise ChangeFailedError("guard.left", left="it was only to be watched", **facts)
         operation = self._revert(deployment, failure.why, quarantine=failure.judged and bool(deployment.version))
         if operation is None:
-            return Outcome(self.app.deployments.get(deployment.guard_id), tuple(self._notes))
+            return self._outcome(self.app.deployments.get(deployment.guard_id))
         raise GuardRevertedError("guard.reverted", rollback=operation.operation_id, **facts)
 
     def _interrupted(self, deployment: Deployment, interruption: InterruptedByUserError) -> Outcome:
@@ -332,7 +341,7 @@ class Guard:
         why = "it was cancelled" if cancelled else "it was interrupted"
         operation = self._revert(deployment, why, quarantine=False)
         if operation is None:
-            return Outcome(app.deployments.get(deployment.guard_id), tuple(self._notes))
+            return self._outcome(app.deployments.get(deployment.guard_id))
         facts["rollback"] = operation.operation_id
         if cancelled:
             raise GuardRevertedError("guard.reverted", why=why, **facts)

@@ -1,0 +1,342 @@
+"""`rfs guard`: a command that changes the application is kept, or taken back. With real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from typing import Any
+
+import pytest
+from cli_app import CHECK, TOML, App
+from guard_kit import PATIENCE, Guarded, gone, wait_for
+
+from rfs.production.rollback.application import Application
+
+
+@pytest.fixture
+def app(notes_app: App) -> App:
+    """A well application with a health check."""
+    notes_app.configure(TOML + CHECK)
+    return notes_app
+
+
+def deployments(app: App) -> list[Any]:
+    with Application.open(str(app.folder / "rfs.toml")) as opened:
+        return list(opened.catalog.deployments())
+
+
+def newest(app: App) -> Any:
+    return deployments(app)[0]
+
+
+def test_what_is_well_is_kept(app: App) -> None:
+    data = app.rfs("guard", "--json", "--version", "v2", "--deployment", "d7", "--", "./service", "stop").data
+    assert (data["phase"], data["version"], data["deployment_id"]) == ("kept", "v2", "d7")
+    taken = app.json("checkpoint", "show", data["checkpoint_id"])
+    assert (taken["type"], taken["version"], taken["deployment_id"]) == ("automatic", "v2", "d7")
+    assert app.json("log") == [], "nothing was rolled back"
+    assert app.json("status")["deployment"] is None
+
+
+def test_the_output_passes_through_and_the_status_is_the_command_s_own(app: App) -> None:
+    before = app.notes
+    script = "cat; echo out; echo err >&2; echo x >> rfs.log; " + app.insert("two") + "; exit 7"
+    guarded = app.start("guard", "--", "sh", "-c", script, stdin=subprocess.PIPE)
+    out, err = guarded.communicate("piped\n", timeout=PATIENCE)
+    assert guarded.returncode == 7, err
+    assert out == "piped\nout\n"
+    assert "err\n" in err
+    assert "the system is back at" in err
+    assert "sh ended with status 7" in err
+    assert app.notes == before
+    assert app.json("log")[0]["status"] == "completed"
+
+
+def test_with_json_standard_output_is_the_envelope_alone(app: App) -> None:
+    guarded = app.start("guard", "--json", "--", "sh", "-c", "echo out --json; exit 3")
+    out, err = guarded.communicate(timeout=PATIENCE)
+    envelope = json.loads(out)
+    assert (guarded.returncode, envelope["ok"], envelope["code"]) == (3, False, 3), "a 3 of its own is no success"
+    assert envelope["data"]["error"]["key"] == "guard.reverted"
+    assert "out --json\n" in err
+
+
+def test_what_a_signal_ended_has_the_status_a_shell_would_tell(app: App) -> None:
+    assert app.rfs("guard", "--", "sh", "-c", "kill -TERM $$").code == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ((), 2, "CMD is missing"),
+        (("--", "./nothing-there"), 1, "./nothing-there"),
+        (("--bake", "soon", "--", "true"), 2, "--bake"),
+        (("--confirm-by", "person", "--no-rollback", "--", "true"), 2, "nobody confirms"),
+        (("--release", "v2", "--", "true"), 2, "--release deploys nothing"),
+        (("--release", "v2"), 10, "v2 is not quarantined"),
+    ],
+)
+def test_what_cannot_be_begun_is_refused_before_anything_is_done(
+    app: App, words: tuple[str, ...], code: int, said: str
+) -> None:
+    ran = app.rfs("guard", *words)
+    assert (ran.code, ran.out) == (code, ""), ran
+    assert said.lower() in ran.err.lower()
+    assert app.json("checkpoint", "list") == []
+    assert deployments(app) == []
+
+
+def test_a_dry_run_changes_nothing(app: App) -> None:
+    ran = app.rfs("guard", "--dry-run", "--", "touch", "made")
+    assert (ran.code, ran.out.startswith("It would take a checkpoint of db, web, run touch made")) == (0, True)
+    assert not (app.folder / "made").exists()
+    assert app.json("checkpoint", "list") == []
+
+
+def test_a_version_that_is_unwell_goes_back_and_is_quarantined_until_released(app: App) -> None:
+    script = app.insert("two") + "; touch sick"
+    ran = app.rfs("guard", "--version", "v2", "--", "sh", "-c", script)
+    assert ran.code == 20, ran
+    assert "the health check failed: sane" in ran.err
+    assert app.notes == ["one"]
+    again = app.rfs("guard", "--version", "v2", "--", "touch", "made")
+    assert (again.code, "rfs guard --release v2" in again.err) == (21, True)
+    assert app.rfs("guard", "--version", "v2", "--dry-run", "--", "touch", "made").code == 21
+    assert not (app.folder / "made").exists()
+    assert app.rfs("guard", "--version", "v3", "--", "true").code == 0, "another version may be deployed"
+    assert app.json("guard", "--release", "v2", "--dry-run")["quarantined"] is True
+    assert app.rfs("guard", "--release", "v2").code == 0
+    assert app.rfs("guard", "--version", "v2", "--", "touch", "made").code == 0
+    assert (app.folder / "made").exists()
+
+
+def test_a_command_that_fails_tells_nothing_of_its_version(app: App) -> None:
+    assert app.rfs("guard", "--version", "v2", "--", "false").code == 1
+    assert app.rfs("guard", "--version", "v2", "--", "true").code == 0
+
+
+def test_quarantine_outlives_the_catalog(app: App) -> None:
+    assert app.rfs("guard", "--version", "v2", "--", "touch", "sick").code == 20
+    for path in (app.folder / ".rfs").glob("catalog.db*"):
+        path.unlink()
+    assert app.rfs("recover", "--rebuild").code == 0
+    assert app.rfs("guard", "--version", "v2", "--", "true").code == 21
+    assert app.rfs("guard", "--release", "v2").code == 0
+    for path in (app.folder / ".rfs").glob("catalog.db*"):
+        path.unlink()
+    assert app.rfs("recover", "--rebuild").code == 0
+    assert app.rfs("guard", "--version", "v2", "--", "true").code == 0, "and so does its release"
+
+
+@pytest.mark.parametrize("how", ["--no-rollback", "[policy]\nauto_rollback = false\n"])
+@pytest.mark.parametrize(("script", "code"), [("exit 9", 9), ("touch sick", 1)])
+def test_what_is_only_watched_is_left_as_it_is(app: App, how: str, script: str, code: int) -> None:
+    flags = [how] if how.startswith("--") else []
+    if not flags:
+        app.configure(TOML + CHECK + how)
+    ran = app.rfs("guard", *flags, "--version", "v2", "--", "sh", "-c", app.insert("two") + ";" + script)
+    assert ran.code == code, ran
+    assert "was left as it is" in ran.err
+    assert app.notes == ["one", "two"]
+    assert newest(app).phase == "left"
+    assert app.json("log") == []
+
+
+def test_a_wanted_check_only_warns_and_no_check_at_all_is_told(app: App) -> None:
+    app.configure(TOML + CHECK + "required = false\n")
+    ran = app.rfs("guard", "--", "touch", "sick")
+    assert (ran.code, "warning: The health check sane failed" in ran.err) == (3, True)
+    app.configure(TOML)
+    ran = app.rfs("guard", "--", "true")
+    assert (ran.code, "No health checks are configured" in ran.err) == (0, True)
+
+
+def test_the_bake_watches_what_turns_bad_later(app: App) -> None:
+    app.configure(TOML + CHECK + '[policy]\nbake = "30s"\n')
+    with Guarded(app, "--", "true") as guarded:
+        guarded.phase("baking")
+        (app.folder / "sick").touch()
+        assert guarded.end() == 20, guarded.err
+    assert not (app.folder / "sick").exists(), "its start mended it"
+
+
+def test_the_command_may_call_rfs_itself_but_no_second_guard(app: App) -> None:
+    rfs = f"{app.python} -m rfs.cli.main"
+    script = f"{rfs} checkpoint -q --tag inner && {rfs} guard -- touch made; test $? -eq 11"
+    ran = app.rfs("guard", "--", "sh", "-c", script)
+    assert ran.code == 0, ran
+    assert len(app.json("checkpoint", "list")) == 2
+    assert not (app.folder / "made").exists()
+
+
+def test_children_left_behind_stay_when_it_is_kept_and_end_when_it_goes_back(app: App) -> None:
+    leave = "sleep 1000 & echo $! > child; setsid sleep 1000 & echo $! > server"
+    pids = []
+    try:
+        for end, code in (("exit 0", 0), ("exit 5", 5)):
+            ran = app.rfs("guard", "--", "sh", "-c", f"{leave}; sleep 0.05; {end}")
+            assert ran.code == code, ran
+            pids += [int((app.folder / name).read_text()) for name in ("child", "server")]
+            assert ("left 1 process running" in ran.err) is (code == 0)
+        assert [gone(pid) for pid in pids] == [False, False, True, False], "a server of its own is the application's"
+    finally:
+        for pid in pids:
+            if not gone(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+def test_a_way_back_that_fails_both_ways_needs_attention(app: App) -> None:
+    (app.folder / "refuse-start").touch()
+    ran = app.rfs("guard", "--", "sh", "-c", app.insert("two") + "; exit 5")
+    assert ran.code == 31, ran
+    assert newest(app).phase == "reverting"
+    (app.folder / "refuse-start").unlink()
+    assert app.rfs("abort").code == 0
+    assert newest(app).phase == "left", "nobody tries again what somebody aborted"
+    assert app.rfs("guard", "--", "true").code == 0
+
+
+def test_a_way_back_that_fails_leaves_what_was_deployed(app: App) -> None:
+    app.configure(TOML + CHECK.replace('"-e", "sick"', '"-e", "sick", "-a", "!", "-e", "old"'))
+    script = app.insert("two") + "; touch sick-once; exit 5"
+    ran = app.rfs("guard", "--", "sh", "-c", script)
+    assert ran.code == 30, ran
+    assert app.notes == ["one", "two"]
+    assert newest(app).phase == "left"
+
+
+# — interrupted —
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_command_and_goes_back(app: App, number: signal.Signals) -> None:
+    with Guarded(
+        app, "--version", "v2", "--", "sh", "-c", app.insert("two") + "; echo $$ > pid; sleep 1000"
+    ) as guarded:
+        wait_for(lambda: (app.folder / "pid").exists() and (app.folder / "pid").read_text() != "")
+        guarded.signal(number)
+        assert guarded.end() == 130, guarded.err
+    assert "the system is back at" in guarded.err
+    assert app.notes == ["one"]
+    assert gone(int((app.folder / "pid").read_text()))
+    assert newest(app).phase == "reverted"
+    assert app.rfs("guard", "--version", "v2", "--", "true").code == 0, "somebody else's haste quarantines nothing"
+
+
+def test_a_signal_in_the_bake_is_heeded_too(app: App) -> None:
+    with Guarded(app, "--bake", "1h", "--", "sh", "-c", app.insert("two")) as guarded:
+        guarded.phase("baking")
+        guarded.signal(signal.SIGTERM)
+        assert guarded.end() == 130, guarded.err
+    assert app.notes == ["one"]
+
+
+def test_by_policy_an_interrupted_change_is_left(app: App) -> None:
+    app.configure(TOML + CHECK + '[policy]\non_interrupt = "keep"\n')
+    with Guarded(app, "--bake", "1h", "--", "sh", "-c", app.insert("two")) as guarded:
+        guarded.phase("baking")
+        guarded.signal(signal.SIGINT)
+        assert guarded.end() == 130, guarded.err
+    assert "was left as it is" in guarded.err
+    assert app.notes == ["one", "two"]
+    assert newest(app).phase == "left"
+
+
+@pytest.mark.parametrize(("policy", "code", "notes"), [("revert", 130, ["one"]), ("continue", 0, ["one", "two"])])
+def test_a_terminal_that_is_closed(app: App, policy: str, code: int, notes: list[str]) -> None:
+    app.configure(TOML + CHECK + f'[policy]\non_hangup = "{policy}"\n')
+    script = app.insert("two") + "; while test ! -e go; do sleep 0.05; done"
+    with Guarded(app, "--bake", "1s", "--", "sh", "-c", script, terminal=True) as guarded:
+        wait_for(lambda: app.notes == ["one", "two"])
+        guarded.close_terminal()
+        (app.folder / "go").touch()
+        assert guarded.end() == code
+    assert app.notes == notes
+
+
+# — killed —
+
+
+def killed_before_the_checkpoint(app: App, guarded: Guarded) -> None:
+    wait_for((app.folder / "looking").exists)
+
+
+def killed_in_the_command(app: App, guarded: Guarded) -> None:
+    wait_for(lambda: (app.folder / "pid").exists() and (app.folder / "pid").read_text() != "")
+
+
+def killed_in_the_bake(app: App, guarded: Guarded) -> None:
+    guarded.phase("baking")
+
+
+def killed_on_the_way_back(app: App, guarded: Guarded) -> None:
+    wait_for((app.folder / "stopping").exists)
+
+
+SLOW_LOOK = "#!/bin/sh\ntest -e looked || { touch looking; sleep 1000; }\n"
+KILLS = [
+    (killed_before_the_checkpoint, "true", "cancelled"),
+    (killed_in_the_command, "echo $$ > pid; sleep 1000", "reverted"),
+    (killed_in_the_bake, "true", "reverted"),
+    (killed_on_the_way_back, "touch slow-stop; exit 5", "reverted"),
+]
+
+
+@pytest.mark.parametrize("settle", ["recover", "checkpoint"])
+@pytest.mark.parametrize(("when", "script", "phase"), KILLS, ids=lambda each: getattr(each, "__name__", ""))
+def test_a_killed_guard_is_settled_by_whoever_comes_next(
+    app: App, when: Any, script: str, phase: str, settle: str
+) -> None:
+    if when is killed_before_the_checkpoint:
+        os.rename(app.folder / "service", app.folder / "quick")
+        (app.folder / "service").write_text(SLOW_LOOK)
+        (app.folder / "service").chmod(0o755)
+    with Guarded(app, "--bake", "1h", "--", "sh", "-c", app.insert("two") + "; " + script) as guarded:
+        when(app, guarded)
+        guarded.signal(signal.SIGKILL)
+        guarded.end()
+    left = newest(app)
+    assert left.is_open
+    assert (left.pid, bool(left.boot_id)) == (guarded.pid, True)
+    if when is killed_before_the_checkpoint:
+        assert not left.checkpoint_id
+        os.rename(app.folder / "quick", app.folder / "service")
+    (app.folder / "slow-stop").unlink(missing_ok=True)
+    ran = app.rfs(settle)
+    assert ran.code in (0, 3), ran
+    assert newest(app).phase == phase
+    assert app.notes == ["one"]
+    assert (app.folder / "running").exists()
+    assert app.rfs("recover").out == "Nothing was interrupted.\n"
+    if when is killed_in_the_command:
+        assert gone(int((app.folder / "pid").read_text())), "the command does not go on without its guard"
+    assert len([each for each in app.json("log") if each["status"] == "completed"]) == (phase == "reverted")
+
+
+def test_by_policy_what_a_killed_guard_left_stays(app: App) -> None:
+    app.configure(TOML + CHECK + '[policy]\non_interrupt = "keep"\n')
+    with Guarded(app, "--bake", "1h", "--", "sh", "-c", app.insert("two")) as guarded:
+        guarded.phase("baking")
+        guarded.signal(signal.SIGKILL)
+        guarded.end()
+    assert app.rfs("recover").code == 0
+    assert newest(app).phase == "left"
+    assert app.notes == ["one", "two"]
+
+
+def test_prune_keeps_what_an_undecided_one_needs(app: App) -> None:
+    app.configure(TOML + CHECK + "[retention]\nkeep_last = 1\n")
+    with Guarded(app, "--confirm-by", "person", "--", "true") as guarded:
+        guarded.phase("baking")
+        for number in range(2):
+            app.checkpoint("--tag", str(number))
+        checkpoint = newest(app).checkpoint_id
+        assert app.rfs("checkpoint", "forget", checkpoint, "-y").code == 15
+        assert app.rfs("prune", "-y").code == 0
+        assert checkpoint in [each["id"] for each in app.json("checkpoint", "list")]
+        assert app.rfs("confirm").code == 0
+        assert guarded.end() == 0, guarded.err
+    app.rfs("checkpoint")
+    assert app.rfs("checkpoint", "forget", checkpoint, "-y").code == 0
