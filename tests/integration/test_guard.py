@@ -22,6 +22,9 @@ def app(notes_app: App) -> App:
     return notes_app
 
 
+SLOW = pytest.mark.slow
+
+
 def deployments(app: App) -> list[Any]:
     with Application.open(str(app.folder / "rfs.toml")) as opened:
         return list(opened.catalog.deployments())
@@ -54,6 +57,7 @@ def test_the_output_passes_through_and_the_status_is_the_command_s_own(app: App)
     assert app.json("log")[0]["status"] == "completed"
 
 
+@pytest.mark.slow
 def test_with_json_standard_output_is_the_envelope_alone(app: App) -> None:
     guarded = app.start("guard", "--json", "--", "sh", "-c", "echo out --json; exit 3")
     out, err = guarded.communicate(timeout=PATIENCE)
@@ -63,6 +67,7 @@ def test_with_json_standard_output_is_the_envelope_alone(app: App) -> None:
     assert "out --json\n" in err
 
 
+@pytest.mark.slow
 def test_what_a_signal_ended_has_the_status_a_shell_would_tell(app: App) -> None:
     assert app.rfs("guard", "--", "sh", "-c", "kill -TERM $$").code == 128 + signal.SIGTERM
 
@@ -88,6 +93,7 @@ def test_what_cannot_be_begun_is_refused_before_anything_is_done(
     assert deployments(app) == []
 
 
+@pytest.mark.slow
 def test_a_dry_run_changes_nothing(app: App) -> None:
     ran = app.rfs("guard", "--dry-run", "--", "touch", "made")
     assert (ran.code, ran.out.startswith("It would take a checkpoint of db, web, run touch made")) == (0, True)
@@ -112,11 +118,13 @@ def test_a_version_that_is_unwell_goes_back_and_is_quarantined_until_released(ap
     assert (app.folder / "made").exists()
 
 
+@pytest.mark.slow
 def test_a_command_that_fails_tells_nothing_of_its_version(app: App) -> None:
     assert app.rfs("guard", "--version", "v2", "--", "false").code == 1
     assert app.rfs("guard", "--version", "v2", "--", "true").code == 0
 
 
+@pytest.mark.slow
 def test_quarantine_outlives_the_catalog(app: App) -> None:
     assert app.rfs("guard", "--version", "v2", "--", "touch", "sick").code == 20
     for path in (app.folder / ".rfs").glob("catalog.db*"):
@@ -130,6 +138,7 @@ def test_quarantine_outlives_the_catalog(app: App) -> None:
     assert app.rfs("guard", "--version", "v2", "--", "true").code == 0, "and so does its release"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["--no-rollback", "[policy]\nauto_rollback = false\n"])
 @pytest.mark.parametrize(("script", "code"), [("exit 9", 9), ("touch sick", 1)])
 def test_what_is_only_watched_is_left_as_it_is(app: App, how: str, script: str, code: int) -> None:
@@ -144,6 +153,7 @@ def test_what_is_only_watched_is_left_as_it_is(app: App, how: str, script: str, 
     assert app.json("log") == []
 
 
+@pytest.mark.slow
 def test_a_wanted_check_only_warns_and_no_check_at_all_is_told(app: App) -> None:
     app.configure(TOML + CHECK + "required = false\n")
     ran = app.rfs("guard", "--", "touch", "sick")
@@ -153,6 +163,7 @@ def test_a_wanted_check_only_warns_and_no_check_at_all_is_told(app: App) -> None
     assert (ran.code, "No health checks are configured" in ran.err) == (0, True)
 
 
+@pytest.mark.slow
 def test_the_bake_watches_what_turns_bad_later(app: App) -> None:
     app.configure(TOML + CHECK + '[policy]\nbake = "30s"\n')
     with Guarded(app, "--", "true") as guarded:
@@ -162,6 +173,7 @@ def test_the_bake_watches_what_turns_bad_later(app: App) -> None:
     assert not (app.folder / "sick").exists(), "its start mended it"
 
 
+@pytest.mark.slow
 def test_the_command_may_call_rfs_itself_but_no_second_guard(app: App) -> None:
     rfs = f"{app.python} -m rfs.cli.main"
     script = f"{rfs} checkpoint -q --tag inner && {rfs} guard -- touch made; test $? -eq 11"
@@ -171,6 +183,7 @@ def test_the_command_may_call_rfs_itself_but_no_second_guard(app: App) -> None:
     assert not (app.folder / "made").exists()
 
 
+@pytest.mark.slow
 def test_children_left_behind_stay_when_it_is_kept_and_end_when_it_goes_back(app: App) -> None:
     leave = "sleep 1000 & echo $! > child; setsid sleep 1000 & echo $! > server"
     pids = []
@@ -187,6 +200,7 @@ def test_children_left_behind_stay_when_it_is_kept_and_end_when_it_goes_back(app
                 os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_way_back_that_fails_both_ways_needs_attention(app: App) -> None:
     (app.folder / "refuse-start").touch()
     ran = app.rfs("guard", "--", "sh", "-c", app.insert("two") + "; exit 5")
@@ -198,6 +212,7 @@ def test_a_way_back_that_fails_both_ways_needs_attention(app: App) -> None:
     assert app.rfs("guard", "--", "true").code == 0
 
 
+@pytest.mark.slow
 def test_a_way_back_that_fails_leaves_what_was_deployed(app: App) -> None:
     app.configure(TOML + CHECK.replace('"-e", "sick"', '"-e", "sick", "-a", "!", "-e", "old"'))
     script = app.insert("two") + "; touch sick-once; exit 5"
@@ -210,7 +225,9 @@ def test_a_way_back_that_fails_leaves_what_was_deployed(app: App) -> None:
 # — interrupted —
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, *(pytest.param(n, marks=SLOW) for n in (signal.SIGTERM, signal.SIGHUP))]
+)
 def test_a_signal_ends_the_command_and_goes_back(app: App, number: signal.Signals) -> None:
     with Guarded(
         app, "--version", "v2", "--", "sh", "-c", app.insert("two") + "; echo $$ > pid; sleep 1000"
@@ -225,6 +242,7 @@ def test_a_signal_ends_the_command_and_goes_back(app: App, number: signal.Signal
     assert app.rfs("guard", "--version", "v2", "--", "true").code == 0, "somebody else's haste quarantines nothing"
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_bake_is_heeded_too(app: App) -> None:
     with Guarded(app, "--bake", "1h", "--", "sh", "-c", app.insert("two")) as guarded:
         guarded.phase("baking")
@@ -233,6 +251,7 @@ def test_a_signal_in_the_bake_is_heeded_too(app: App) -> None:
     assert app.notes == ["one"]
 
 
+@pytest.mark.slow
 def test_by_policy_an_interrupted_change_is_left(app: App) -> None:
     app.configure(TOML + CHECK + '[policy]\non_interrupt = "keep"\n')
     with Guarded(app, "--bake", "1h", "--", "sh", "-c", app.insert("two")) as guarded:
@@ -244,6 +263,7 @@ def test_by_policy_an_interrupted_change_is_left(app: App) -> None:
     assert newest(app).phase == "left"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("policy", "code", "notes"), [("revert", 130, ["one"]), ("continue", 0, ["one", "two"])])
 def test_a_terminal_that_is_closed(app: App, policy: str, code: int, notes: list[str]) -> None:
     app.configure(TOML + CHECK + f'[policy]\non_hangup = "{policy}"\n')
@@ -282,10 +302,19 @@ KILLS = [
     (killed_in_the_bake, "true", "reverted"),
     (killed_on_the_way_back, "touch slow-stop; exit 5", "reverted"),
 ]
+SAMPLE = (KILLS[1], "checkpoint")
 
 
-@pytest.mark.parametrize("settle", ["recover", "checkpoint"])
-@pytest.mark.parametrize(("when", "script", "phase"), KILLS, ids=lambda each: getattr(each, "__name__", ""))
+@pytest.mark.parametrize(
+    ("when", "script", "phase", "settle"),
+    [
+        pytest.param(
+            *kill, settle, id=f"{kill[0].__name__}-{settle}", marks=[pytest.mark.slow] * ((kill, settle) != SAMPLE)
+        )
+        for kill in KILLS
+        for settle in ("recover", "checkpoint")
+    ],
+)
 def test_a_killed_guard_is_settled_by_whoever_comes_next(
     app: App, when: Any, script: str, phase: str, settle: str
 ) -> None:
@@ -315,6 +344,7 @@ def test_a_killed_guard_is_settled_by_whoever_comes_next(
     assert len([each for each in app.json("log") if each["status"] == "completed"]) == (phase == "reverted")
 
 
+@pytest.mark.slow
 def test_by_policy_what_a_killed_guard_left_stays(app: App) -> None:
     app.configure(TOML + CHECK + '[policy]\non_interrupt = "keep"\n')
     with Guarded(app, "--bake", "1h", "--", "sh", "-c", app.insert("two")) as guarded:
@@ -326,6 +356,7 @@ def test_by_policy_what_a_killed_guard_left_stays(app: App) -> None:
     assert app.notes == ["one", "two"]
 
 
+@pytest.mark.slow
 def test_prune_keeps_what_an_undecided_one_needs(app: App) -> None:
     app.configure(TOML + CHECK + "[retention]\nkeep_last = 1\n")
     with Guarded(app, "--confirm-by", "person", "--", "true") as guarded:
