@@ -5,24 +5,16 @@ from __future__ import annotations
 import os
 import pty
 import signal
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cli_app import App
+from waiting import until
 
 from rfs.production.rollback.application import Application
 
 PATIENCE = 30.0
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < until, "it never came"
-        time.sleep(0.01)
 
 
 def gone(pid: int) -> bool:
@@ -91,7 +83,7 @@ class Guarded:
                 found = app.deployments.open()
             return found is not None and found.phase == name
 
-        wait_for(there)
+        until(there)
 
     def end(self) -> int:
         try:

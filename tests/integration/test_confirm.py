@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from cli_app import CHECK, TOML, App
-from guard_kit import Guarded, wait_for
+from guard_kit import Guarded
+from waiting import until
 
 from rfs.production.rollback.application import Application
 from rfs.production.rollback.guarded import Deployment
@@ -140,7 +141,7 @@ def test_extended_it_waits_longer(app: App, words: Any, after: list[str], before
 def test_a_rollback_has_its_deadline_on_the_disk_before_anything_is_stopped(app: App) -> None:
     (app.folder / "slow-stop").touch()
     with Guarded(app, *rollback(app)) as guarded:
-        wait_for((app.folder / "stopping").exists)
+        until((app.folder / "stopping").exists)
         found = undecided(app)
         assert found is not None
         assert (found.kind, found.phase, found.deadline is not None) == ("rollback", "changing", True)
@@ -159,7 +160,7 @@ def test_a_rollback_has_its_deadline_on_the_disk_before_anything_is_stopped(app:
 def test_a_rollback_that_turns_back_has_nothing_to_confirm(app: App) -> None:
     (app.folder / "slow-stop").touch()
     with Guarded(app, *rollback(app)) as guarded:
-        wait_for((app.folder / "stopping").exists)
+        until((app.folder / "stopping").exists)
         guarded.signal(signal.SIGINT)
         assert guarded.end() == 130, guarded.err
     (app.folder / "slow-stop").unlink()
@@ -170,7 +171,7 @@ def test_a_rollback_that_turns_back_has_nothing_to_confirm(app: App) -> None:
 @pytest.mark.slow
 def test_a_command_that_runs_cannot_be_confirmed_but_cancelled(app: App) -> None:
     with Guarded(app, "--", "sh", "-c", app.insert("three") + "; touch begun; sleep 1000") as guarded:
-        wait_for((app.folder / "begun").exists)
+        until((app.folder / "begun").exists)
         assert app.rfs("confirm").code == 15
         assert app.rfs("extend", "--for", "1h").code == 15
         assert app.rfs("cancel").code == 0

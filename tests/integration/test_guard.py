@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from cli_app import CHECK, TOML, App
-from guard_kit import PATIENCE, Guarded, gone, wait_for
+from guard_kit import PATIENCE, Guarded, gone
+from waiting import until
 
 from rfs.production.rollback.application import Application
 
@@ -232,7 +233,7 @@ def test_a_signal_ends_the_command_and_goes_back(app: App, number: signal.Signal
     with Guarded(
         app, "--version", "v2", "--", "sh", "-c", app.insert("two") + "; echo $$ > pid; sleep 1000"
     ) as guarded:
-        wait_for(lambda: (app.folder / "pid").exists() and (app.folder / "pid").read_text() != "")
+        until(lambda: (app.folder / "pid").exists() and (app.folder / "pid").read_text() != "")
         guarded.signal(number)
         assert guarded.end() == 130, guarded.err
     assert "the system is back at" in guarded.err
@@ -269,7 +270,7 @@ def test_a_terminal_that_is_closed(app: App, policy: str, code: int, notes: list
     app.configure(TOML + CHECK + f'[policy]\non_hangup = "{policy}"\n')
     script = app.insert("two") + "; while test ! -e go; do sleep 0.05; done"
     with Guarded(app, "--bake", "1s", "--", "sh", "-c", script, terminal=True) as guarded:
-        wait_for(lambda: app.notes == ["one", "two"])
+        until(lambda: app.notes == ["one", "two"])
         guarded.close_terminal()
         (app.folder / "go").touch()
         assert guarded.end() == code
@@ -280,11 +281,11 @@ def test_a_terminal_that_is_closed(app: App, policy: str, code: int, notes: list
 
 
 def killed_before_the_checkpoint(app: App, guarded: Guarded) -> None:
-    wait_for((app.folder / "looking").exists)
+    until((app.folder / "looking").exists)
 
 
 def killed_in_the_command(app: App, guarded: Guarded) -> None:
-    wait_for(lambda: (app.folder / "pid").exists() and (app.folder / "pid").read_text() != "")
+    until(lambda: (app.folder / "pid").exists() and (app.folder / "pid").read_text() != "")
 
 
 def killed_in_the_bake(app: App, guarded: Guarded) -> None:
@@ -292,7 +293,7 @@ def killed_in_the_bake(app: App, guarded: Guarded) -> None:
 
 
 def killed_on_the_way_back(app: App, guarded: Guarded) -> None:
-    wait_for((app.folder / "stopping").exists)
+    until((app.folder / "stopping").exists)
 
 
 SLOW_LOOK = "#!/bin/sh\ntest -e looked || { touch looking; sleep 1000; }\n"
