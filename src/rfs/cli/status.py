@@ -16,8 +16,9 @@ from rfs.cli.style import style
 from rfs.cli.text import nice_time, printable, table
 
 if TYPE_CHECKING:
-    from rfs.production.rollback.application import Drift, Status
+    from rfs.production.rollback.capturing import Drift
     from rfs.production.rollback.guarded import Deployment
+    from rfs.production.rollback.recovery import Status
 
 FLAGS = {
     "--json": "json",

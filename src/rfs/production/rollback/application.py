@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from rfs.production.rollback import selectors
-from rfs.production.rollback.capturing import Part
+from rfs.production.rollback.capturing import Drift, Part, drift_of
 from rfs.production.rollback.driver import overrides
-from rfs.production.rollback.errors import ConflictError, NotFoundError, RollbackError, UsageError
-from rfs.production.rollback.guarded import Deployment
+from rfs.production.rollback.errors import ConflictError, NotFoundError, UsageError
 from rfs.production.rollback.lock import actor, holder
 from rfs.production.rollback.model import (
     Capture,
@@ -32,35 +31,11 @@ from rfs.production.rollback.model import (
 )
 from rfs.production.rollback.operation import Operation
 from rfs.production.rollback.plan import Plan, Scope, differs, make_migration_plan, make_plan, select
-from rfs.production.rollback.recovery import InsideError, interruptible
-from rfs.production.rollback.selection import splits, staying
+from rfs.production.rollback.recovery import InsideError, Status, interruptible
 from rfs.production.rollback.settling import Settling
 
-
-class Drift(msgspec.Struct, frozen=True):
-    """How one component stands against a checkpoint: `equal` is None where it cannot be told."""
-
-    component: str
-    kind: str
-    equal: bool | None
-    detail: str = ""
-
-
-class Status(msgspec.Struct, frozen=True):
-    """What `rfs status` tells: the last checkpoint, drift against it, and what is open.
-
-    Attributes:
-        deployment: the guarded deployment, or rollback, that is not decided yet.
-        guarded: a living process looks after it.
-    """
-
-    app: str
-    latest: DeploymentCheckpoint | None
-    drift: tuple[Drift, ...]
-    open_operation: Operation | None
-    running: str
-    deployment: Deployment | None
-    guarded: bool
+if TYPE_CHECKING:
+    from rfs.production.rollback.guarded import Deployment
 
 
 class Application(Settling):
@@ -164,26 +139,15 @@ class Application(Settling):
         drift: list[Drift] = []
         for name, part in self.parts.items():
             capture = latest.captures.get(name) if latest is not None else None
-            drift.append(self._drift(part, capture))
+            drift.append(drift_of(part, capture))
         open_operation = self.catalog.open_operation()
-        open_, guarded = self.deployments.open(), self.deployments.owned()
+        open_ = self.catalog.open_deployment()
+        guarded = open_ is not None and self.deployments.owned()
         return Status(self.settings.name, latest, tuple(drift), open_operation, holder(self.lock_path), open_, guarded)
 
     def is_worked_on(self) -> bool:
         """Tell whether an operation runs now, in whatever process."""
         return bool(holder(self.lock_path))
-
-    def _drift(self, part: Part, capture: Capture | None) -> Drift:
-        c = part.component
-        if capture is None:
-            return Drift(c.name, c.kind, None, "not in the last checkpoint")
-        if capture.kind != part.driver.kind:
-            return Drift(c.name, c.kind, None, f"of kind {capture.kind} in the last checkpoint")
-        try:
-            equal, detail = part.driver.stands(c, capture)
-        except RollbackError as error:
-            return Drift(c.name, c.kind, None, str(error))
-        return Drift(c.name, c.kind, equal, detail)
 
     def _health_or_none(self) -> HealthReport | None:
         return self.check_health(self.beat, once=True) if self.checks_health else None
@@ -460,6 +424,8 @@ class Application(Settling):
         ]
         taking_part = [scope for scope in scopes if scope.want is not None or scope.runs]
         plan = make_plan(target, taking_part, self.settings.policy, utc_now())
+        from rfs.production.rollback.selection import splits, staying  # status needs none, and start-up is a goal
+
         left_out = staying(self.parts, target)
         if measure and len(captures) < len(self.parts):
             left_out += splits(self.parts, target, captures)

@@ -11,7 +11,7 @@ import msgspec
 
 from rfs.production.rollback.catalog import Catalog
 from rfs.production.rollback.driver import Driver, overrides
-from rfs.production.rollback.errors import IntegrityError
+from rfs.production.rollback.errors import IntegrityError, RollbackError
 from rfs.production.rollback.model import (
     Capture,
     CheckpointType,
@@ -38,6 +38,29 @@ class Part(msgspec.Struct, frozen=True):
     component: Component
     driver: Driver
     migrator: Migrator | None = None
+
+
+class Drift(msgspec.Struct, frozen=True):
+    """How one component stands against a checkpoint: `equal` is None where it cannot be told."""
+
+    component: str
+    kind: str
+    equal: bool | None
+    detail: str = ""
+
+
+def drift_of(part: Part, capture: Capture | None) -> Drift:
+    """Compare one component's live state with its capture."""
+    c = part.component
+    if capture is None:
+        return Drift(c.name, c.kind, None, "not in the last checkpoint")
+    if capture.kind != part.driver.kind:
+        return Drift(c.name, c.kind, None, f"of kind {capture.kind} in the last checkpoint")
+    try:
+        equal, detail = part.driver.stands(c, capture)
+    except RollbackError as error:
+        return Drift(c.name, c.kind, None, str(error))
+    return Drift(c.name, c.kind, equal, detail)
 
 
 class Capturer:

@@ -14,7 +14,6 @@ import msgspec
 
 from rfs.production.rollback.database import Database
 from rfs.production.rollback.errors import NotFoundError, RollbackError
-from rfs.production.rollback.guarded import Deployment
 from rfs.production.rollback.model import FORMAT, Capture, CheckpointType, DeploymentCheckpoint, utc_now
 from rfs.production.rollback.operation import Entry, Mark, Operation, Trace
 from rfs.production.rollback.plan import Step
@@ -22,6 +21,8 @@ from rfs.production.rollback.transaction import transaction
 
 if TYPE_CHECKING:
     import apsw
+
+    from rfs.production.rollback.guarded import Deployment
 
 R = TypeVar("R", DeploymentCheckpoint, Operation)
 
@@ -329,7 +330,7 @@ class Catalog:
             record = db.execute("SELECT record FROM deployments WHERE id = ?", (guard_id,)).get
             if record is None:
                 raise NotFoundError("guard.none")
-            changed[:] = [edit(msgspec.json.decode(record, type=Deployment))]
+            changed[:] = [edit(_deployment(record))]
             _put_deployment(db, changed[0])
 
         self._change(edited)
@@ -338,7 +339,7 @@ class Catalog:
     def deployments(self) -> Iterator[Deployment]:
         """Yield the guarded deployments, newest first; what is not asked for is not read."""
         for record in self._paged("SELECT seq, record FROM deployments WHERE seq < ? ORDER BY seq DESC LIMIT ?"):
-            yield msgspec.json.decode(record, type=Deployment)
+            yield _deployment(record)
 
     def deployment(self, guard_id: str) -> Deployment:
         """Return the guarded deployment with exactly this id.
@@ -349,12 +350,12 @@ class Catalog:
         rows = self._rows("SELECT record FROM deployments WHERE id = ?", (guard_id,))
         if not rows:
             raise NotFoundError("guard.none")
-        return msgspec.json.decode(rows[0][0], type=Deployment)
+        return _deployment(rows[0][0])
 
     def open_deployment(self) -> Deployment | None:
         """Return the guarded deployment that is neither kept nor taken back; there is at most one."""
         rows = self._rows(f"SELECT record FROM deployments WHERE {OPEN_DEPLOYMENT} LIMIT 1")  # noqa: S608 — a constant
-        return msgspec.json.decode(rows[0][0], type=Deployment) if rows else None
+        return _deployment(rows[0][0]) if rows else None
 
     # — small facts —
 
@@ -397,6 +398,12 @@ def _put_operation(db: apsw.Connection, operation: Operation) -> None:
         " ON CONFLICT (id) DO UPDATE SET record = excluded.record, status = excluded.status",
         (operation.operation_id, operation.status, msgspec.json.encode(operation)),
     )
+
+
+def _deployment(record: bytes) -> Deployment:
+    from rfs.production.rollback.guarded import Deployment  # most often there is none, and start-up is a goal
+
+    return msgspec.json.decode(record, type=Deployment)
 
 
 def _put_deployment(db: apsw.Connection, deployment: Deployment) -> None:

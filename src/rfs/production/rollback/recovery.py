@@ -5,19 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import wraps
+from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 import msgspec
 
 from rfs.production.rollback import selectors
-from rfs.production.rollback.capturing import Part
+from rfs.production.rollback.capturing import Drift, Part
 from rfs.production.rollback.catalog import Catalog, entry
-from rfs.production.rollback.deployments import Deployments
 from rfs.production.rollback.engine import Engine
 from rfs.production.rollback.errors import ConflictError, HeldError, NotFoundError, RollbackError, UsageError
 from rfs.production.rollback.lock import actor, exclusive
-from rfs.production.rollback.model import Component, HealthReport, OperationStatus, storable
+from rfs.production.rollback.model import Component, DeploymentCheckpoint, HealthReport, OperationStatus, storable
 from rfs.production.rollback.operation import LEFT, OPEN, Mark, Operation, position
 from rfs.production.rollback.plan import Plan
 from rfs.production.rollback.pulse import Beat, Reporter
@@ -27,6 +26,8 @@ from rfs.production.rollback.store import Store
 from rfs.production.rollback.wiring import load_parts, recorded_parts
 
 if TYPE_CHECKING:
+    from rfs.production.rollback.deployments import Deployments
+    from rfs.production.rollback.guarded import Deployment
     from rfs.production.rollback.operationlog import OperationLog
 
 P = ParamSpec("P")
@@ -51,6 +52,23 @@ class InsideError(Exception):
     def __init__(self, components: tuple[str, ...]) -> None:
         super().__init__(components)
         self.components = components
+
+
+class Status(msgspec.Struct, frozen=True):
+    """What `rfs status` tells: the last checkpoint, drift against it, and what is open.
+
+    Attributes:
+        deployment: the guarded deployment, or rollback, that is not decided yet.
+        guarded: a living process looks after it.
+    """
+
+    app: str
+    latest: DeploymentCheckpoint | None
+    drift: tuple[Drift, ...]
+    open_operation: Operation | None
+    running: str
+    deployment: Deployment | None
+    guarded: bool
 
 
 class Recoverable:
@@ -79,7 +97,6 @@ class Recoverable:
         self.beat = Beat(reporter)
         self.parts: dict[str, Part] = self._load_parts()
         self.engine = Engine(self.store, self.catalog, self.parts, self.check_health, self.beat)
-        self.deployments = Deployments(self.catalog, self.store)
         self.notices: list[str] = []
         self.carried: tuple[str, ...] = ()
         self.left = False
@@ -122,6 +139,13 @@ class Recoverable:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @cached_property
+    def deployments(self) -> Deployments:
+        """The guarded deployments."""
+        from rfs.production.rollback.deployments import Deployments  # status needs none where none is open
+
+        return Deployments(self.catalog, self.store)
 
     @property
     def log(self) -> OperationLog:

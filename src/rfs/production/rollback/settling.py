@@ -20,7 +20,6 @@ from rfs.production.rollback.guarded import Deployment, Next, Phase, next_step
 from rfs.production.rollback.lock import actor
 from rfs.production.rollback.model import OperationStatus, storable, utc_now
 from rfs.production.rollback.operation import Operation
-from rfs.production.rollback.passing import end_marked
 from rfs.production.rollback.recovery import InsideError, Recoverable, interruptible, on_behalf
 
 _ENDS = {Next.CANCEL: Phase.CANCELLED, Next.LEAVE: Phase.LEFT, Next.ENDED: Phase.REVERTED}
@@ -173,6 +172,8 @@ class Settling(Recoverable, ABC):
         guard_id = found.guard_id
         self.deployments.change(guard_id, phase=Phase.REVERTING, why=storable(why), quarantined=quarantine, stuck="")
         if found.group is not None:
+            from rfs.production.rollback.passing import end_marked  # seldom needed, and start-up is a goal
+
             end_marked(found.group, guard_id)
 
         def began(operation_id: str) -> None:
