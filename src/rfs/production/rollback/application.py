@@ -68,7 +68,7 @@ class Application(Settling):
         self._require_components()
         names = select(list(self.parts), only, without)
         facts = json_like(metadata or {}, "metadata")
-        with self.exclusively("checkpoint"):
+        with self.exclusively("checkpoint"), self.engine.around_checkpoint(kind, self.notices):
             return self.engine.checkpoint(
                 names,
                 kind,

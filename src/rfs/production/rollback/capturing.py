@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from rfs.production.rollback.pulse import Beat
 from rfs.production.rollback.store import Store
 
 if TYPE_CHECKING:
+    from rfs.production.rollback.around import Around
     from rfs.production.rollback.migrating import Migrator
 
 WHOLE_LISTED = 5
@@ -64,7 +66,11 @@ def drift_of(part: Part, capture: Capture | None) -> Drift:
 
 
 class Capturer:
-    """Args: parts: by component name, in the order of capture and restore."""
+    """Args: parts: by component name, in the order of capture and restore.
+
+    Attributes:
+        around: the hooks of rfs.toml, if there are any.
+    """
 
     def __init__(self, store: Store, catalog: Catalog, parts: Mapping[str, Part], beat: Beat) -> None:
         self.store = store
@@ -72,6 +78,17 @@ class Capturer:
         self.parts = parts
         self.beat = beat
         self.blobs = Blobs(store, beat)
+        self.around: Around | None = None
+
+    @contextmanager
+    def around_checkpoint(self, kind: CheckpointType, notices: list[str]) -> Iterator[None]:
+        """Run the hooks around a checkpoint that the block takes; `notices` gets what failed after it."""
+        if self.around is None:
+            yield
+            return
+        with self.around.both("checkpoint", {"RFS_KIND": kind}, self.beat) as failed:
+            yield
+        notices += failed
 
     def checkpoint(
         self,

@@ -8,8 +8,7 @@ operation is held: somebody has to look.
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 import msgspec
@@ -40,6 +39,7 @@ from rfs.production.rollback.operation import (
     OPEN,
     Mark,
     Operation,
+    facts,
     position,
     standing,
     still_done,
@@ -48,21 +48,14 @@ from rfs.production.rollback.operation import (
 )
 from rfs.production.rollback.plan import Action, Step
 from rfs.production.rollback.pulse import Beat
-from rfs.production.rollback.store import Store, storage_error
+from rfs.production.rollback.store import Store, disk_faults_told
 
 LATE_LISTED = 100
-_DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
 
 
-@contextmanager
-def _disk_faults_told() -> Iterator[None]:
-    """A disk that is full or fails is no bug, also where a driver only meant to make a note for itself."""
-    try:
-        yield
-    except OSError as fault:
-        if fault.errno not in _DISK_FAULTS:
-            raise
-        raise storage_error(fault, str(fault.filename or "the disk")) from fault
+def _with_warnings(operation: Operation, said: Sequence[str]) -> Operation:
+    new = [sentence for sentence in said if sentence not in operation.warnings]
+    return msgspec.structs.replace(operation, warnings=(*operation.warnings, *new))
 
 
 class Engine(Capturer):
@@ -222,6 +215,7 @@ class Engine(Capturer):
     def _hold(self, operation: Operation, step: Step | None, why: Exception, failure: Exception) -> Operation:
         self.beat.reset()
         text = storable(f"{why} Then, on the way back: {failure}")
+        operation = self._surrounded(operation, OperationStatus.HELD)
         operation = msgspec.structs.replace(operation, status=OperationStatus.HELD, error=text)
         self.catalog.put_operation(operation)
         full = isinstance(failure, RollbackError) and failure.key == "store.no_space"
@@ -234,12 +228,14 @@ class Engine(Capturer):
         ) from failure
 
     def _take(self, operation: Operation, step: Step) -> Operation:
+        if step.action is not Action.STAGE:
+            operation = self._surround(operation)
         self.catalog.mark(entry(operation, step.id, Mark.INTENT))
         if step.action is not Action.STAGE and operation.stopped_at is None:
             operation = msgspec.structs.replace(operation, stopped_at=utc_now())
             self._allow_forward(operation)
         try:
-            with self.beat.doing(step.id.replace(":", " ")), _disk_faults_told():
+            with self.beat.doing(step.id.replace(":", " ")), disk_faults_told():
                 operation = self._steps[step.action](operation, step)
         except Exception as failure:
             self.catalog.mark(entry(operation, step.id, Mark.FAILED, storable(str(failure))))
@@ -247,11 +243,29 @@ class Engine(Capturer):
         self.catalog.put_operation(operation, entry(operation, step.id, Mark.DONE))
         return operation
 
+    def _surround(self, operation: Operation) -> Operation:
+        """Run the hooks before the outage, once; it is written down first, so that those after it run after a crash."""
+        if self.around is None or operation.surrounded or operation.stopped_at is not None:
+            return operation
+        operation = msgspec.structs.replace(operation, surrounded=True)
+        self.catalog.put_operation(operation)
+        with self.beat.doing("hooks before the rollback"):
+            self.around.before("rollback", facts(operation), self.beat)
+        return operation
+
+    def _surrounded(self, operation: Operation, status: OperationStatus) -> Operation:
+        """Run the hooks after it; should this be killed, they run again."""
+        if self.around is None or not operation.surrounded:
+            return operation
+        failed = self.around.after("rollback", {**facts(operation), "RFS_STATUS": status})
+        return _with_warnings(operation, failed)
+
     def _allow_forward(self, operation: Operation) -> None:
         self.beat.allow("rollback", "max_rollback_time", operation.max_rollback_time)
 
     def _finish(self, operation: Operation, status: OperationStatus) -> Operation:
         self.beat.reset()
+        operation = self._surrounded(operation, status)
         operation = msgspec.structs.replace(operation, status=status, finished_at=utc_now())
         self.catalog.put_operation(operation)
         # The catalog has it; without room for this, only one rebuilt from the packs would not know of it.
@@ -413,11 +427,20 @@ class Engine(Capturer):
 
     def _restore(self, operation: Operation, step: Step) -> Operation:
         part = self._part(step)
+        if self.around is None:
+            return self._restore_one(operation, part)
+        turned = self._turned(operation)
+        told = {**facts(operation, turned), "RFS_COMPONENT": part.component.name}
+        # The way back must not be held by a hook.
+        with self.around.both("restore", told, self.beat, must=not turned) as failed:
+            operation = self._restore_one(operation, part)
+        return _with_warnings(operation, failed)
+
+    def _restore_one(self, operation: Operation, part: Part) -> Operation:
         restored = part.driver.restore(part.component, self.blobs, self._wanted(operation, part.component.name))
         if self._lies_in_another(part):
             self.blobs.still = False
-        new = [w for w in restored.warnings if w not in operation.warnings]
-        return msgspec.structs.replace(operation, warnings=(*operation.warnings, *new))
+        return _with_warnings(operation, restored.warnings)
 
     def _migrate(self, operation: Operation, step: Step) -> Operation:
         """Take migrations back where the data is; on the way back, restore what it was."""
@@ -454,8 +477,7 @@ class Engine(Capturer):
         self.blobs.still = False
         self._found = None
         said = part.driver.start(part.component, self.blobs, self._wanted(operation, part.component.name))
-        new = [sentence for sentence in said or () if sentence not in operation.warnings]
-        return msgspec.structs.replace(operation, started_at=utc_now(), warnings=(*operation.warnings, *new))
+        return _with_warnings(msgspec.structs.replace(operation, started_at=utc_now()), said or ())
 
     def _health(self, operation: Operation, step: Step) -> Operation:
         """Gate on health. On the way back only if the state before was healthy: a sick one comes back sick."""

@@ -100,6 +100,14 @@ OF_COMPONENTS: dict[str, tuple[str, str]] = {
         "The command {command} could not be started: {why}.",
         "Install it, or correct it in rfs.toml.",
     ),
+    "hook.failing": (
+        "The hook {when} {event} failed: {why}",
+        "Mend the command, or take it out of [[hooks]] in rfs.toml.",
+    ),
+    "hook.ended": (
+        "The hook {when} {event}, {command}, ended with {why}.",
+        "Mend the command, or take it out of [[hooks]] in rfs.toml.",
+    ),
     "command.slow": (
         "The command {command} did not end within {seconds} s.",
         "Give it a longer timeout in rfs.toml, or find out what it waits for.",

@@ -72,6 +72,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         undoes: the operation that this one takes back.
         downgrade: the migrations that it takes back, which are the plan's only component's; else None.
         inside: the components whose services asked for it, and were stopped by it; None when asked from outside.
+        surrounded: the hooks before it were run, or one of them, so that those after it must be.
         stopped_at, started_at: the ends of the outage, UTC.
         late: the first of what was written between `safety` and `before`; `late_count` is how many.
     """
@@ -93,6 +94,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     undoes: str | None = None
     downgrade: Downgrade | None = None
     inside: str | None = None
+    surrounded: bool = False
     finished_at: datetime | None = None
     stopped_at: datetime | None = None
     started_at: datetime | None = None
@@ -394,3 +396,14 @@ def redoable(operations: Iterable[Undoable], is_redo: Callable[[Undoable], bool]
             return operation
         undone.add(operation.undoes)
     return None
+
+
+def facts(operation: Operation, turned: bool = False) -> dict[str, str]:
+    """Return what hooks around an operation are told, as environment variables."""
+    return {
+        "RFS_OPERATION": operation.operation_id,
+        "RFS_KIND": operation.kind,
+        "RFS_TARGET": operation.destination,
+        "RFS_REASON": operation.reason,
+        "RFS_DIRECTION": "back" if turned else "forward",
+    }

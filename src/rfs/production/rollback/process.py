@@ -12,7 +12,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -57,6 +57,7 @@ def run(
     log: str | None = None,
     keep_children: bool = False,
     tail: int = TAIL_BYTES,
+    env: Mapping[str, str] | None = None,
 ) -> Ended:
     """Run a command to its end and return how it ended.
 
@@ -70,6 +71,7 @@ def run(
         keep_children: leave alone what the command left running in its process group;
             otherwise that is killed when the command has ended.
         tail: how many bytes of the output are kept, 4 KiB unless told.
+        env: what its environment has beside this process's.
 
     Raises:
         RollbackError: `command.missing`, it could not be started.
@@ -78,7 +80,7 @@ def run(
     began = time.monotonic()
     output = _Tail(log, tail)
     try:
-        child = _start(command, cwd, output.writer)
+        child = _start(command, cwd, output.writer, env)
     except (OSError, ValueError) as error:
         output.close()
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)
@@ -102,11 +104,17 @@ def run(
         output.close()
 
 
-def _start(command: Sequence[str], cwd: str, output: int) -> subprocess.Popen[bytes]:
+def _start(command: Sequence[str], cwd: str, output: int, env: Mapping[str, str] | None) -> subprocess.Popen[bytes]:
     import subprocess  # 6 ms of start-up, and most calls of rfs run no command
 
     return subprocess.Popen(
-        list(command), cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        list(command),
+        cwd=cwd,
+        env=None if env is None else {**os.environ, **env},
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
     )
 
 

@@ -98,6 +98,10 @@ class Recoverable:
         self.parts: dict[str, Part] = self._load_parts()
         self.engine = Engine(self.store, self.catalog, self.parts, self.check_health, self.beat)
         self.notices: list[str] = []
+        if settings.hooks:
+            from rfs.production.rollback.around import Around, parse_hooks  # most applications have none
+
+            self.engine.around = Around(parse_hooks(settings.hooks, settings.path, list(self.parts)), settings.home)
         self.carried: tuple[str, ...] = ()
         self.left = False
 

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 import rfs
+from rfs.production.rollback.around import Hook
 from rfs.production.rollback.driver import Driver
 from rfs.production.rollback.duration import Duration
 from rfs.production.rollback.health import Check
@@ -49,6 +50,7 @@ def json_schema() -> dict[str, Any]:
             },
             "store": _table(StoreTable),
             "health": {"type": "array", "items": _table(Check)},
+            "hooks": {"type": "array", "items": _table(Hook)},
             "policy": _table(Policy),
             "retention": _table(Retention),
         },

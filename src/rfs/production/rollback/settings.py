@@ -23,7 +23,7 @@ from rfs.production.rollback.secret import absolute
 
 FILE_NAME = "rfs.toml"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-LATER = ("instances", "conditions", "schedules", "approvals", "freeze", "notify", "hooks", "external")
+LATER = ("instances", "conditions", "schedules", "approvals", "freeze", "notify", "external")
 
 # Fields that hold seconds, and that rfs.toml may write as "5m".
 DURATIONS: dict[type[msgspec.Struct], tuple[str, ...]] = {
@@ -57,7 +57,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         path: absolute path of rfs.toml.
         home: its folder; relative paths in it are relative to that.
         name: the application's name.
-        health: the `[[health]]` tables as they stand.
+        health, hooks: the `[[health]]` and `[[hooks]]` tables as they stand.
     """
 
     path: str
@@ -66,6 +66,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     components: tuple[ComponentTable, ...]
     store: StoreSettings
     health: tuple[dict[str, Any], ...] = ()
+    hooks: tuple[dict[str, Any], ...] = ()
     policy: Policy = Policy()
     retention: Retention = DEFAULT
 
@@ -99,6 +100,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     components: dict[str, dict[str, Any]] = {}
     store: StoreTable = StoreTable()
     health: list[dict[str, Any]] = []
+    hooks: list[dict[str, Any]] = []
     policy: Policy = Policy()
     retention: Retention = DEFAULT
 
@@ -150,7 +152,8 @@ def parse(text: str, path: str) -> Settings:
         name=app.name,
         components=components,
         store=_store(document, tables.get("store", {}), app.name, home),
-        health=_health(document, tables.get("health", [])),
+        health=_tables(document, tables, "health"),
+        hooks=_tables(document, tables, "hooks"),
         policy=_policy(document, tables.get("policy", {})),
         retention=_retention(document, tables.get("retention")),
     )
@@ -255,9 +258,10 @@ def place_id(home: str) -> str:
     return sha256(os.fsencode(os.path.realpath(home))).hexdigest()[:8]
 
 
-def _health(document: Source, tables: Any) -> tuple[dict[str, Any], ...]:
+def _tables(document: Source, top: Mapping[str, Any], name: str) -> tuple[dict[str, Any], ...]:
+    tables = top.get(name, [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        document.bad(("health",), "it takes tables: [[health]]")
+        document.bad((name,), f"it takes tables: [[{name}]]")
     return tuple(tables)
 
 

@@ -16,6 +16,7 @@ from rfs.production.rollback.errors import RollbackError
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+_DISK_FAULTS = _NO_SPACE | {errno.EIO, errno.EROFS}
 
 
 def storage_error(error: OSError, path: str) -> RollbackError:
@@ -23,6 +24,17 @@ def storage_error(error: OSError, path: str) -> RollbackError:
     if error.errno in _NO_SPACE:
         return RollbackError("store.no_space", path=path)
     return RollbackError("store.unwritable", path=path, why=error.strerror or str(error))
+
+
+@contextmanager
+def disk_faults_told() -> Iterator[None]:
+    """A disk that is full or fails is no bug, also where a driver only meant to make a note for itself."""
+    try:
+        yield
+    except OSError as fault:
+        if fault.errno not in _DISK_FAULTS:
+            raise
+        raise storage_error(fault, str(fault.filename or "the disk")) from fault
 
 
 @contextmanager
