@@ -96,6 +96,15 @@ class Shop:
         self._run(source() / "deploy_v2.py")
         self.wait_for(self.ready())
 
+    def night_shift(self) -> None:
+        """Run the script that changes three settings and tracks them."""
+        self._run(source() / "night_shift.py")
+
+    @property
+    def settings(self) -> str:
+        """What the shop's settings file says."""
+        return self._read("config/settings.toml")
+
     def ready(self) -> set[str]:
         """Return what the programs of the installed version say when they are."""
         line = next(line for line in self._read("app/__init__.py").splitlines() if line.startswith("VERSION"))
@@ -187,8 +196,7 @@ class Shop:
 
     @property
     def port(self) -> int:
-        settings = tomllib.loads(self._read("config/settings.toml"))
-        return int(settings["http"]["port"])
+        return int(tomllib.loads(self.settings)["http"]["port"])
 
     # — the end —
 

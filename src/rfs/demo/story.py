@@ -129,6 +129,7 @@ class Demo:
         self.undo()
         self.roll_back("2.0.0 is taken back again")
         self.prove("1.4.2", "v1")
+        self.take_back_the_middle_one()
         self.finish()
 
     # — the chapters —
@@ -222,6 +223,21 @@ class Demo:
         self.rfs("undo", "--yes")
         self._claim_same("v2", "as they were on version 2")
         self._claim_health("2.0.0")
+
+    def take_back_the_middle_one(self) -> None:
+        self.teller.chapter("Three settings are changed one by one, and only the one in the middle is taken back")
+        before = self.shop.settings
+        self.teller.command(["python", "night_shift.py", "shop"])
+        self.shop.night_shift()
+        changed = self.shop.settings
+        self.rfs("log", "-n", "3")
+        middle = self.json("log", "-n", "3")[1]
+        self.rfs("undo", middle["rollback_id"][:12], "--yes")
+        was, became = (next(line for line in text.splitlines() if "currency" in line) for text in (before, changed))
+        self.teller.claim(
+            f"{middle['what']} is as it was, with its comment, and every other byte of the file as the others left it",
+            [] if self.shop.settings == changed.replace(became, was) != before else [self.shop.settings],
+        )
 
     def finish(self) -> None:
         number = self.shop.order(KETTLE, CUP)
