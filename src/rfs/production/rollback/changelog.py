@@ -221,7 +221,7 @@ class ChangeLog:
         """Find conflicts before anything is changed, but for those that newer changes of the same thing hide."""
         for number, (change, _, _) in enumerate(turns):
             if not any(_overlap(change, newer.change) for newer in turns[:number]):
-                restorers[change.component, change.kind].look(change, how)
+                restorers[change.component, change.kind].look(change, how, _Intent(self._ledger, change.change_id))
 
 
 def _conflict(error: DifferentError, done: Sequence[SmallOperation]) -> ConflictError:

@@ -52,7 +52,7 @@ class Restorer(Protocol):
             UsageError: change.value.
         """
 
-    def look(self, change: TrackedChange, how: Resolution) -> None:
+    def look(self, change: TrackedChange, how: Resolution, intent: Intent) -> None:
         """Make sure that it can be taken back: nothing that it changed was changed since, or `how` says what then.
 
         Raises:
@@ -101,7 +101,7 @@ class ConfigRestorer:
         if _holds_bytes(old) or _holds_bytes(new):
             raise _refused(self.name, "a configuration has no bytes", "Give JSON-like values.")
 
-    def look(self, change: TrackedChange, how: Resolution) -> None:
+    def look(self, change: TrackedChange, how: Resolution, intent: Intent) -> None:
         """See Restorer."""
         self._merged(change, how)
 
@@ -170,9 +170,11 @@ class FileRestorer:
             if value is not None and not isinstance(value, str | bytes):
                 raise _refused(self.name, "a file holds bytes or text", "Give bytes, str, or None for no file.")
 
-    def look(self, change: TrackedChange, how: Resolution) -> None:
+    def look(self, change: TrackedChange, how: Resolution, intent: Intent) -> None:
         """See Restorer."""
-        self._merged(change, how)
+        there = self._place(change.key).content()
+        if there is None or not intent.is_done(there):
+            self._merged(change, how)
 
     def _merged(self, change: TrackedChange, how: Resolution) -> bytes | None:
         there = self._place(change.key).content()
@@ -227,7 +229,7 @@ class SqliteRestorer:
             why = "a row is a dictionary of columns with plain values"
             raise _refused(self.name, why, "Give dictionaries; None stands for no row, on one side at most.")
 
-    def look(self, change: TrackedChange, how: Resolution) -> None:
+    def look(self, change: TrackedChange, how: Resolution, intent: Intent) -> None:
         """See Restorer."""
         with _Database(self._file(change.key)) as db:
             self._require(_Row(db, change.key), change, how)
@@ -349,7 +351,7 @@ class FunctionRestorer:
     def check(self, change: TrackedChange) -> None:
         """See Restorer."""
 
-    def look(self, change: TrackedChange, how: Resolution) -> None:
+    def look(self, change: TrackedChange, how: Resolution, intent: Intent) -> None:
         """See Restorer."""
         self._stays(change, how)
 

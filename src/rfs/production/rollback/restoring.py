@@ -92,7 +92,7 @@ class _ContentRestorer:
     def check(self, change: TrackedChange) -> None:
         """See Restorer."""
 
-    def look(self, change: TrackedChange, how: Resolution) -> None:
+    def look(self, change: TrackedChange, how: Resolution, intent: Intent) -> None:
         """See Restorer."""
         self._merged(change, self._place.content(), how)
 
@@ -138,7 +138,7 @@ class _VersionRestorer:
     def check(self, change: TrackedChange) -> None:
         """See Restorer."""
 
-    def look(self, change: TrackedChange, how: Resolution) -> None:
+    def look(self, change: TrackedChange, how: Resolution, intent: Intent) -> None:
         """See Restorer."""
         with closing(Versions(self._app, self._place)) as versions:
             there = versions.record(change.key)
@@ -148,7 +148,7 @@ class _VersionRestorer:
 
     def restore(self, change: TrackedChange, how: Resolution, intent: Intent) -> None:
         """See Restorer."""
-        self.look(change, how)
+        self.look(change, how, intent)
         with closing(Versions(self._app, self._place)) as versions:
             if how is Resolution.OURS and versions.record(change.key) != change.new["version"]:
                 return
