@@ -17,7 +17,7 @@ from cli_app import Ran
 from small import Small
 
 from rfs.cli.main import main
-from rfs.production.rollback import IncrementalRollback, RollbackManager
+from rfs.production.rollback import IncrementalRollback, RollbackManager, upkeep
 from rfs.production.rollback.ledger import Ledger
 from rfs.production.rollback.operationlog import OPERATIONS, SmallOperation
 
@@ -279,3 +279,24 @@ def test_without_the_validator_it_is_refused_and_said(shop: Shop, monkeypatch: p
     monkeypatch.setitem(sys.modules, "jsonschema.exceptions", None)
     assert "rfs-rollback[jsonschema]" in shop.rfs("undo", "-y").err
     assert "version = 2" in shop.settings.read_text()
+
+
+def test_prune_bounds_the_log_and_keeps_what_newer_operations_are_about(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [shop.set(number + 1, number) for number in range(1, 6)]
+    shop.json("undo", ids[4], "-y")
+    shop.json("undo", ids[3], "-y")
+    assert shop.json("prune", "-y")["changes"] == 0
+    monkeypatch.setattr(upkeep, "CHANGES_KEPT", 3)
+    assert shop.json("prune", "-y")["changes"] == 0  # all are of the last days
+    monkeypatch.setattr(upkeep, "UNDO_KEPT", timedelta(seconds=-1))
+    assert shop.json("prune", "--dry-run")["changes"] == 4
+    assert "4 old changes removed" in shop.rfs("prune", "-y").out
+    assert [each["kind"] for each in shop.json("log")] == ["undo", "undo", "change"]
+    assert [each["change_id"] for each in shop.changes.change_log] == []
+    assert {each["change_id"] for each in shop.changes.undone_log} == {ids[3], ids[4]}
+    shop.json("redo", "-y")
+    assert "version = 5" in shop.settings.read_text()
+    assert shop.rfs("log").code == shop.rfs("show").code == 0
+    assert shop.rfs("undo", "-n", "9", "-y").code == 10

@@ -60,6 +60,8 @@ def prune(session: Session, given_up: tuple[str, ...]) -> Answer:
         f"{counted(len(gone), 'checkpoint')} {would}removed, {len(cleaned.retained.keep)} kept; "
         f"{nice_size(cleaned.pruned.freed)} {would}given back."
     )
+    if cleaned.changes:
+        lines.append(f"{counted(cleaned.changes, 'old change')} {would}removed from the log.")
     data = {"dry_run": session.dry_run, **as_json(cleaned)}
     warnings = tuple(
         f"Checkpoint {each} is damaged ({', '.join(names)}) and kept: {', '.join(cleaned.retained.reasons[each])}. "

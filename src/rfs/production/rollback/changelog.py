@@ -22,6 +22,7 @@ from rfs.production.rollback.model import storable, utc_now
 from rfs.production.rollback.operationlog import SmallOperation, noted, of_change, taking_back
 from rfs.production.rollback.restorers import DifferentError, Restorer
 from rfs.production.rollback.tracked import (
+    INTENTS,
     STANDING,
     UNDONE,
     TrackedChange,
@@ -31,7 +32,6 @@ from rfs.production.rollback.tracked import (
     storable_value,
 )
 
-_INTENTS = "changes:intents"
 LARGEST = 512 << 20
 _LISTED = 5
 
@@ -52,10 +52,10 @@ class _Intent:
         self._name = change_id
 
     def is_done(self, content: bytes) -> bool:
-        return self._ledger.find(_INTENTS, self._name) == blake3(content).digest()
+        return self._ledger.find(INTENTS, self._name) == blake3(content).digest()
 
     def write_down(self, content: bytes) -> None:
-        self._ledger.write(Put(_INTENTS, self._name, blake3(content).digest()))
+        self._ledger.write(Put(INTENTS, self._name, blake3(content).digest()))
 
 
 class ChangeLog:
@@ -214,7 +214,7 @@ class ChangeLog:
         id_, body = turn.stored.change_id, encoded(turn.stored)
         made = taking_back(turn.operation, reason)
         source, goal = (STANDING, UNDONE) if made.back else (UNDONE, STANDING)
-        self._ledger.write(Drop(source, id_), Put(goal, id_, body), Drop(_INTENTS, id_), noted(made))
+        self._ledger.write(Drop(source, id_), Put(goal, id_, body), Drop(INTENTS, id_), noted(made))
         return made
 
     def _look(self, turns: Sequence[_Turn], restorers: dict[tuple[str, str], Restorer], how: Resolution) -> None:

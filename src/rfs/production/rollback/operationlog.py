@@ -17,12 +17,12 @@ import msgspec
 
 from rfs.production.rollback import selectors
 from rfs.production.rollback.catalog import Catalog
-from rfs.production.rollback.ledger import Ledger, Put
+from rfs.production.rollback.ledger import Drop, Ledger, Put
 from rfs.production.rollback.lock import actor
 from rfs.production.rollback.model import OperationStatus, storable, utc_now
 from rfs.production.rollback.operation import Operation, Touched
 from rfs.production.rollback.store import Store
-from rfs.production.rollback.tracked import TrackedChange, new_change_id
+from rfs.production.rollback.tracked import INTENTS, STANDING, UNDONE, TrackedChange, new_change_id
 
 OPERATIONS = "operations"
 
@@ -162,3 +162,29 @@ class OperationLog:
         there = [] if self._ledger is None else self._ledger.names(OPERATIONS, prefix, limit)
         found = [*self._catalog.operation_ids(prefix, limit), *there]
         return found if limit < 0 else found[:limit]
+
+    def prune(self, keep: int, since: datetime, *, dry_run: bool) -> int:
+        """Remove the oldest operations that changed one thing, and the changes that no other one is about.
+
+        Args:
+            keep: so many stay, the newest; and those since `since`.
+            dry_run: only count.
+
+        Returns:
+            How many operations went, or would.
+        """
+        ledger = self._ledger
+        if ledger is None or not ledger.names(OPERATIONS, "", keep + 1)[keep:]:
+            return 0
+        needed: set[str] = set()
+        gone: dict[str, str] = {}
+        for number, each in enumerate(self._small(ledger)):
+            if number < keep or each.created_at > since:
+                needed.add(each.change)
+            else:
+                gone[each.operation_id] = each.change
+        lost = set(gone.values()) - needed
+        if not dry_run:
+            operations = [Drop(OPERATIONS, each) for each in gone]
+            ledger.write(*operations, *(Drop(log, each) for log in (STANDING, UNDONE, INTENTS) for each in lost))
+        return len(gone)

@@ -13,6 +13,8 @@ from rfs.production.rollback.model import json_like, new_id, storable
 
 # Logs of the ledger: the changes that stand, and those that were taken back.
 STANDING, UNDONE = "changes", "changes:undone"
+# And what is about to be written while one is taken back.
+INTENTS = "changes:intents"
 _BYTES = "\0bytes"
 
 

@@ -63,7 +63,12 @@ def to_redo(log: OperationLog) -> str:
     Raises:
         NotFoundError: nothing was undone last.
     """
-    found = redoable(log.history(), lambda each: log.get(each.undoes or "").undoes is not None)
+
+    def is_redo(each: AnyOperation) -> bool:
+        # What it took back may be pruned. Older releases called every undo of something with a plan "undo".
+        return each.kind == "redo" or (isinstance(each, Operation) and log.get(each.undoes or "").undoes is not None)
+
+    found = redoable(log.history(), is_redo)
     if found is None:
         raise NotFoundError("operation.nothing_to_redo")
     return found.operation_id

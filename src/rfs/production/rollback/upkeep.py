@@ -23,6 +23,7 @@ from rfs.production.rollback.store import Damage, Pruned
 
 UNDO_KEPT = timedelta(days=7)
 UNDO_KEPT_AT_LEAST = 5
+CHANGES_KEPT = 100_000
 
 
 class Cleaned(msgspec.Struct, frozen=True):
@@ -32,12 +33,14 @@ class Cleaned(msgspec.Struct, frozen=True):
         unreadable: checkpoints that stay though the manifests of these components cannot be read. What those
             need cannot be known, so that nothing was removed from the store, only from the catalog.
         discarded: a sentence for each thing that drivers kept elsewhere, and that goes with the checkpoints.
+        changes: how many of the oldest operations that changed one thing went, which cannot be undone any more.
     """
 
     retained: Retained
     pruned: Pruned
     unreadable: dict[str, tuple[str, ...]] = {}
     discarded: tuple[str, ...] = ()
+    changes: int = 0
 
 
 class Verified(msgspec.Struct, frozen=True):
@@ -199,6 +202,7 @@ def prune(app: Application, *, dry_run: bool, forget_damaged: Sequence[str] = ()
         if not dry_run and removed:
             app.catalog.forget(sorted(removed))
         discarded = tuple(_discard(app, kept, gone, dry_run=dry_run))
+        changes = app.log.prune(CHANGES_KEPT, utc_now() - UNDO_KEPT, dry_run=dry_run)
 
         def stays(kind: str, body: bytes) -> bool:
             if kind != "checkpoint":
@@ -208,8 +212,9 @@ def prune(app: Application, *, dry_run: bool, forget_damaged: Sequence[str] = ()
 
         if unreadable:
             # Any blob may be one that they need, should what is damaged come back from a backup.
-            return Cleaned(retained, Pruned(), unreadable, discarded)
-        return Cleaned(retained, app.store.prune(keep, stays, dry_run=dry_run), discarded=discarded)
+            return Cleaned(retained, Pruned(), unreadable, discarded, changes)
+        pruned = app.store.prune(keep, stays, dry_run=dry_run)
+        return Cleaned(retained, pruned, discarded=discarded, changes=changes)
 
 
 def _given_up(app: Application, selectors: Sequence[str], briefs: Iterable[Brief]) -> dict[str, tuple[str, ...]]:
