@@ -25,13 +25,17 @@ version = open(home + "/tree/code.txt").read().strip()
 busy = {}
 over = asyncio.Event()
 
-def manager():
+def manager(kind="RollbackManager"):
     import msgspec
-    from rfs.production.rollback import RollbackManager
+    import rfs.production.rollback
     from rfs.production.rollback.settings import load
     settings = load(home + "/rfs.toml")
     policy = msgspec.structs.replace(settings.policy, max_rollback_time=77)
-    return RollbackManager(msgspec.structs.replace(settings, policy=policy))
+    return getattr(rfs.production.rollback, kind)(msgspec.structs.replace(settings, policy=policy))
+
+async def deploy():
+    change = ["sh", "-c", "echo v3 > " + home + "/tree/code.txt; exit 4"]
+    return await manager("DeploymentRollbackManager").deploy("d3", change, {"version": "v3"})
 
 async def cli(*words):
     words = [*words, "--yes", "--json", "--reason", "asked inside", "--config", home + "/rfs.toml"]
@@ -51,6 +55,7 @@ async def subreaper():
 ACTS = {
     "/version": version_and_pid,
     "/rollback": lambda: manager().rollback_to_checkpoint("@latest", reason="asked inside"),
+    "/deploy": deploy,
     "/undo": lambda: manager().undo(),
     "/recover": lambda: manager().recover(),
     "/checkpoint": lambda: manager().create_checkpoint("d"),

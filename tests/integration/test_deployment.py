@@ -22,6 +22,7 @@ from rfs.production.rollback.errors import (
     QuarantinedError,
     UsageError,
 )
+from rfs.production.rollback.guarding import Guard
 
 
 @pytest.fixture
@@ -143,12 +144,32 @@ def test_a_condition_is_asked_in_the_bake_and_takes_it_back(small: Small) -> Non
 
 
 @pytest.mark.slow
-def test_a_condition_that_is_broken_leaves_nothing_undecided(small: Small) -> None:
-    def watch(since: datetime) -> str | None:
+def test_a_condition_may_be_async_and_a_broken_one_takes_nothing_back_but_is_told(small: Small) -> None:
+    async def tripped(since: datetime) -> str | None:
+        await asyncio.sleep(0)
+        return "the queue grows"
+
+    def broken(since: datetime) -> str | None:
+        raise ZeroDivisionError("no requests yet")
+
+    kept = deploy(small, lambda: small.version(2), bake=0.3, watches=[broken]).unwrap()
+    assert kept["notes"] == [
+        "A condition could not be asked: The hook condition failed: ZeroDivisionError: no requests yet."
+    ]
+    assert small.is_at(2)
+    back = deploy(small, lambda: small.version(3), bake=60, watches=[broken, tripped]).error
+    assert "the queue grows" in str(back)
+    assert small.is_at(2)
+
+
+@pytest.mark.slow
+def test_a_bug_in_the_guard_leaves_nothing_undecided(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bug(self: object) -> None:
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):  # a bug is raised as it is
-        deploy(small, lambda: small.version(2), bake=5, watches=[watch])
+    monkeypatch.setattr(Guard, "_require_well", bug)
+    with pytest.raises(ZeroDivisionError):  # it is raised as it is
+        deploy(small, lambda: small.version(2), confirm_by="person")
     assert small.is_at(1)
     assert manager(small).rollback_history[0].status == "completed"
 

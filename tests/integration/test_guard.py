@@ -244,6 +244,14 @@ def test_a_signal_ends_the_command_and_goes_back(app: App, number: signal.Signal
 
 
 @pytest.mark.slow
+def test_a_time_limit_of_the_whole_goes_back(app: App) -> None:
+    with Guarded(app, "--timeout", "2s", "--bake", "1h", "--", "sh", "-c", app.insert("two")) as guarded:
+        assert guarded.end() == 124, guarded.err
+    assert app.notes == ["one"]
+    assert newest(app).phase == "reverted"
+
+
+@pytest.mark.slow
 def test_a_signal_in_the_bake_is_heeded_too(app: App) -> None:
     with Guarded(app, "--bake", "1h", "--", "sh", "-c", app.insert("two")) as guarded:
         guarded.phase("baking")
@@ -296,11 +304,17 @@ def killed_on_the_way_back(app: App, guarded: Guarded) -> None:
     until((app.folder / "stopping").exists)
 
 
+def killed_before_it_stops_anything_on_the_way_back(app: App, guarded: Guarded) -> None:
+    guarded.phase("reverting")
+    until((app.folder / "looking").exists)
+
+
 SLOW_LOOK = "#!/bin/sh\ntest -e looked || { touch looking; sleep 1000; }\n"
 KILLS = [
     (killed_before_the_checkpoint, "true", "cancelled"),
     (killed_in_the_command, "echo $$ > pid; sleep 1000", "reverted"),
     (killed_in_the_bake, "true", "reverted"),
+    (killed_before_it_stops_anything_on_the_way_back, "mv service quick; cp slow service; exit 5", "reverted"),
     (killed_on_the_way_back, "touch slow-stop; exit 5", "reverted"),
 ]
 SAMPLE = (KILLS[1], "checkpoint")
@@ -319,10 +333,11 @@ SAMPLE = (KILLS[1], "checkpoint")
 def test_a_killed_guard_is_settled_by_whoever_comes_next(
     app: App, when: Any, script: str, phase: str, settle: str
 ) -> None:
+    (app.folder / "slow").write_text(SLOW_LOOK)
+    (app.folder / "slow").chmod(0o755)
     if when is killed_before_the_checkpoint:
         os.rename(app.folder / "service", app.folder / "quick")
-        (app.folder / "service").write_text(SLOW_LOOK)
-        (app.folder / "service").chmod(0o755)
+        os.rename(app.folder / "slow", app.folder / "service")
     with Guarded(app, "--bake", "1h", "--", "sh", "-c", app.insert("two") + "; " + script) as guarded:
         when(app, guarded)
         guarded.signal(signal.SIGKILL)
@@ -332,8 +347,11 @@ def test_a_killed_guard_is_settled_by_whoever_comes_next(
     assert (left.pid, bool(left.boot_id)) == (guarded.pid, True)
     if when is killed_before_the_checkpoint:
         assert not left.checkpoint_id
+    if (app.folder / "quick").exists():
         os.rename(app.folder / "quick", app.folder / "service")
     (app.folder / "slow-stop").unlink(missing_ok=True)
+    assert app.rfs("status", "--exit-code").code == 31
+    assert "On trial" in app.rfs("recover", "--dry-run").out or when is killed_on_the_way_back
     ran = app.rfs(settle)
     assert ran.code in (0, 3), ran
     assert newest(app).phase == phase

@@ -398,3 +398,16 @@ def test_the_command_line_inside_says_that_it_goes_on(web: Web) -> None:
     assert {"leaving the service", "capturing tree", "stage tree", "stop z-gate"} <= set(steps)
     with web.open() as app:
         assert "inside writer" in operation_text(app.catalog.operation(done.operation_id), everything=True, alive=False)
+
+
+# The last one: what the writer wrote since the checkpoint goes back with it, and others count that.
+@pytest.mark.slow
+def test_a_service_deploys_itself_and_a_failing_change_is_taken_back_outside(web: Web) -> None:
+    assert web.ask("/deploy")["error"] == "outside.going_on"
+    done = web.ended()
+    assert (done.status, done.inside, done.reason) == (OperationStatus.COMPLETED, "writer", "sh ended with status 4")
+    assert web.stable() == web.v2
+    web.serves("v2")
+    with web.open() as app:
+        (deployment,) = app.catalog.deployments()
+    assert (deployment.phase, deployment.rollback_id) == ("reverted", done.operation_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,8 +11,11 @@ from rfs.cli.common import CommonCommand
 from rfs.cli.selecting import COMPONENTS, complete_operation
 from rfs.cli.session import Session
 from rfs.cli.text import counted
-from rfs.cli.views import done_text, fresh_warnings, operation_json, status_word
+from rfs.cli.views import deployment_json, done_text, fresh_warnings, operation_json, status_word
 from rfs.production.rollback.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from rfs.production.rollback.guarded import Deployment, Next
 
 
 @click.command(cls=CommonCommand)
@@ -25,26 +28,34 @@ def recover(session: Session, rebuild: bool) -> Answer:
     with session.application(changes=not session.dry_run) as app:
         if session.dry_run:
             session.take_reason()
-            return _would_recover(app.catalog.open_operation(), rebuild=rebuild)
+            return _would_recover(app.catalog.open_operation(), app.due(), rebuild=rebuild)
         if rebuild:
             count = upkeep.rebuild(app)
             text = f"{counted(count, 'record')} found in the packs; index and catalog are whole again."
             return Answer({"records": count}, text, str(count))
+        due = app.due()
         settled = app.recover(reason=session.take_reason())
-    text = "\n".join(done_text(operation) for operation in settled) or "Nothing was interrupted."
+    text = "\n".join(done_text(operation) for operation in settled)
+    if not text and due is None:  # what becomes of one that is due is told in any case
+        text = "Nothing was interrupted."
     warnings = tuple(warning for operation in settled for warning in fresh_warnings(operation))
     return Answer([operation_json(operation) for operation in settled], text, warnings=warnings)
 
 
-def _would_recover(operation: object, *, rebuild: bool) -> Answer:
+def _would_recover(operation: object, due: tuple[Deployment, Next, str] | None, *, rebuild: bool) -> Answer:
     from rfs.production.rollback.operation import Operation
 
-    data: dict[str, Any] = {"dry_run": True, "rebuild": rebuild, "open_operation": None}
+    data: dict[str, Any] = {"dry_run": True, "rebuild": rebuild, "open_operation": None, "deployment": None}
     lines = ["It would make index and catalog again from the packs."] if rebuild else []
     if isinstance(operation, Operation):
         data["open_operation"] = operation_json(operation)
         lines.append(f"Open: {operation.kind} {operation.operation_id}, {status_word(operation.status)}.")
-    elif not rebuild:
+    if due is not None:
+        found, step, why = due
+        data["deployment"] = {**deployment_json(found), "due": str(step)}
+        what = "it would be taken back" if step == "revert" else "that would be written down"
+        lines.append(f"On trial: {found.kind} {found.guard_id}, {found.phase}; {what} ({why}).")
+    if not lines:
         lines.append("Nothing was interrupted.")
     return Answer(data, "\n".join(lines))
 

@@ -69,7 +69,7 @@ def current(session: Session, *, exit_code: bool) -> Answer:
     }
     code = 0
     left = found.open_operation is not None and (found.open_operation.status == "held" or not found.running)
-    if exit_code and left:
+    if exit_code and (left or found.due):
         code = int(ExitCode.HELD)
     elif exit_code and drifted:
         code = int(ExitCode.CONFLICT)
@@ -91,7 +91,7 @@ def _status_text(found: Status) -> str:
     if found.running:
         lines.append(f"Running now: {found.running}")
     if found.deployment is not None:
-        lines += _deployment_lines(found.deployment, guarded=found.guarded)
+        lines += _deployment_lines(found.deployment, guarded=found.guarded, due=found.due)
     operation = found.open_operation
     if operation is not None:
         word = status_word(operation.status, alive=bool(found.running))
@@ -105,15 +105,17 @@ def _status_text(found: Status) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def _deployment_lines(deployment: Deployment, *, guarded: bool) -> list[str]:
+def _deployment_lines(deployment: Deployment, *, guarded: bool, due: bool) -> list[str]:
     version = f" of {printable(deployment.version)}" if deployment.version else ""
     until = f" until {nice_time(deployment.deadline)}" if deployment.deadline is not None else ""
     lines = [f"On trial: {deployment.kind} {deployment.guard_id}{version}, {deployment.phase}{until}"]
     if deployment.stuck:
         lines.append(f"  {style('cannot be taken back', fg='red')}: {printable(deployment.stuck)}")
-    elif not guarded:
+    elif due:
         lines.append("  Nobody looks after it any more: `rfs recover` does what is due.")
-    if deployment.confirm_by == "person":
+    elif not guarded:
+        lines.append("  Nobody looks after it any more: `rfs recover` does what is due when its time is over.")
+    if deployment.confirm_by == "person" and not due:
         lines.append(
             f"  `rfs confirm {deployment.guard_id}` keeps it, `rfs cancel {deployment.guard_id}` takes it back."
         )

@@ -143,7 +143,9 @@ class Application(Settling):
         open_operation = self.catalog.open_operation()
         open_ = self.catalog.open_deployment()
         guarded = open_ is not None and self.deployments.owned()
-        return Status(self.settings.name, latest, tuple(drift), open_operation, holder(self.lock_path), open_, guarded)
+        due = open_ is not None and self.due() is not None
+        running = holder(self.lock_path)
+        return Status(self.settings.name, latest, tuple(drift), open_operation, running, open_, guarded, due)
 
     def is_worked_on(self) -> bool:
         """Tell whether an operation runs now, in whatever process."""

@@ -333,7 +333,8 @@ class Catalog:
             changed[:] = [edit(_deployment(record))]
             _put_deployment(db, changed[0])
 
-        self._change(edited)
+        # What is on trial must be decided also on a full disk.
+        self._change(edited, frees=True)
         return changed[0]
 
     def deployments(self) -> Iterator[Deployment]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from rfs.core.result import Result
 from rfs.production.rollback.application import Application
 from rfs.production.rollback.errors import RollbackError, UsageError
 from rfs.production.rollback.guarded import Deployment
-from rfs.production.rollback.guarding import Change, CommandChange, FailedError, Guard, Trial, Watch
+from rfs.production.rollback.guarding import Change, CommandChange, FailedError, Guard, Trial
 from rfs.production.rollback.hooks import Caller, Hook
 from rfs.production.rollback.manager import RollbackManager
 from rfs.production.rollback.model import DeploymentCheckpoint, RollbackRecord
@@ -31,7 +32,7 @@ class DeploymentRollbackManager(RollbackManager):
         *,
         confirm_by: Literal["health", "person"] = "health",
         bake: float | timedelta | None = None,
-        watches: Sequence[Watch] = (),
+        watches: Sequence[Callable[[datetime], str | Awaitable[str | None] | None]] = (),
     ) -> Result[dict[str, Any], RollbackError]:
         """Take a checkpoint of type AUTOMATIC, make the change, watch the application, and keep it or go back.
 
@@ -43,7 +44,7 @@ class DeploymentRollbackManager(RollbackManager):
                 "auto_rollback" goes before the policy: with False it is only watched.
             confirm_by: "person": it goes back unless `rfs confirm` comes before the bake is over.
             bake: seconds, or a timedelta, that it is watched for once it is well; `[policy] bake` when left out.
-            watches: conditions beside the health checks; see guarding.Watch.
+            watches: conditions beside the health checks, sync or async; see guarding.Watch.
 
         Returns:
             Success of `{"deployment_id", "guard_id", "checkpoint_id", "version", "status", "notes"}` when it was
@@ -57,14 +58,15 @@ class DeploymentRollbackManager(RollbackManager):
             return self._open(loop)
 
         def act(app: Application) -> dict[str, Any]:
+            caller = Caller(app.beat, opened[0])
             trial = Trial(
                 deployment_id=deployment_id,
                 metadata={"type": "pre_deployment", **(metadata or {})},
                 confirm_by=confirm_by,
                 bake=bake.total_seconds() if isinstance(bake, timedelta) else bake,
-                watches=tuple(watches),
+                watches=tuple(partial(caller.call, "condition", each) for each in watches),
             )
-            outcome = Guard(app).run(_change_of(change, opened[0]), trial)
+            outcome = Guard(app).run(_change_of(change, caller), trial)
             return {**_summary(outcome.deployment), "notes": [*outcome.notes, *outcome.warnings]}
 
         opened: list[asyncio.AbstractEventLoop] = []
@@ -84,25 +86,25 @@ class DeploymentRollbackManager(RollbackManager):
 class _CallableChange:
     """A function that makes the change. One that is sync is waited for also when it is to stop."""
 
-    def __init__(self, function: Hook, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, function: Hook, caller: Caller) -> None:
         self._function = function
-        self._loop = loop
+        self._caller = caller
 
     def check(self) -> None:
         """Nothing can be told of a function before it is called."""
 
     def run(self, app: Application, deployment: Deployment) -> None:
         try:
-            Caller(app.beat, self._loop).order("change", self._function)
+            self._caller.order("change", self._function)
         except RollbackError as error:
             if error.key != "hook.failed":
                 raise
             raise FailedError(str(error).rstrip(".")) from error
 
 
-def _change_of(change: Sequence[str] | Hook, loop: asyncio.AbstractEventLoop) -> Change:
+def _change_of(change: Sequence[str] | Hook, caller: Caller) -> Change:
     if callable(change):
-        return _CallableChange(change, loop)
+        return _CallableChange(change, caller)
     if isinstance(change, str) or not all(isinstance(word, str) for word in change):
         hint = 'Give a list of words, ["./deploy.sh", "v2"], or a function.'
         raise UsageError("usage", what="The change is neither a command as a list nor a function", hint=hint)

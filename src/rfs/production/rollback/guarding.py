@@ -40,7 +40,7 @@ Watch = Callable[[datetime], str | None]
 """Asked in the bake, again and again: None to keep going, or a sentence (without its full stop) why it tripped.
 
 It is given when the change had ended (UTC), and decides itself how often it measures. It is called on the thread that
-watches, so it must return soon; what it raises is a bug of its own and takes nothing back.
+watches, so it must return soon. What it raises takes nothing back: it is told as a warning, and it is asked again.
 """
 
 
@@ -138,6 +138,7 @@ class Guard:
         self._tell = tell
         self._notes: list[str] = []
         self._warnings: list[str] = []
+        self._broken = ""
 
     def run(self, change: Change, trial: Trial) -> Outcome:
         """Make the change and keep it, or take it back.
@@ -172,7 +173,8 @@ class Guard:
                 self.app.deployments.require_free("")
                 held.enter_context(self.app.deployments.hold())
             operation = roll_back()
-            deployment = self.app.deployments.pending(None)
+            # The newest is ours, as we are their owner; somebody may have confirmed it by now.
+            deployment = next(self.app.catalog.deployments())
             self.app.wait = math.inf
             try:
                 return operation, self._outcome(self._watch(deployment, ()))
@@ -180,7 +182,8 @@ class Guard:
                 return operation, self._decided(deployment, error)
 
     def _outcome(self, deployment: Deployment) -> Outcome:
-        return Outcome(deployment, tuple(self._notes), tuple(self._warnings))
+        warnings = [*self._warnings, self._broken] if self._broken else self._warnings
+        return Outcome(deployment, tuple(self._notes), tuple(warnings))
 
     # — the phases —
 
@@ -266,7 +269,7 @@ class Guard:
                     self._require_well()
                     asked = time.monotonic()
                 for watch in watches:
-                    if tripped := watch(since):
+                    if tripped := self._asked(watch, since):
                         raise FailedError(tripped, judged=True)
                 found = look.now()
                 if not found.is_open:
@@ -279,6 +282,16 @@ class Guard:
         if person:
             raise FailedError("nobody confirmed it in time")
         return self._keep(deployment.guard_id)
+
+    def _asked(self, watch: Watch, since: datetime) -> str | None:
+        try:
+            return watch(since)
+        except InterruptedByUserError:
+            raise
+        except Exception as error:  # a condition that is broken, in whatever way, says nothing of the version
+            what = str(error) if isinstance(error, RollbackError) else f"{type(error).__name__}: {error}"
+            self._broken = f"A condition could not be asked: {what.rstrip('. ')}."
+            return None
 
     def _require_well(self) -> None:
         if not self.app.checks_health:

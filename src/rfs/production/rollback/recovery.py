@@ -60,6 +60,7 @@ class Status(msgspec.Struct, frozen=True):
     Attributes:
         deployment: the guarded deployment, or rollback, that is not decided yet.
         guarded: a living process looks after it.
+        due: nobody does, and it is to be taken back or given up by now.
     """
 
     app: str
@@ -69,6 +70,7 @@ class Status(msgspec.Struct, frozen=True):
     running: str
     deployment: Deployment | None
     guarded: bool
+    due: bool
 
 
 class Recoverable:

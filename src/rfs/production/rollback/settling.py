@@ -105,6 +105,14 @@ class Settling(Recoverable, ABC):
 
     # — a deployment that nobody looks after —
 
+    def due(self) -> tuple[Deployment, Next, str] | None:
+        """Return the open deployment that nobody looks after, what is due of it, and why; None when nothing is."""
+        found = self.catalog.open_deployment()
+        if found is None or self.deployments.owned():
+            return None
+        step, why = self._next(found)
+        return None if step is Next.WAIT else (found, step, why)
+
     def _decide_first(self) -> None:
         try:
             self._decide()
@@ -114,12 +122,10 @@ class Settling(Recoverable, ABC):
 
     def _decide(self) -> list[Operation]:
         """Do what is due of an open deployment whose owner is gone; return what that took."""
-        found = self.deployments.open()
-        if found is None or self.deployments.owned():
+        due = self.due()
+        if due is None:
             return []
-        step, why = self._next(found)
-        if step is Next.WAIT:
-            return []
+        found, step, why = due
         what = f"The {found.kind} {found.guard_id}, which nobody looked after any more,"
         if step is Next.REVERT:
             operation = self._take_back(found, why, quarantine=found.quarantined)
