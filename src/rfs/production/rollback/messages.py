@@ -14,6 +14,14 @@ from rfs.production.rollback.messages_of_databases import OF_DATABASES
 
 MESSAGES: dict[str, tuple[str, str]] = {
     # — drills —
+    "drill.failed": (
+        "The drill with checkpoint {checkpoint} failed at {component}: {why}",
+        "`rfs drill {checkpoint}` tries it again; `rfs verify` lists damage.",
+    ),
+    "watch.unwritable": (
+        "{path} could not be written: {why}.",
+        "Run it as a user who may, or name another folder with --into.",
+    ),
     "drill.damaged": (
         "What is stored of it is damaged in {count} places.",
         "`rfs verify` lists the damage and the checkpoints that are whole.",

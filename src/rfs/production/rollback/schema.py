@@ -21,6 +21,7 @@ from rfs.production.rollback.duration import Duration
 from rfs.production.rollback.health import Check
 from rfs.production.rollback.plan import Policy
 from rfs.production.rollback.retention import Retention
+from rfs.production.rollback.scheduled import ScheduleTable
 from rfs.production.rollback.settings import DURATIONS, NAME_PATTERN, AppTable, ComponentHead, StoreTable
 from rfs.production.rollback.wiring import BUILT_IN
 
@@ -51,6 +52,7 @@ def json_schema() -> dict[str, Any]:
             "store": _table(StoreTable),
             "health": {"type": "array", "items": _table(Check)},
             "hooks": {"type": "array", "items": _table(Hook)},
+            "schedules": {"type": "array", "items": _table(ScheduleTable)},
             "policy": _table(Policy),
             "retention": _table(Retention),
         },

@@ -23,7 +23,7 @@ from rfs.production.rollback.secret import absolute
 
 FILE_NAME = "rfs.toml"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-LATER = ("instances", "conditions", "schedules", "approvals", "freeze", "notify", "external")
+LATER = ("instances", "conditions", "approvals", "freeze", "notify", "external")
 
 # Fields that hold seconds, and that rfs.toml may write as "5m".
 DURATIONS: dict[type[msgspec.Struct], tuple[str, ...]] = {
@@ -57,7 +57,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         path: absolute path of rfs.toml.
         home: its folder; relative paths in it are relative to that.
         name: the application's name.
-        health, hooks: the `[[health]]` and `[[hooks]]` tables as they stand.
+        health, hooks, schedules: the `[[health]]`, `[[hooks]]` and `[[schedules]]` tables as they stand.
     """
 
     path: str
@@ -67,6 +67,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     store: StoreSettings
     health: tuple[dict[str, Any], ...] = ()
     hooks: tuple[dict[str, Any], ...] = ()
+    schedules: tuple[dict[str, Any], ...] = ()
     policy: Policy = Policy()
     retention: Retention = DEFAULT
 
@@ -101,6 +102,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     store: StoreTable = StoreTable()
     health: list[dict[str, Any]] = []
     hooks: list[dict[str, Any]] = []
+    schedules: list[dict[str, Any]] = []
     policy: Policy = Policy()
     retention: Retention = DEFAULT
 
@@ -154,6 +156,7 @@ def parse(text: str, path: str) -> Settings:
         store=_store(document, tables.get("store", {}), app.name, home),
         health=_tables(document, tables, "health"),
         hooks=_tables(document, tables, "hooks"),
+        schedules=_tables(document, tables, "schedules"),
         policy=_policy(document, tables.get("policy", {})),
         retention=_retention(document, tables.get("retention")),
     )

@@ -16,9 +16,11 @@ from rfs.production.rollback.deployments import RECORD
 from rfs.production.rollback.driver import Finding, overrides
 from rfs.production.rollback.errors import ConflictError, IntegrityError, NotFoundError, RollbackError
 from rfs.production.rollback.guarded import Deployment
+from rfs.production.rollback.lock import holder
 from rfs.production.rollback.model import Capture, CheckpointType, DeploymentCheckpoint, OperationStatus, utc_now
 from rfs.production.rollback.operation import Operation, Trace, undoable
 from rfs.production.rollback.retention import Retained, apply
+from rfs.production.rollback.scheduled import lock_path, parse_schedules
 from rfs.production.rollback.store import Damage, Pruned
 
 UNDO_KEPT = timedelta(days=7)
@@ -319,7 +321,18 @@ def examine(app: Application) -> list[Finding]:
         )
     findings += _clock(app)
     findings += _space(app)
+    findings += _schedules(app)
     return findings
+
+
+def _schedules(app: Application) -> list[Finding]:
+    try:
+        scheduled = parse_schedules(app.settings, list(app.parts))
+    except RollbackError as error:
+        return [Finding("error", str(error), error.hint)]
+    if not scheduled or holder(lock_path(app.settings)):
+        return []
+    return [Finding("warning", "Nobody does what [[schedules]] says: `rfs watch` does not run.", "Run `rfs watch`.")]
 
 
 def _clock(app: Application) -> list[Finding]:
