@@ -25,6 +25,15 @@ def gone(pid: int) -> bool:
         return True
 
 
+def end_commands(app: App) -> None:
+    """End what a killed guard left of its command; at the end of a test, as that may be what is looked at."""
+    with Application.open(str(app.folder / "rfs.toml")) as opened:
+        groups = [each.group for each in opened.catalog.deployments() if each.group is not None]
+    for group in groups:
+        with suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+
+
 class Guarded:
     """`rfs WORDS`, `rfs guard WORDS` where they begin with a flag; what is left of it goes at the end.
 
@@ -59,11 +68,6 @@ class Guarded:
             self._child.kill()
         self._child.wait(timeout=PATIENCE)
         self.close_terminal()
-        with Application.open(str(self._app.folder / "rfs.toml")) as app:
-            for each in app.catalog.deployments():
-                if each.group is not None:
-                    with suppress(ProcessLookupError):
-                        os.killpg(each.group, signal.SIGKILL)
 
     def signal(self, number: int) -> None:
         self._child.send_signal(number)
@@ -85,8 +89,12 @@ class Guarded:
 
         until(there)
 
+    @property
+    def said(self) -> str:
+        return self._log.read_text()
+
     def end(self) -> int:
         try:
             return self._child.wait(timeout=PATIENCE)
         finally:
-            self.err = self._log.read_text()
+            self.err = self.said

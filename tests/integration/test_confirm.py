@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from cli_app import CHECK, TOML, App
-from guard_kit import Guarded
+from guard_kit import Guarded, end_commands
 from waiting import until
 
 from rfs.production.rollback.application import Application
+from rfs.production.rollback.errors import ConflictError
 from rfs.production.rollback.guarded import Deployment
 
 
 @pytest.fixture
-def app(notes_app: App) -> App:
+def app(notes_app: App) -> Iterator[App]:
     """With a checkpoint, and one row written since."""
     notes_app.checkpoint()
     notes_app.write("two")
-    return notes_app
+    yield notes_app
+    end_commands(notes_app)
 
 
 def undecided(app: App) -> Deployment | None:
@@ -176,6 +179,19 @@ def test_a_command_that_runs_cannot_be_confirmed_but_cancelled(app: App) -> None
         assert app.rfs("extend", "--for", "1h").code == 15
         assert app.rfs("cancel").code == 0
         assert guarded.end() == 20
+    assert app.notes == ["one", "two"]
+
+
+@pytest.mark.slow
+def test_what_was_cancelled_cannot_be_confirmed_any_more(app: App) -> None:
+    with Guarded(app, *guard(app)) as guarded:
+        guarded.phase("baking")
+        with Application.open(str(app.folder / "rfs.toml")) as opened:
+            found = opened.deployments.pending(None)
+            opened.deployments.change(found.guard_id, cancelled=True)
+            with pytest.raises(ConflictError):
+                opened.confirm()
+        assert guarded.end() == 20, guarded.err
     assert app.notes == ["one", "two"]
 
 

@@ -216,6 +216,34 @@ def test_cancelled_it_is_taken_back_before_the_caller_is_let_go(small: Small) ->
 
 
 @pytest.mark.slow
+def test_cancelled_on_its_way_back_it_goes_all_the_way(small: Small) -> None:
+    going_back = threading.Event()
+
+    class Ours(DeploymentRollbackManager):
+        def stop_services(self) -> None:
+            going_back.set()
+            cancelled.wait(30)
+
+        def start_services(self) -> None:
+            """Nothing was stopped."""
+
+    cancelled = threading.Event()
+
+    async def cancel() -> None:
+        task = asyncio.create_task(Ours(small.home / "rfs.toml").deploy("d1", lambda: raising(small)))
+        await asyncio.to_thread(going_back.wait, 30)
+        task.cancel()
+        await asyncio.sleep(0)
+        cancelled.set()
+        with pytest.raises(asyncio.CancelledError) as raised:
+            await task
+        assert isinstance(raised.value.__cause__, GuardRevertedError)
+
+    asyncio.run(cancel())
+    assert small.is_at(1)
+
+
+@pytest.mark.slow
 def test_a_function_may_call_the_manager_itself(small: Small) -> None:
     async def change() -> None:
         assert (await manager(small).create_checkpoint("inner")).is_success()

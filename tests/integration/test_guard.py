@@ -6,21 +6,24 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from cli_app import CHECK, TOML, App
-from guard_kit import PATIENCE, Guarded, gone
+from guard_kit import PATIENCE, Guarded, end_commands, gone
 from waiting import until
 
 from rfs.production.rollback.application import Application
+from rfs.production.rollback.guarded import Phase
 
 
 @pytest.fixture
-def app(notes_app: App) -> App:
+def app(notes_app: App) -> Iterator[App]:
     """A well application with a health check."""
     notes_app.configure(TOML + CHECK)
-    return notes_app
+    yield notes_app
+    end_commands(notes_app)
 
 
 SLOW = pytest.mark.slow
@@ -182,6 +185,7 @@ def test_the_command_may_call_rfs_itself_but_no_second_guard(app: App) -> None:
     assert ran.code == 0, ran
     assert len(app.json("checkpoint", "list")) == 2
     assert not (app.folder / "made").exists()
+    assert newest(app).phase == "kept", "nobody settles what is looked after"
 
 
 @pytest.mark.slow
@@ -283,6 +287,45 @@ def test_a_terminal_that_is_closed(app: App, policy: str, code: int, notes: list
         (app.folder / "go").touch()
         assert guarded.end() == code
     assert app.notes == notes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_the_way_back_is_not_interrupted(app: App, number: signal.Signals) -> None:
+    with Guarded(app, "--", "sh", "-c", app.insert("two") + "; touch slow-stop; exit 5") as guarded:
+        until((app.folder / "stopping").exists)
+        guarded.signal(number)
+        until(lambda: "being decided already" in guarded.said)
+        (app.folder / "slow-stop").unlink()
+        assert guarded.end() == 5, guarded.err
+    assert app.notes == ["one"]
+    assert newest(app).phase == "reverted"
+
+
+@pytest.mark.slow
+def test_cancelled_while_the_checkpoint_is_taken_nothing_begins(app: App) -> None:
+    os.rename(app.folder / "service", app.folder / "quick")
+    (app.folder / "service").write_text("#!/bin/sh\ntouch looking; while test ! -e go; do sleep 0.02; done\n")
+    (app.folder / "service").chmod(0o755)
+    with Guarded(app, "--", "touch", "made") as guarded:
+        until((app.folder / "looking").exists)
+        with Application.open(str(app.folder / "rfs.toml")) as opened:
+            opened.deployments.change(newest(app).guard_id, cancelled=True)
+        (app.folder / "go").touch()
+        assert guarded.end() == 130, guarded.err
+    assert newest(app).phase == "cancelled"
+    assert not (app.folder / "made").exists()
+    assert app.json("log") == []
+
+
+@pytest.mark.slow
+def test_what_is_decided_stays_decided(app: App) -> None:
+    assert app.rfs("guard", "--", "true").code == 0
+    with Application.open(str(app.folder / "rfs.toml")) as opened:
+        kept = newest(app)
+        assert opened.deployments.close(kept.guard_id, Phase.REVERTED) == kept
+        assert opened.deployments.change(kept.guard_id, phase=Phase.BAKING) == kept
+    assert newest(app) == kept
 
 
 # — killed —

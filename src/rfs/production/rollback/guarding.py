@@ -228,6 +228,9 @@ class Guard:
         # From now on whoever has the lock is waited for: the way back must not be refused for a checkpoint's sake.
         app.wait = math.inf
         self._tell(f"Checkpoint {checkpoint.checkpoint_id} is taken.")
+        if app.deployments.get(guard_id).cancelled:
+            app.deployments.close(guard_id, Phase.CANCELLED, "it was cancelled before anything was changed")
+            raise InterruptedByUserError("guard.interrupted_early")
         return app.deployments.change(
             guard_id,
             phase=Phase.CHANGING,
