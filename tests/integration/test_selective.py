@@ -271,3 +271,59 @@ def test_differences_are_counted_and_shown_as_text_without_secrets(tree: Tree) -
     assert tree.json("diff", first, later, "--text", "--only", "settings")[0].get("text") is None
     assert tree.rfs("changes", "--exit-code").code == 0
     assert tree.rfs("diff", first, "--exit-code").code == 15
+
+
+def two_rollbacks(tree: Tree) -> tuple[str, str]:
+    """Roll two parts of the tree back, one after the other; return the operations."""
+    first = tree.json("checkpoint")["id"]
+    change_everything(tree)
+    words = ("--only", "tree,settings", "--reason", "x", "-y")
+    older = tree.json("rollback", first, *words)["rollback_id"]
+    (tree.tree / "code.txt").write_text("later\n")
+    second = tree.json("checkpoint")["id"]
+    (tree.tree / "code.txt").write_text("last\n")
+    return older, tree.json("rollback", second, "--path", "tree/code.txt", "--reason", "y", "-y")["rollback_id"]
+
+
+def test_an_operation_that_is_not_the_newest_is_undone_and_what_came_since_stays(tree: Tree) -> None:
+    older, _ = two_rollbacks(tree)
+    settings = tree.tree / "settings.toml"
+    settings.write_text(settings.read_text() + "later = 1\n")
+    (tree.tree / "deep" / "later.txt").write_text("later\n")
+    (tree.tree / "only-in-1.txt").write_text("somebody else's\n")
+    ran = tree.rfs("undo", older, "-y", "--json")
+    assert (ran.code, ran.data["error"]["key"]) == (15, "change.conflict")
+    assert "only-in-1.txt: nothing before it, -rw" in ran.data["error"]["message"]
+    assert tree.rfs("undo", older, "--dry-run").code == 15
+    assert (tree.tree / "deep" / "a.txt").read_text() == "a 1\n"
+    tree.json("undo", older, "-y", "--ours")
+    assert (tree.tree / "code.txt").read_text() == "later\n"
+    assert (tree.tree / "deep" / "a.txt").read_text() == "a 2\n"
+    assert (tree.tree / "deep" / "later.txt").read_text() == "later\n"
+    assert (tree.tree / "only-in-1.txt").read_text() == "somebody else's\n"
+    assert (tree.tree / "only-in-2.txt").read_text() == "2\n"
+    assert not (tree.tree / "deep" / "er" / "b.txt").exists()
+    assert "version = 2" in settings.read_text()
+    tree.json("redo", "-y")
+    assert (tree.tree / "deep" / "a.txt").read_text() == "a 1\n"
+    tree.json("undo", older, "-y", "--theirs")
+    assert not (tree.tree / "only-in-1.txt").exists()
+    assert (tree.tree / "code.txt").read_text() == "version 2\n" * 50
+    assert (tree.tree / "deep" / "later.txt").read_text() == "later\n"
+
+
+def test_the_newest_operation_is_undone_wholly_and_so_is_a_folder_that_nobody_touched_since(tree: Tree) -> None:
+    older, newest = two_rollbacks(tree)
+    tree.json("undo", newest, "-y")
+    assert (tree.tree / "code.txt").read_text() == "last\n"
+    tree.json("undo", older, "-y")  # which is the newest one that stands, now
+    assert (tree.tree / "code.txt").read_text() == "version 2\n" * 50
+    assert (tree.tree / "deep" / "er" / "new.txt").exists()
+    gone = tree.json("checkpoint")["id"]
+    (tree.tree / "fresh" / "inner").mkdir(parents=True)
+    (tree.tree / "fresh" / "inner" / "x").write_text("x\n")
+    kept = tree.everything()
+    removing = tree.json("rollback", gone, "--only", "tree", "--reason", "x", "-y")["rollback_id"]
+    tree.json("rollback", gone, "--path", "tree/code.txt", "--reason", "x", "-y")
+    tree.json("undo", removing, "-y")
+    assert tree.under("fresh") == {name: each for name, each in kept.items() if name.startswith("fresh")}

@@ -282,7 +282,7 @@ def _undone(
 
     if session.dry_run or not session.yes:
         meant = undo.to_undo(app, number, named, component)
-        shown = [_undo_plan(session, app, operation, names) for operation, names in meant]
+        shown = [_undo_plan(session, app, operation, names, (named, how)) for operation, names in meant]
         text = "\n\n".join(each for each, _, _ in shown)
         warnings = tuple(dict.fromkeys(warning for _, _, found in shown for warning in found))
         if session.dry_run:
@@ -299,7 +299,11 @@ def _undone(
 
 
 def _undo_plan(
-    session: Session, app: Application, operation: AnyOperation, names: tuple[str, ...]
+    session: Session,
+    app: Application,
+    operation: AnyOperation,
+    names: tuple[str, ...],
+    meant: tuple[str | None, Resolution],
 ) -> tuple[str, dict[str, Any], tuple[str, ...]]:
     """Return what taking an operation back would do, for people and programs, and the warnings."""
     from rfs.cli.logview import KINDS, short
@@ -310,7 +314,8 @@ def _undo_plan(
     head = f"{'Undo' if operation.undoes is None else 'Redo'} of {KINDS.get(operation.kind, operation.kind)}"
     head = f"{head} {short(operation.operation_id)}:"
     if isinstance(operation, Operation):
-        made = app.plan(operation.state_before, only=names, selection=operation.plan.part_of(names))
+        chosen, part = app.part_to_undo(operation, names, *meant)
+        made = app.plan(operation.state_before, only=chosen, selection=part)
         text = plan_text(made, checked=bool(app.settings.health), everything=session.verbose)
         data = {"undoes": operation.operation_id, **plan_json(made, everything=session.verbose)}
         return f"{head}\n{text}", data, made.warnings

@@ -210,43 +210,61 @@ class Application(Settling):
 
     @interruptible
     def undo(
-        self, number: int = 1, *, operation: str | None = None, component: str | None = None, reason: str = ""
+        self,
+        number: int = 1,
+        *,
+        operation: str | None = None,
+        component: str | None = None,
+        reason: str = "",
+        how: str = "refuse",
     ) -> list[Operation]:
         """Take back the last `number` operations that have a plan, newest first, or one that is named.
 
         Args:
             component: only operations that touched it count, and only it is taken back.
+            how: of a named one that is not the newest only what it changed is taken back, where that can be; this says
+                what becomes of what was changed since. See merging.Resolution.
 
         Raises:
             NotFoundError: there are fewer, or no such operation or component; nothing was changed.
+            ConflictError: what it changed was changed since.
             GoingOnError: they stop this very process, and go on outside it.
         """
         try:
             with self.exclusively("undo"):
                 # All are looked at first: the second must not be refused when the first is done.
                 asked = self._to_undo(number, operation, component)
-                meant = [(each, *self._before(each, names)) for each, names in asked]
+                chosen = [(each, *self.part_to_undo(each, names, operation, how)) for each, names in asked]
+                meant = [(each, part, *self._before(each, names)) for each, names, part in chosen]
                 self.require_outside()
                 done: list[Operation] = []
-                for each, before, captures in meant:
+                for each, part, before, captures in meant:
                     kind = "undo" if each.undoes is None else "redo"
                     why = reason or f"{kind} of {each.kind} {each.operation_id}"
-                    undoes, part = each.operation_id, each.plan.part_of(captures)
-                    done.append(self._roll_back(before, captures, part, kind=kind, reason=why, undoes=undoes))
+                    done += [self._roll_back(before, captures, part, kind=kind, reason=why, undoes=each.operation_id)]
                 return done
         except InsideError as inside:
-            named = {"operation": operation, "component": component, "reason": reason}
+            named = {"operation": operation, "component": component, "reason": reason, "how": str(how)}
             return self._carry(inside, "undo", expected=None, number=number, **named)
 
     def _to_undo(
         self, number: int, named: str | None, component: str | None
     ) -> list[tuple[Operation, tuple[str, ...]]]:
-        from rfs.production.rollback import undoing  # what only looks does not need it, and start-up is a goal
+        from rfs.production.rollback.undoing import to_undo  # what only looks does not need it, and start-up is a goal
 
-        found = undoing.to_undo(
-            self.log, self.catalog, self.parts, number, named=named, component=component, planned=True
-        )
+        meant = {"named": named, "component": component}
+        found = to_undo(self.log, self.catalog, self.parts, number, planned=True, **meant)
         return [(each, names) for each, names in found if isinstance(each, Operation)]
+
+    def part_to_undo(
+        self, operation: Operation, names: Sequence[str], named: str | None, how: str
+    ) -> tuple[Sequence[str], dict[str, tuple[str, ...]]]:
+        """Return which components `undo` takes back of an operation, and what of each; raises as it does."""
+        from rfs.production.rollback.threeway import part_to_undo  # seldom needed
+
+        if named is None or not self.parts.keys() >= set(names):
+            return names, operation.plan.part_of(names)
+        return part_to_undo(self.engine, self.log, operation, names, how)
 
     def _before(self, operation: Operation, names: Sequence[str]) -> tuple[DeploymentCheckpoint, dict[str, Capture]]:
         """Return the checkpoint of the state before an operation, and the captures in it that undo it."""

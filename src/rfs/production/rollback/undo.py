@@ -51,7 +51,8 @@ def undo(
 
     Args:
         component: only operations that touched it count, and only it is taken back.
-        how: what becomes of what was changed since, for operations that changed one thing.
+        how: what becomes of what was changed since, of operations that changed one thing, and of one with a plan that
+            is named and not the newest.
 
     Raises:
         NotFoundError: there are fewer, or no such operation or component; nothing was changed.
@@ -62,7 +63,7 @@ def undo(
     meant = [each for each, _ in to_undo(app, number, operation, component)]
     if all(isinstance(each, Operation) for each in meant):
         # One call: all are looked at before the first is taken back.
-        return [*app.undo(number, operation=operation, component=component, reason=reason)]
+        return [*app.undo(number, operation=operation, component=component, reason=reason, how=how)]
     done: list[AnyOperation] = []
     with ChangeLog(app, partial(restorer_of, app)) as log:
         small = [each for each in meant if isinstance(each, SmallOperation)]
@@ -72,5 +73,7 @@ def undo(
             if isinstance(each, SmallOperation):
                 done += log.take_back([each], how, reason)
             else:
-                done += app.undo(operation=each.operation_id, component=component, reason=reason)
+                # By its turn it is the newest one that stands.
+                whole = Resolution.WHOLE
+                done += app.undo(operation=each.operation_id, component=component, reason=reason, how=whole)
     return done

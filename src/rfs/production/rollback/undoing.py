@@ -65,7 +65,7 @@ def to_redo(log: OperationLog) -> str:
     """
 
     def is_redo(each: AnyOperation) -> bool:
-        # What it took back may be pruned. Older releases called every undo of something with a plan "undo".
+        # What a small one took back may be pruned.
         return each.kind == "redo" or (isinstance(each, Operation) and log.get(each.undoes or "").undoes is not None)
 
     found = redoable(log.history(), is_redo)
