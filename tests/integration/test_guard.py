@@ -407,6 +407,21 @@ def test_a_killed_guard_is_settled_by_whoever_comes_next(
 
 
 @pytest.mark.slow
+def test_a_change_of_rfs_toml_is_no_other_place_to_go_back_to(app: App) -> None:
+    other = app.folder / "other.db"
+    script = f"{app.insert('two')}; cp notes.db other.db; sed -i s/notes.db/other.db/ rfs.toml"
+    with Guarded(app, "--bake", "1h", "--", "sh", "-c", script) as guarded:
+        guarded.phase("baking")
+        guarded.signal(signal.SIGKILL)
+        guarded.end()
+    copied = other.read_bytes()
+    ran = app.rfs("checkpoint", "--only", "web")
+    assert "rfs.toml has changed since the guard" in ran.err
+    assert app.notes == ["one"]
+    assert other.read_bytes() == copied, "what it names now is none of the guard's business"
+
+
+@pytest.mark.slow
 def test_by_policy_what_a_killed_guard_left_stays(app: App) -> None:
     app.configure(TOML + CHECK + '[policy]\non_interrupt = "keep"\n')
     with Guarded(app, "--bake", "1h", "--", "sh", "-c", app.insert("two")) as guarded:

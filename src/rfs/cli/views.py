@@ -146,7 +146,11 @@ def capture_warnings(checkpoint: DeploymentCheckpoint) -> list[str]:
 def deployment_json(found: Deployment) -> dict[str, Any]:
     """Return what programs may know of a guarded deployment."""
     built = as_json(found)
-    return {key: value for key, value in built.items() if key not in ("revision", "format", "group", "boot_id")}
+    return {
+        key: value
+        for key, value in built.items()
+        if key not in ("revision", "format", "group", "boot_id", "components")
+    }
 
 
 # — health —

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from rfs.production.rollback.model import FORMAT, OperationStatus
+from rfs.production.rollback.model import FORMAT, Component, OperationStatus
 
 MARK = "RFS_GUARD"
 """The environment variable by which the processes of a guarded command are known: the guard's id."""
@@ -53,6 +53,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
         stuck: why the way back was refused.
         operation_id: of a rollback, which one awaits its confirmation.
         rollback_id: the operation that takes it back.
+        components: all of rfs.toml as it was when it began; the change may be one of rfs.toml, too.
         quarantined: its version was judged bad; until `released_at`.
     """
 
@@ -77,6 +78,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     stuck: str = ""
     operation_id: str | None = None
     rollback_id: str | None = None
+    components: tuple[Component, ...] = ()
     quarantined: bool = False
     released_at: datetime | None = None
     finished_at: datetime | None = None

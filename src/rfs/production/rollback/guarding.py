@@ -208,6 +208,7 @@ class Guard:
                     confirm_by=trial.confirm_by,
                     bake=bake,
                     auto_rollback=automatic,
+                    components=tuple(part.component for part in app.parts.values()),
                 )
             yield deployment
 

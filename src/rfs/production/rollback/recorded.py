@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from rfs.production.rollback.capturing import Part
 from rfs.production.rollback.catalog import Catalog
 from rfs.production.rollback.errors import ConflictError, RollbackError
+from rfs.production.rollback.model import Component
 from rfs.production.rollback.operation import Operation
 from rfs.production.rollback.settings import Settings
 from rfs.production.rollback.wiring import recorded_parts
 
 
+class Began(NamedTuple):
+    """What of something other than an operation decides which components it acts on; the fields are an operation's."""
+
+    kind: str
+    operation_id: str
+    components: tuple[Component, ...]
+    safety: str
+
+
 def parts_of(
-    operation: Operation, catalog: Catalog, present: Mapping[str, Part], settings: Settings, work: str
+    operation: Operation | Began, catalog: Catalog, present: Mapping[str, Part], settings: Settings, work: str
 ) -> Mapping[str, Part]:
     """Return the components that an operation acts on.
 
@@ -51,7 +62,7 @@ def _same(one: str, other: str) -> bool:
     return os.path.realpath(one) == os.path.realpath(other)
 
 
-def edited(operation: Operation, then: Mapping[str, Part], now: Mapping[str, Part]) -> list[str]:
+def edited(operation: Operation | Began, then: Mapping[str, Part], now: Mapping[str, Part]) -> list[str]:
     """Return sentences about what rfs.toml says otherwise than when an operation began."""
     changed = {
         name: part

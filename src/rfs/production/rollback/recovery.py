@@ -20,7 +20,7 @@ from rfs.production.rollback.model import Component, DeploymentCheckpoint, Healt
 from rfs.production.rollback.operation import LEFT, OPEN, Mark, Operation, position
 from rfs.production.rollback.plan import Plan
 from rfs.production.rollback.pulse import Beat, Reporter
-from rfs.production.rollback.recorded import edited, parts_of
+from rfs.production.rollback.recorded import Began, edited, parts_of
 from rfs.production.rollback.settings import Settings, find, load
 from rfs.production.rollback.store import Store
 from rfs.production.rollback.wiring import load_parts, recorded_parts
@@ -300,7 +300,7 @@ class Recoverable:
         finally:
             self.engine.parts = self.parts
 
-    def _parts_of(self, operation: Operation) -> Mapping[str, Part]:
+    def _parts_of(self, operation: Operation | Began) -> Mapping[str, Part]:
         return parts_of(operation, self.catalog, self.parts, self.settings, self.work)
 
     def _settled(self, operation: Operation, error: RollbackError) -> Operation:

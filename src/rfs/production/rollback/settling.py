@@ -20,6 +20,7 @@ from rfs.production.rollback.guarded import Deployment, Next, Phase, next_step
 from rfs.production.rollback.lock import actor
 from rfs.production.rollback.model import OperationStatus, storable, utc_now
 from rfs.production.rollback.operation import Operation
+from rfs.production.rollback.recorded import Began, edited
 from rfs.production.rollback.recovery import InsideError, Recoverable, interruptible, on_behalf
 
 _ENDS = {Next.CANCEL: Phase.CANCELLED, Next.LEAVE: Phase.LEFT, Next.ENDED: Phase.REVERTED}
@@ -173,8 +174,43 @@ class Settling(Recoverable, ABC):
             done = self._carry(inside, "take_back", guard_id=guard_id, why=why, quarantine=quarantine)
             return done[0] if done else None
 
+    @contextmanager
+    def _as_then(self, found: Deployment) -> Iterator[None]:
+        """Let everything in the block act on the components as they were when a deployment began.
+
+        It may have changed rfs.toml: a path that is another one now, or a pattern that was taken out of `exclude`,
+        would have the wrong things restored over.
+
+        Raises:
+            ConflictError: they cannot be had; nothing was changed.
+        """
+        now = self.parts
+        if found.components != tuple(part.component for part in now.values()):
+            began = Began(found.kind, found.guard_id, found.components, found.checkpoint_id)
+            then = self._parts_of(began)
+            self.notices += edited(began, then, now)[:1]
+            self.parts = self.engine.parts = dict(then)
+        try:
+            yield
+        finally:
+            self.parts = self.engine.parts = now
+
     def _take_back(self, found: Deployment, why: str, *, quarantine: bool) -> Operation:
-        self.require_outside()
+        with self._telling_when_stuck(found, why), self._as_then(found):
+            self.require_outside()
+            return self._taken_back(found, why, quarantine=quarantine)
+
+    @contextmanager
+    def _telling_when_stuck(self, found: Deployment, why: str) -> Iterator[None]:
+        try:
+            yield
+        except (RevertedError, HeldError, InterruptedByUserError):
+            raise  # it is over, or whoever comes next goes on with it
+        except RollbackError as error:
+            self.deployments.change(found.guard_id, stuck=storable(str(error)))
+            raise ConflictError("guard.stuck", kind=found.kind, guard=found.guard_id, why=why, stuck=error) from error
+
+    def _taken_back(self, found: Deployment, why: str, *, quarantine: bool) -> Operation:
         guard_id = found.guard_id
         self.deployments.change(guard_id, phase=Phase.REVERTING, why=storable(why), quarantined=quarantine, stuck="")
         if found.group is not None:
@@ -190,11 +226,6 @@ class Settling(Recoverable, ABC):
         except RevertedError as error:
             self.deployments.close(guard_id, Phase.LEFT, f"{why}; then, on the way back: {error}")
             raise
-        except (HeldError, InterruptedByUserError):
-            raise  # it is not over: whoever comes next goes on with it
-        except RollbackError as error:
-            self.deployments.change(guard_id, stuck=storable(str(error)))
-            raise ConflictError("guard.stuck", kind=found.kind, guard=guard_id, why=why, stuck=error) from error
         self.deployments.close(guard_id, Phase.REVERTED, why)
         return operation
 
@@ -213,6 +244,7 @@ class Settling(Recoverable, ABC):
                     kind="rollback",
                     checkpoint_id=checkpoint_id,
                     operation_id=operation_id,
+                    components=tuple(part.component for part in self.parts.values()),
                     phase=Phase.CHANGING,
                     confirm_by="person",
                     bake=seconds,
