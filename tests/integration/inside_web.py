@@ -52,7 +52,31 @@ async def cancel():
 async def subreaper():
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
 
+def number(name):
+    path = home + "/" + name
+    return float(open(path).read()) if os.path.exists(path) else 0.0
+
+async def watch():
+    import rfs.production.rollback
+
+    class Auto(rfs.production.rollback.AutoRollbackManager):
+        async def send_alert(self, name, value):
+            with open(home + "/alerts", "a") as file:
+                file.write(f"{name} {value}\\n")
+
+    async def latency():
+        return number("latency")
+
+    auto = Auto(manager())
+    auto.add_rollback_condition("error_rate", lambda: number("errors"), 0.05, cooldown=0, max_auto_rollbacks=99)
+    auto.add_rollback_condition("p99", lambda: latency(), 2.0, cooldown=0, max_auto_rollbacks=99)
+    auto.add_rollback_condition("memory", lambda: number("memory"), 0.9, action="alert")
+    busy["watch"] = asyncio.create_task(auto.start_monitoring(interval=0.1))
+    busy["watch"].add_done_callback(lambda _: busy.pop("watch"))
+    return [each.name for each in auto.conditions]
+
 ACTS = {
+    "/watch": watch,
     "/version": version_and_pid,
     "/rollback": lambda: manager().rollback_to_checkpoint("@latest", reason="asked inside"),
     "/deploy": deploy,
@@ -172,6 +196,12 @@ class Server:
             last = app.catalog.latest_operation()
             assert last is not None
             return last
+
+    def last_reason(self) -> str:
+        """Return the reason of the last operation, or "" before any."""
+        with self.open() as app:
+            last = app.catalog.latest_operation()
+            return last.reason if last is not None else ""
 
     @property
     def told(self) -> str:

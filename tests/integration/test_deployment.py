@@ -13,7 +13,7 @@ import pytest
 from small import Small
 
 from rfs.core.result import Failure
-from rfs.production.rollback import CheckpointType, DeploymentRollbackManager, RollbackError
+from rfs.production.rollback import CheckpointType, ConditionalRollback, DeploymentRollbackManager, RollbackError
 from rfs.production.rollback.application import Application
 from rfs.production.rollback.errors import (
     ChangeFailedError,
@@ -273,3 +273,22 @@ def test_a_person_may_confirm_from_another_thread(small: Small) -> None:
     thread.join()
     assert done["status"] == "kept"
     assert small.is_at(2)
+
+
+def test_rules_watch_a_deployment(small: Small) -> None:
+    calls: list[int] = []
+
+    def falling() -> float:
+        calls.append(1)
+        return 0.07 if len(calls) > 2 else 0.01
+
+    rules = [
+        ConditionalRollback("memory", lambda: 1.0, 0.9, action="alert"),
+        ConditionalRollback("latency", lambda: 9.0, 2, dry_run=True),
+        ConditionalRollback("nothing", lambda: float("nan"), 2),
+        ConditionalRollback("error_rate", falling, 0.05, interval=0.01),
+    ]
+    back = deploy(small, lambda: small.version(2), bake=60, watches=rules).error
+    assert isinstance(back, GuardRevertedError)
+    assert "error_rate is 0.07, above 0.05" in str(back)
+    assert small.is_at(1)

@@ -203,6 +203,28 @@ def test_a_sick_target_is_turned_back_and_version_2_runs_again(web: Web) -> None
     assert web.serves("v2") != pid
 
 
+@pytest.mark.parametrize(
+    ("figure", "name", "value", "limit"), [("errors", "error_rate", 0.07, 0.05), ("latency", "p99", 3, 2)]
+)
+def test_a_condition_that_trips_inside_rolls_its_own_host_back(
+    web: Web, figure: str, name: str, value: float, limit: float
+) -> None:
+    assert web.ask("/watch") == ["error_rate", "p99", "memory"]
+    (web.home / "memory").write_text("0.95")
+    web.wait_for((web.home / "alerts").exists, "the alert")
+    (web.home / figure).write_text(str(value))
+    try:
+        web.wait_for(lambda: web.last_reason() == f"automatic: {name} is {value:g}, above {limit:g}", "the rollback")
+        done = web.ended()
+    finally:
+        for each in ("memory", figure, "alerts"):
+            (web.home / each).unlink()
+    assert (done.status, done.plan.target, done.error) == (OperationStatus.COMPLETED, web.target, None)
+    assert done.inside
+    assert web.stable() == web.v1
+    web.serves("v1")
+
+
 def test_what_fails_before_the_stop_is_told_and_stops_nothing(web: Web) -> None:
     pid = web.serves("v2")
     (web.home / "tree" / "static" / "a.css").mkdir()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rfs.production.rollback.conditions import ConditionalRollback
     from rfs.production.rollback.configuration import ConfigurationRollback
     from rfs.production.rollback.default import (
         create_checkpoint,
@@ -27,14 +28,17 @@ if TYPE_CHECKING:
         RollbackStrategy,
     )
     from rfs.production.rollback.model import OperationStatus as RollbackStatus
+    from rfs.production.rollback.monitor import AutoRollbackManager
     from rfs.production.rollback.onconnection.manager import DatabaseRollbackManager
     from rfs.production.rollback.plan import Plan
     from rfs.production.rollback.plan import Policy as RollbackPolicy
     from rfs.production.rollback.scheduling import CheckpointSchedule
 
 __all__ = [
+    "AutoRollbackManager",
     "CheckpointSchedule",
     "CheckpointType",
+    "ConditionalRollback",
     "ConfigurationRollback",
     "DatabaseRollbackManager",
     "DeploymentCheckpoint",
@@ -55,8 +59,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AutoRollbackManager": ("monitor", "AutoRollbackManager"),
     "CheckpointSchedule": ("scheduling", "CheckpointSchedule"),
     "CheckpointType": ("model", "CheckpointType"),
+    "ConditionalRollback": ("conditions", "ConditionalRollback"),
     "ConfigurationRollback": ("configuration", "ConfigurationRollback"),
     "DatabaseRollbackManager": ("onconnection.manager", "DatabaseRollbackManager"),
     "DeploymentCheckpoint": ("model", "DeploymentCheckpoint"),

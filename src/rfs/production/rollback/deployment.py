@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rfs.core.result import Result
 from rfs.production.rollback.application import Application
+from rfs.production.rollback.conditions import ConditionalRollback
 from rfs.production.rollback.errors import RollbackError, UsageError
 from rfs.production.rollback.guarded import Deployment
 from rfs.production.rollback.guarding import Change, CommandChange, FailedError, Guard, Trial
@@ -32,7 +33,7 @@ class DeploymentRollbackManager(RollbackManager):
         *,
         confirm_by: Literal["health", "person"] = "health",
         bake: float | timedelta | None = None,
-        watches: Sequence[Callable[[datetime], str | Awaitable[str | None] | None]] = (),
+        watches: Sequence[ConditionalRollback | Callable[[datetime], str | Awaitable[str | None] | None]] = (),
     ) -> Result[dict[str, Any], RollbackError]:
         """Take a checkpoint of type AUTOMATIC, make the change, watch the application, and keep it or go back.
 
@@ -44,7 +45,7 @@ class DeploymentRollbackManager(RollbackManager):
                 "auto_rollback" goes before the policy: with False it is only watched.
             confirm_by: "person": it goes back unless `rfs confirm` comes before the bake is over.
             bake: seconds, or a timedelta, that it is watched for once it is well; `[policy] bake` when left out.
-            watches: conditions beside the health checks, sync or async; see guarding.Watch.
+            watches: conditions beside the health checks: rules, or functions, sync or async, as guarding.Watch has it.
 
         Returns:
             Success of `{"deployment_id", "guard_id", "checkpoint_id", "version", "status", "notes"}` when it was
@@ -64,7 +65,7 @@ class DeploymentRollbackManager(RollbackManager):
                 metadata={"type": "pre_deployment", **(metadata or {})},
                 confirm_by=confirm_by,
                 bake=bake.total_seconds() if isinstance(bake, timedelta) else bake,
-                watches=tuple(partial(caller.call, "condition", each) for each in watches),
+                watches=tuple(partial(caller.call, "condition", _asked(each)) for each in watches),
             )
             outcome = Guard(app).run(_change_of(change, caller), trial)
             return {**_summary(outcome.deployment), "notes": [*outcome.notes, *outcome.warnings]}
@@ -81,6 +82,14 @@ class DeploymentRollbackManager(RollbackManager):
     def rollback_history(self) -> list[RollbackRecord]:
         """The records of all operations, newest first, as they are in the store now."""
         return self.get_rollback_history()
+
+
+def _asked(watch: ConditionalRollback | Hook) -> Hook:
+    if not isinstance(watch, ConditionalRollback):
+        return watch
+    from rfs.production.rollback.measuring import in_the_bake
+
+    return in_the_bake(watch)
 
 
 class _CallableChange:

@@ -100,6 +100,14 @@ OF_COMPONENTS: dict[str, tuple[str, str]] = {
         "The command {command} could not be started: {why}.",
         "Install it, or correct it in rfs.toml.",
     ),
+    "monitor.active": (
+        "The conditions are monitored already.",
+        "Add further ones with add_rollback_condition, or stop_monitoring first.",
+    ),
+    "monitor.no_target": (
+        "There is no checkpoint, verified healthy, from before the trouble began.",
+        "Choose one by hand (`rfs checkpoint list`), and take checkpoints while the application is well.",
+    ),
     "hook.failing": (
         "The hook {when} {event} failed: {why}",
         "Mend the command, or take it out of [[hooks]] in rfs.toml.",

@@ -1,0 +1,218 @@
+"""AutoRollbackManager: measures conditions, and goes back by itself when one trips."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, Literal
+
+from rfs.core.result import Failure, Result
+from rfs.production.rollback.conditions import ConditionalRollback, Decision, Sample, assess, decide
+from rfs.production.rollback.errors import ConflictError, NotFoundError, RollbackError, UsageError
+from rfs.production.rollback.manager import RollbackManager
+from rfs.production.rollback.measuring import measure
+from rfs.production.rollback.model import CheckpointType, DeploymentCheckpoint, utc_now
+
+REASON = "automatic: "
+"""What the reason of an automatic rollback begins with; so the history tells how many there were."""
+
+# A day at the usual interval; what is older tells nothing about the present.
+_REMEMBERED = 2880
+
+_log = logging.getLogger("rfs")
+
+
+class AutoRollbackManager:
+    """Watches an application, and rolls it back by itself when a condition trips.
+
+    It goes to the last checkpoint that was verified healthy before the trouble began, never merely to the latest. It
+    may run inside the very service that is stopped for it: the rollback then goes on outside.
+
+    Args:
+        manager: of the application; one for the rfs.toml found from the working directory when left out.
+
+    Attributes:
+        conditions: the rules.
+        alerts: what was alerted, as (name, value), the newest last.
+    """
+
+    def __init__(self, manager: RollbackManager | None = None) -> None:
+        self.manager = manager if manager is not None else RollbackManager()
+        self.conditions: list[ConditionalRollback] = []
+        self.alerts: list[tuple[str, float | None]] = []
+        self._samples: dict[str, deque[Sample]] = {}
+        self._told: dict[str, str] = {}
+        self._stopped: asyncio.Event | None = None
+        self._busy = asyncio.Lock()
+        self._since = utc_now()
+
+    def add_rollback_condition(
+        self,
+        name: str,
+        condition: Callable[[], float | Awaitable[float]],
+        threshold: float,
+        action: Literal["rollback", "alert"] = "rollback",
+        **options: Any,
+    ) -> None:
+        """Add a rule; also while it is monitored.
+
+        Args:
+            name: for people; unique.
+            condition: returns a number, or an awaitable of one. A sync one runs in a worker thread.
+            threshold: strictly above it, it trips.
+            options: further fields of ConditionalRollback: lasting, failure_limit, min_samples, ….
+
+        Raises:
+            UsageError: a value is not usable, or there is such a condition already.
+        """
+        if any(each.name == name for each in self.conditions):
+            raise UsageError("usage", what=f"There is a condition {name} already", hint="Give each its own name.")
+        try:
+            self.conditions.append(ConditionalRollback(name, condition, threshold, action, **options))
+        except TypeError as error:
+            raise UsageError("usage", what=f"The condition {name} is not right: {error}", hint="") from error
+
+    @property
+    def monitoring_active(self) -> bool:
+        """Whether `start_monitoring` runs."""
+        return self._stopped is not None and not self._stopped.is_set()
+
+    async def start_monitoring(self, interval: float | None = None) -> None:
+        """Measure and judge every condition again and again; return after `stop_monitoring`.
+
+        Whatever a condition raises, it is another failed measurement: nothing but `stop_monitoring` or a cancellation
+        ends this.
+
+        Args:
+            interval: seconds between two measurements of each; every condition's own (30) when left out.
+
+        Raises:
+            ConflictError: it runs already.
+        """
+        if self.monitoring_active:
+            raise ConflictError("monitor.active")
+        stopped = self._stopped = asyncio.Event()
+        self._since = utc_now()
+        measuring: dict[str, asyncio.Task[None]] = {}
+        try:
+            while not stopped.is_set():
+                for each in self.conditions:
+                    if each.name not in measuring:
+                        measuring[each.name] = asyncio.create_task(
+                            self._watch(each, interval or each.interval, stopped)
+                        )
+                # A condition that is added meanwhile is watched soon.
+                await _wait(stopped, min(interval or 1.0, 1.0))
+        except asyncio.CancelledError:
+            for task in measuring.values():
+                task.cancel()
+            raise
+        finally:
+            stopped.set()
+            await asyncio.gather(*measuring.values(), return_exceptions=True)
+
+    def stop_monitoring(self) -> None:
+        """End `start_monitoring` soon: a rollback that runs is waited for. Cancelling it turns that back."""
+        if self._stopped is not None:
+            self._stopped.set()
+
+    def should_rollback(self, value: float, threshold: float) -> bool:
+        """Tell whether a value is strictly greater than a threshold; NaN never is."""
+        return value > threshold
+
+    async def execute_auto_rollback(self, reason: str) -> Result[dict[str, Any], RollbackError]:
+        """Roll back to the last checkpoint verified healthy before the trouble.
+
+        Where no health checks are configured, that is the newest checkpoint, safety checkpoints apart, that was taken
+        before it. The trouble began with the first failing sample of what tripped, or now.
+
+        Returns:
+            As `RollbackManager.rollback_to_checkpoint`; a Failure when there is no such checkpoint.
+        """
+        return await self._go_back(reason, utc_now())
+
+    async def send_alert(self, name: str, value: float | None) -> None:
+        """Tell a person: a warning of the logger `rfs`, and an entry of `alerts`. A subclass may tell more.
+
+        Args:
+            name: of the condition.
+            value: its last one; None when it could not be measured.
+        """
+        self.alerts.append((name, value))
+        _log.warning("Alert: %s = %s", name, value)
+
+    # — how —
+
+    async def _watch(self, condition: ConditionalRollback, interval: float, stopped: asyncio.Event) -> None:
+        while not stopped.is_set():
+            sample = await measure(condition, stopped)
+            if sample is None:
+                return
+            samples = self._samples.setdefault(condition.name, deque(maxlen=_REMEMBERED))
+            samples.append(sample)
+            try:
+                await self._judge(condition, list(samples))
+            except RollbackError as error:
+                _log.warning("%s could not be judged: %s", condition.name, error)
+            await _wait(stopped, interval)
+
+    async def _judge(self, condition: ConditionalRollback, samples: list[Sample]) -> None:
+        now = utc_now()
+        verdict = assess(condition, samples, now, changed_at=self._since)
+        if not verdict.why:
+            self._told.pop(condition.name, None)
+            return
+        rollbacks = await asyncio.to_thread(self._automatic) if verdict.failing else []
+        decision, why = decide(condition, verdict, now, rollbacks)
+        if decision is Decision.ROLLBACK:
+            # Two conditions often trip at once, for one reason.
+            async with self._busy:
+                decision, why = decide(condition, verdict, utc_now(), await asyncio.to_thread(self._automatic))
+                if decision is Decision.ROLLBACK:
+                    result = await self._go_back(why, verdict.since or now)
+                    self._samples.clear()  # they are of the state that went
+                    self._since = utc_now()
+                    if isinstance(result, Failure):
+                        why = f"{why}; it could not be rolled back: {result.error}"
+                        decision = Decision.ALERT
+        if decision is Decision.ALERT and self._told.get(condition.name) != _gist(why):
+            self._told[condition.name] = _gist(why)
+            _log.warning("%s.", why)
+            await self.send_alert(condition.name, samples[-1].measured)
+
+    async def _go_back(self, reason: str, trouble: datetime) -> Result[dict[str, Any], RollbackError]:
+        try:
+            target = await asyncio.to_thread(self._target, trouble)
+        except RollbackError as error:
+            return Failure(error)
+        return await self.manager.rollback_to_checkpoint(target, reason=f"{REASON}{reason}")
+
+    def _target(self, trouble: datetime) -> DeploymentCheckpoint:
+        usable = [
+            each
+            for each in self.manager.get_checkpoints()
+            if each.created_at < trouble and each.type is not CheckpointType.SAFETY
+        ]
+        checked = any(each.health is not None for each in usable)
+        for each in usable:
+            if not checked or (each.health is not None and each.health.healthy):
+                return each
+        raise NotFoundError("monitor.no_target")
+
+    def _automatic(self) -> list[datetime]:
+        history = self.manager.get_rollback_history()
+        return [each.executed_at for each in history if each.reason.startswith(REASON)]
+
+
+def _gist(why: str) -> str:
+    """Return what stays the same while a value goes up and down."""
+    return "".join(letter for letter in why if not letter.isdigit())
+
+
+async def _wait(stopped: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stopped.wait(), seconds)

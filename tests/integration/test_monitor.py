@@ -1,0 +1,226 @@
+"""AutoRollbackManager on a real small application: what trips, what never does, and where it goes back to."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import Small
+
+from rfs.production.rollback import AutoRollbackManager, RollbackError, RollbackManager
+from rfs.production.rollback.model import RollbackRecord, utc_now
+
+HEALTH = '[[health]]\nname = "sane"\ncommand = ["test", "!", "-e", "sick"]\nretries = 0\n'
+
+
+class Auto(AutoRollbackManager):
+    """Every rollback and every alert sets `told`, so that tests wait for them and for nothing else."""
+
+    def __init__(self, small: Small) -> None:
+        super().__init__(RollbackManager(small.home))
+        self.told = asyncio.Event()
+
+    async def send_alert(self, name: str, value: float | None) -> None:
+        await super().send_alert(name, value)
+        self.told.set()
+
+    def automatic(self) -> list[RollbackRecord]:
+        return [each for each in self.manager.get_rollback_history() if each.reason.startswith("automatic: ")]
+
+
+async def until(auto: Auto, happened: Callable[[], object]) -> None:
+    """Monitor until something happened; then stop, and see that it ends."""
+    monitoring = asyncio.create_task(auto.start_monitoring(interval=0.02))
+    end = time.monotonic() + 30
+    while not happened():
+        assert time.monotonic() < end
+        assert not monitoring.done()
+        await asyncio.sleep(0.01)
+    assert auto.monitoring_active
+    auto.stop_monitoring()
+    await monitoring
+    assert not auto.monitoring_active
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Small:
+    """At version 2, with a checkpoint of version 1."""
+    made = Small(tmp_path, more=HEALTH)
+    with made.open() as app:
+        app.checkpoint(metadata={"version": "v1"})
+    made.version(2)
+    return made
+
+
+def at_least(values: list[Any], number: int) -> Callable[[], bool]:
+    return lambda: len(values) >= number
+
+
+def counted(value: object) -> tuple[list[int], Callable[[], Any]]:
+    """Return a condition, and the list that grows with each of its calls."""
+    calls: list[int] = []
+
+    def condition() -> Any:
+        calls.append(1)
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    return calls, condition
+
+
+async def async_value() -> float:
+    return 0.07
+
+
+@pytest.mark.parametrize("condition", [lambda: 0.07, async_value, lambda: asyncio.sleep(0, 0.07)])
+def test_a_condition_that_trips_rolls_back_and_the_record_says_why(small: Small, condition: Any) -> None:
+    async def act() -> None:
+        auto = Auto(small)
+        auto.add_rollback_condition("error_rate", condition, 0.05)
+        auto.add_rollback_condition("memory", lambda: 0.95, 0.9, action="alert")
+        await until(auto, lambda: auto.automatic() and ("memory", 0.95) in auto.alerts)
+        (record,) = auto.automatic()
+        assert (record.reason, str(record.status)) == ("automatic: error_rate is 0.07, above 0.05", "completed")
+        assert auto.alerts.count(("memory", 0.95)) == 1
+
+    asyncio.run(act())
+    assert small.is_at(1)
+
+
+@pytest.mark.parametrize("value", [0.05, float("nan"), float("inf"), "0.9", None, True, ValueError("down")])
+def test_what_is_not_above_it_or_no_number_never_does(small: Small, value: object) -> None:
+    async def act() -> None:
+        auto = Auto(small)
+        calls, condition = counted(value)
+        auto.add_rollback_condition("error_rate", condition, 0.05, consecutive_error_limit=1000)
+        await until(auto, at_least(calls, 8))
+        assert auto.automatic() == []
+        assert auto.alerts == []
+
+    asyncio.run(act())
+    assert small.is_at(2)
+
+
+@pytest.mark.parametrize("value", ["no number", ValueError("down")])
+def test_what_cannot_be_measured_again_and_again_is_alerted_once(small: Small, value: object) -> None:
+    async def act() -> None:
+        auto = Auto(small)
+        calls, condition = counted(value)
+        auto.add_rollback_condition("error_rate", condition, 0.05)
+        await until(auto, at_least(calls, 12))
+        assert auto.alerts == [("error_rate", None)]
+        assert auto.automatic() == []
+
+    asyncio.run(act())
+
+
+def test_a_condition_that_hangs_delays_no_other(small: Small) -> None:
+    async def hanging() -> float:
+        await asyncio.Event().wait()
+        return 1.0
+
+    async def act() -> None:
+        auto = Auto(small)
+        auto.add_rollback_condition("hanging", hanging, 0.05, timeout=0.05)
+        auto.add_rollback_condition("error_rate", lambda: 0.07, 0.05)
+        await until(auto, auto.automatic)
+
+    asyncio.run(act())
+    assert small.is_at(1)
+
+
+def test_it_goes_to_what_was_healthy_before_the_trouble_and_not_to_the_latest(small: Small) -> None:
+    (small.home / "sick").touch()
+    with small.open() as app:
+        sick = app.checkpoint()
+        assert sick.health is not None
+        assert not sick.health.healthy
+    (small.home / "sick").unlink()
+    small.version(3)
+
+    async def act() -> None:
+        auto = Auto(small)
+        with small.open() as app:
+            app.checkpoint()  # healthy, and taken when it failed already
+        result = await auto._go_back("a test", utc_now() - timedelta(seconds=1))
+        assert result.is_success(), result
+
+    time.sleep(1.1)  # so that the trouble, a second ago, began after the sick checkpoint and before the last
+    asyncio.run(act())
+    assert small.is_at(1)
+
+
+def test_without_one_it_alerts_and_goes_on(tmp_path: Path) -> None:
+    small = Small(tmp_path, more=HEALTH)
+
+    async def act() -> None:
+        auto = Auto(small)
+        calls, condition = counted(0.07)
+        auto.add_rollback_condition("error_rate", condition, 0.05)
+        await until(auto, at_least(calls, 8))
+        assert auto.alerts == [("error_rate", 0.07)]
+        result = await auto.execute_auto_rollback("a test")
+        assert result.is_failure()
+        assert isinstance(result.error, RollbackError)
+        assert result.error.key == "monitor.no_target"
+
+    asyncio.run(act())
+
+
+def test_there_is_no_second_one_in_the_cooldown_also_after_a_restart(small: Small) -> None:
+    async def act() -> None:
+        for wanted in ([], [("error_rate", 0.07)]):
+            auto = Auto(small)
+            auto.add_rollback_condition("error_rate", lambda: 0.07, 0.05)
+            await until(auto, lambda auto=auto, wanted=wanted: auto.automatic() and (auto.alerts or not wanted))
+            assert len(auto.automatic()) == 1
+            small.version(2)
+
+    asyncio.run(act())
+    assert small.is_at(2)
+
+
+def test_a_dry_run_only_tells(small: Small) -> None:
+    async def act() -> None:
+        auto = Auto(small)
+        auto.add_rollback_condition("error_rate", lambda: 0.07, 0.05, dry_run=True)
+        await until(auto, lambda: auto.alerts)
+        assert auto.automatic() == []
+
+    asyncio.run(act())
+
+
+def test_what_cannot_be_a_condition_is_refused(small: Small) -> None:
+    auto = AutoRollbackManager(RollbackManager(small.home))
+    auto.add_rollback_condition("one", lambda: 0.0, 1)
+    with pytest.raises(RollbackError, match="already"):
+        auto.add_rollback_condition("one", lambda: 0.0, 1)
+    with pytest.raises(RollbackError, match="not right"):
+        auto.add_rollback_condition("two", lambda: 0.0, 1, laste=5)
+    with pytest.raises(RollbackError, match="no action"):
+        auto.add_rollback_condition("two", lambda: 0.0, 1, action="page")  # type: ignore[arg-type]  # refused
+    assert [each.name for each in auto.conditions] == ["one"]
+    assert auto.should_rollback(0.06, 0.05)
+    assert not auto.should_rollback(0.05, 0.05)
+    assert not auto.should_rollback(float("nan"), 0.05)
+
+
+def test_it_runs_once_and_conditions_may_be_added_meanwhile(small: Small) -> None:
+    async def act() -> None:
+        auto = Auto(small)
+        monitoring = asyncio.create_task(auto.start_monitoring(interval=0.02))
+        await asyncio.sleep(0)
+        with pytest.raises(RollbackError, match="monitored already"):
+            await auto.start_monitoring()
+        auto.add_rollback_condition("memory", lambda: 0.95, 0.9, action="alert")
+        await asyncio.wait_for(auto.told.wait(), 30)
+        auto.stop_monitoring()
+        await monitoring
+
+    asyncio.run(act())
