@@ -248,14 +248,6 @@ def test_a_key_that_names_several_rows_changes_none(shop: Shop, force: bool) -> 
     assert len(shop.changes.change_log) == 1
 
 
-def test_postgresql_says_what_it_cannot_do(shop: Shop) -> None:
-    path = shop.home / "rfs.toml"
-    text = path.read_text().replace('kind = "sqlite"\npath = "tree/small.db"', 'kind = "postgresql"\nurl = "dbname=x"')
-    path.write_text(text)
-    found = run(shop.changes.track_change("database", "x", None, {"v": 1}, key={"table": "t", "pk": 1}))
-    assert "PostgreSQL" in str(found.error)
-
-
 def test_values_are_sealed_in_the_store(shop: Shop) -> None:
     shop.track("file", "x", None, b"s3cret s3cret", key="a")
     assert b"s3cret" not in b"".join(path.read_bytes() for path in shop.store.glob("ledger.db*"))

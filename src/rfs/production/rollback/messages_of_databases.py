@@ -324,6 +324,10 @@ OF_DATABASES: dict[str, tuple[str, str]] = {
         "The database {database} of {component} is in use: {sessions}.",
         "End that, or let the rollback wait longer or end it: wait and on_open_transactions in rfs.toml.",
     ),
+    "postgresql.rows": (
+        "A change of a row of {component} cannot be taken back: {why}.",
+        "Look at the database, and at the key and the columns of the change.",
+    ),
     "sqlite.rows": (
         "The rows of {path} cannot be had as the change names them: {why}.",
         "Look at the database, and at the key and the columns of the change.",

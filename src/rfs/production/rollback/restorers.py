@@ -1,4 +1,4 @@
-"""What a tracked change can be taken back in: a configuration, a file, a row of a SQLite database, a function.
+"""What a tracked change can be taken back in: a configuration, a file, a function; rows.py: rows of databases.
 
 Each looks before it writes: what is there must be what the change left there, or already be what was there before
 it (a crash came between the effect and its record). Other keys, lines and columns may have changed since, and stay.
@@ -7,21 +7,16 @@ it (a crash came between the effect and its record). Other keys, lines and colum
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
-
-import apsw
 
 from rfs.production.rollback.drivers.writing import UnwritableError, as_said, same, write
 from rfs.production.rollback.errors import RollbackError, UsageError
 from rfs.production.rollback.merging import MISSING, Clash, Resolution, merge_content, merge_values
 from rfs.production.rollback.model import Component
 from rfs.production.rollback.tracked import TrackedChange
-from rfs.production.rollback.transaction import transaction
 from rfs.production.rollback.versions import FilePlace
 from rfs.production.rollback.wiring import inside
-
-BUSY_MILLISECONDS = 10_000
 
 
 class DifferentError(Exception):
@@ -95,11 +90,11 @@ class ConfigRestorer:
         """See Restorer."""
         key, old, new = change.key, change.old, change.new
         if key is not None and not (isinstance(key, str) and all(key.split("."))):
-            raise _refused(self.name, "its key is no dotted name", 'Give a key such as "server.port", or none.')
+            raise refused(self.name, "its key is no dotted name", 'Give a key such as "server.port", or none.')
         if key is None and not (isinstance(old, dict) and isinstance(new, dict)):
-            raise _refused(self.name, "without a key its values are whole configurations", "Give two dictionaries.")
+            raise refused(self.name, "without a key its values are whole configurations", "Give two dictionaries.")
         if _holds_bytes(old) or _holds_bytes(new):
-            raise _refused(self.name, "a configuration has no bytes", "Give JSON-like values.")
+            raise refused(self.name, "a configuration has no bytes", "Give JSON-like values.")
 
     def look(self, change: TrackedChange, how: Resolution, intent: Intent) -> None:
         """See Restorer."""
@@ -163,12 +158,12 @@ class FileRestorer:
         """See Restorer."""
         key, old, new = change.key, change.old, change.new
         if not isinstance(key, str) or not key or "\0" in key:
-            raise _refused(self.name, "its key is no path", "Give the file's path as key.")
+            raise refused(self.name, "its key is no path", "Give the file's path as key.")
         if inside(os.path.realpath(self._path(key)), os.path.realpath(self._kept)):
-            raise _refused(self.name, "it lies in the store of rfs", "Track files of the application only.")
+            raise refused(self.name, "it lies in the store of rfs", "Track files of the application only.")
         for value in (old, new):
             if value is not None and not isinstance(value, str | bytes):
-                raise _refused(self.name, "a file holds bytes or text", "Give bytes, str, or None for no file.")
+                raise refused(self.name, "a file holds bytes or text", "Give bytes, str, or None for no file.")
 
     def look(self, change: TrackedChange, how: Resolution, intent: Intent) -> None:
         """See Restorer."""
@@ -200,139 +195,6 @@ class FileRestorer:
     def _place(self, key: str) -> FilePlace:
         c = Component(name=self.name, kind="files", options={"path": key}, home=self._home, work=self._kept)
         return FilePlace(c, None)
-
-
-class SqliteRestorer:
-    """Rows of a SQLite database: their columns by name, or None where there is no row.
-
-    Args:
-        path: of the database, where the key does not name one; None where there is no usual one.
-        home: relative paths are relative to it.
-    """
-
-    def __init__(self, name: str, path: str | None, home: str) -> None:
-        self.name = name
-        self._path = path
-        self._home = home
-
-    def check(self, change: TrackedChange) -> None:
-        """See Restorer."""
-        key, old, new = change.key, change.old, change.new
-        hint = 'Give key={"table": NAME, "pk": {COLUMN: VALUE}}; "path" names another SQLite file.'
-        known = isinstance(key, dict) and {"table", "pk"} <= key.keys() <= {"table", "pk", "path"}
-        if not known or not isinstance(key["table"], str) or key["pk"] in (None, {}):
-            raise _refused(self.name, "its key names no row", hint)
-        if self._path is None and not isinstance(key.get("path"), str):
-            raise _refused(self.name, "it is not known which database is meant", hint)
-        rows = [value for value in (old, new) if value is not None]
-        if not rows or not all(isinstance(row, dict) and row and not any(map(_nested, row.values())) for row in rows):
-            why = "a row is a dictionary of columns with plain values"
-            raise _refused(self.name, why, "Give dictionaries; None stands for no row, on one side at most.")
-
-    def look(self, change: TrackedChange, how: Resolution, intent: Intent) -> None:
-        """See Restorer."""
-        with _Database(self._file(change.key)) as db:
-            self._require(_Row(db, change.key), change, how)
-
-    def restore(self, change: TrackedChange, how: Resolution, intent: Intent) -> None:
-        """See Restorer. Looking and writing are one transaction; columns that the change left alone stay."""
-        key, old = change.key, change.old
-        with _Database(self._file(key)) as db, transaction(db.connection):
-            row = _Row(db, key)
-            if not self._require(row, change, how):
-                return
-            if old is None:
-                db.run(f"DELETE FROM {row.table} WHERE {row.where}", row.values)
-            elif row.is_there({}):
-                changed = old if how is Resolution.WHOLE else _changed(old, change.new or {})
-                if changed:
-                    sets = ", ".join(f"{_quoted(column)} = ?" for column in changed)
-                    db.run(f"UPDATE {row.table} SET {sets} WHERE {row.where}", (*changed.values(), *row.values))
-            else:
-                whole = {**row.pk, **old}
-                columns, marks = ", ".join(map(_quoted, whole)), ", ".join("?" * len(whole))
-                db.run(f"INSERT INTO {row.table} ({columns}) VALUES ({marks})", tuple(whole.values()))
-
-    def _require(self, row: _Row, change: TrackedChange, how: Resolution) -> bool:
-        """Tell whether the row is to be written: not, when it was changed since and stays."""
-        old, new = change.old, change.new
-        sides = ((new, old), (old, new))
-        if how is Resolution.WHOLE or any(row.stands(value, other) for value, other in sides):
-            return True
-        what = f"The row {row.shown} of {row.table}"
-        require_merged(what, [Clash(what, new, old, row.read())], how)
-        return how is Resolution.THEIRS
-
-    def _file(self, key: Any) -> str:
-        return os.path.join(self._home, key.get("path") or self._path or "")
-
-
-class _Database:
-    """A connection whose errors are expected ones."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def __enter__(self) -> _Database:
-        try:
-            self.connection = apsw.Connection(self.path, flags=apsw.SQLITE_OPEN_READWRITE)
-        except apsw.Error as error:
-            raise self._error(error) from error
-        self.connection.set_busy_timeout(BUSY_MILLISECONDS)
-        self.connection.pragma("foreign_keys", True)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self.connection.close()
-        if isinstance(error, apsw.Error):
-            raise self._error(error) from error
-
-    def run(self, statement: str, values: Iterable[Any] = ()) -> list[Any]:
-        return self.connection.execute(statement, tuple(values)).fetchall()
-
-    def _error(self, error: apsw.Error) -> RollbackError:
-        return RollbackError("sqlite.rows", path=self.path, why=str(error))
-
-
-class _Row:
-    """Where a row is: `where` with `values` finds it."""
-
-    def __init__(self, db: _Database, key: Any) -> None:
-        self._db = db
-        self.table = _quoted(key["table"])
-        pk = key["pk"]
-        if not isinstance(pk, Mapping):
-            found = db.run("SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk", (key["table"],))
-            if len(found) != 1:
-                raise RollbackError("sqlite.rows", path=db.path, why=f"{self.table} has not one primary key column")
-            pk = {found[0][0]: pk}
-        self.pk: dict[str, Any] = dict(pk)
-        self.where = " AND ".join(f"{_quoted(column)} IS ?" for column in self.pk)
-        self.values = tuple(self.pk.values())
-        self.shown = ", ".join(f"{column} = {value!r:.40}" for column, value in self.pk.items())
-        count = db.run(f"SELECT count(*) FROM {self.table} WHERE {self.where}", self.values)[0][0]
-        if count > 1:  # what is taken back of one row must not be written over others
-            raise RollbackError("sqlite.rows", path=db.path, why=f"the key names {count} rows of {self.table}")
-
-    def stands(self, value: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:
-        """Tell whether the row is as on one side of a change, in the columns in which the other side differs."""
-        if value is None:
-            return not self.is_there({})
-        return self.is_there(value if other is None else _changed(value, other))
-
-    def read(self) -> dict[str, Any] | None:
-        """Return the row, or None when it is not there."""
-        cursor = self._db.connection.execute(f"SELECT * FROM {self.table} WHERE {self.where}", self.values)
-        found = cursor.fetchone()
-        return None if found is None else dict(zip((name for name, *_ in cursor.description), found, strict=True))
-
-    def is_there(self, columns: Mapping[str, Any]) -> bool:
-        """Tell whether the row is there, with these values; SQLite compares them, as it has stored them."""
-        more = "".join(f" AND {_quoted(column)} IS ?" for column in columns)
-        found = self._db.run(
-            f"SELECT count(*) FROM {self.table} WHERE {self.where}{more}", (*self.values, *columns.values())
-        )
-        return bool(found[0][0])
 
 
 class FunctionRestorer:
@@ -372,12 +234,8 @@ class FunctionRestorer:
             self._restore(change)
 
 
-def _changed(value: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the columns of a row that another state of it has not, or not so."""
-    return {name: each for name, each in value.items() if name not in other or not same(each, other[name])}
-
-
-def _refused(name: str, why: str, hint: str) -> UsageError:
+def refused(name: str, why: str, hint: str) -> UsageError:
+    """Return the error for a change that could not be taken back."""
     return UsageError("change.value", component=name, why=why, hint=hint)
 
 
@@ -404,11 +262,3 @@ def _holds_bytes(value: Any) -> bool:
     if isinstance(value, dict | list):
         return any(map(_holds_bytes, value.values() if isinstance(value, dict) else value))
     return isinstance(value, bytes)
-
-
-def _nested(value: Any) -> bool:
-    return isinstance(value, dict | list)
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

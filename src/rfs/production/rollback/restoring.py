@@ -17,15 +17,15 @@ from rfs.production.rollback.restorers import (
     FileRestorer,
     Intent,
     Restorer,
-    SqliteRestorer,
     put_and_reload,
     require_merged,
 )
+from rfs.production.rollback.rows import postgresql_rows, sqlite_rows
 from rfs.production.rollback.tracked import TrackedChange
 from rfs.production.rollback.versions import FilePlace, Versions, configured_place
 
 # What the guide's words stand for: the one component of that kind.
-_KINDS = {"configuration": "config", "database": "sqlite"}
+_KINDS = {"configuration": ("config",), "database": ("sqlite", "postgresql")}
 
 
 def restorer_of(app: Application, component: str, kind: str = "change") -> Restorer:
@@ -55,21 +55,21 @@ def _configuration(app: Application, component: str) -> FilePlace:
 
 
 def _configured(app: Application, component: str) -> Restorer:
-    kind = _KINDS.get(component)
+    kinds = _KINDS.get(component, ())
     meant = [part for name, part in app.parts.items() if name == component]
-    if not meant and kind is not None:
-        meant = [part for part in app.parts.values() if part.component.kind == kind]
+    if not meant:
+        meant = [part for part in app.parts.values() if part.component.kind in kinds]
     if len(meant) == 1:
         c, driver = meant[0].component, meant[0].driver
         if isinstance(driver, ConfigDriver):
             return ConfigRestorer(configured_place(c, driver, app.beat))
         if c.kind == "sqlite":
-            return SqliteRestorer(c.name, c.options["path"], app.settings.home)
-    if component == "database" and not any(part.component.kind == "postgresql" for part in app.parts.values()):
-        return SqliteRestorer(component, None, app.settings.home)
-    if component == "database":
-        why = "rows of PostgreSQL are not taken back one by one in this release"
-    elif meant:
+            return sqlite_rows(c.name, c.options["path"], app.settings.home)
+        if c.kind == "postgresql":
+            return postgresql_rows(c)
+    if component == "database" and not any(part.component.kind == "postgresql" for part in meant):
+        return sqlite_rows(component, None, app.settings.home)
+    if meant:
         why = "more than one component is meant" if len(meant) > 1 else f"it is of kind {meant[0].component.kind}"
     else:
         why = "there is no such component"
@@ -77,7 +77,7 @@ def _configured(app: Application, component: str) -> Restorer:
 
 
 def _known(app: Application) -> str:
-    names = [name for name, part in app.parts.items() if part.component.kind in ("config", "sqlite")]
+    names = [name for name, part in app.parts.items() if part.component.kind in sum(_KINDS.values(), ())]
     return ", ".join(dict.fromkeys(["file", *names]))
 
 
