@@ -327,3 +327,33 @@ def test_the_newest_operation_is_undone_wholly_and_so_is_a_folder_that_nobody_to
     tree.json("rollback", gone, "--path", "tree/code.txt", "--reason", "x", "-y")
     tree.json("undo", removing, "-y")
     assert tree.under("fresh") == {name: each for name, each in kept.items() if name.startswith("fresh")}
+
+
+def test_an_undo_after_a_crash_is_of_the_rollback_that_was_interrupted(tree: Tree) -> None:
+    first = tree.json("checkpoint")["id"]
+    change_everything(tree)
+    before = tree.everything()
+    child = os.fork()
+    if child == 0:
+        die_at(14)
+        with tree.open() as app:
+            app.rollback(first, selection={"tree": ["deep"]})
+        os._exit(0)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    with tree.open() as app:
+        assert app.catalog.open_operation() is not None
+    tree.json("undo", "-y")
+    assert tree.everything() == before
+    assert [each["kind"] for each in tree.json("log")] == ["undo", "rollback"]
+
+
+def test_a_plan_of_a_part_is_written_and_carried_out(tree: Tree) -> None:
+    first = tree.json("checkpoint")["id"]
+    change_everything(tree)
+    tree.json("plan", first, "--path", "tree/deep", "--out", "plan.json")
+    words = ("rollback", "--plan", "plan.json", "--reason", "x", "-y")
+    assert tree.rfs(*words, "--path", "tree/deep").code == 2
+    assert tree.json(*words, "--dry-run")["selection"] == {"tree": ["deep"]}
+    tree.json(*words)
+    assert (tree.tree / "deep" / "a.txt").read_text() == "a 1\n"
+    assert not tree.is_at(1)

@@ -247,6 +247,7 @@ def undo(
 @click.pass_obj
 def redo(session: Session, ours: bool, theirs: bool) -> Answer:
     """Take back the last undo, unless something else was done since; again, and the one before it."""
+    from rfs.production.rollback.undo import settle
     from rfs.production.rollback.undoing import to_redo
 
     how = _resolution(ours, theirs)
@@ -254,6 +255,8 @@ def redo(session: Session, ours: bool, theirs: bool) -> Answer:
     if not session.dry_run:
         session.must_answer("Redo it?")
     with session.application(changes=not session.dry_run) as app:
+        if not session.dry_run:
+            settle(app)
         return _undone(session, app, 1, to_redo(app.log), component=None, reason=reason, how=how)
 
 
@@ -280,6 +283,8 @@ def _undone(
     from rfs.production.rollback import undo
     from rfs.production.rollback.operation import Operation
 
+    if not session.dry_run:
+        undo.settle(app)
     if session.dry_run or not session.yes:
         meant = undo.to_undo(app, number, named, component)
         shown = [_undo_plan(session, app, operation, names, (named, how)) for operation, names in meant]

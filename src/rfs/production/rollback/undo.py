@@ -38,6 +38,17 @@ def conflicts(app: Application, operations: list[SmallOperation]) -> list[Clash]
         return log.look(operations)
 
 
+def settle(app: Application) -> None:
+    """Finish or revert what a crash interrupted: it may be the last operation that stands.
+
+    Raises:
+        HeldError: an operation is held.
+    """
+    if app.catalog.open_operation() is not None:
+        with app.beat.call(), app.exclusively("undo"):
+            return
+
+
 def undo(
     app: Application,
     number: int = 1,
@@ -60,6 +71,7 @@ def undo(
         GoingOnError: they stop this very process, and go on outside it.
         RollbackError: as of a rollback.
     """
+    settle(app)
     meant = [each for each, _ in to_undo(app, number, operation, component)]
     if all(isinstance(each, Operation) for each in meant):
         # One call: all are looked at before the first is taken back.
