@@ -113,6 +113,25 @@ def test_what_is_no_change_is_refused(small: Small, change: Any) -> None:
     assert manager(small).checkpoints == []
 
 
+@pytest.mark.parametrize(
+    ("metadata", "options"),
+    [
+        ({"auto_rollback": "no"}, {}),
+        ({"when": object()}, {}),
+        ({}, {"bake": -1}),
+        ({}, {"bake": float("nan")}),
+        ({}, {"confirm_by": "persn"}),
+        ({}, {"confirm_by": "person", "bake": 0}),
+        ({"auto_rollback": False}, {"confirm_by": "person"}),
+    ],
+)
+def test_what_makes_no_sense_is_refused(small: Small, metadata: dict[str, Any], options: dict[str, Any]) -> None:
+    result = deploy(small, lambda: small.version(2), metadata, **options)
+    assert isinstance(result.error, UsageError)
+    assert small.is_at(1)
+    assert manager(small).checkpoints == []
+
+
 def test_the_health_hook_of_a_subclass_decides(small: Small) -> None:
     class Ours(DeploymentRollbackManager):
         async def health_check(self) -> Any:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timedelta
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NoReturn, Protocol
 
 import msgspec
 
@@ -94,6 +94,9 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
         bake: seconds that it is watched for; None: what the policy says, or ten minutes for a person.
         watches: conditions that are asked in the bake, beside the health checks.
         message: of the checkpoint.
+
+    Raises:
+        UsageError: one of them is not usable.
     """
 
     deployment_id: str = ""
@@ -103,8 +106,17 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     bake: float | None = None
     watches: tuple[Watch, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.confirm_by not in ("health", "person"):
+            _refuse(f"{self.confirm_by!r} cannot confirm it", 'Give "health" or "person".')
+        if self.bake is not None and not 0 <= self.bake < math.inf:
+            _refuse(f"It cannot bake for {self.bake} s", "Give a time that is not negative, and ends.")
+        if not isinstance(self.metadata.get("auto_rollback", True), bool):
+            _refuse("auto_rollback of the metadata is neither true nor false", "Give one of the two.")
+
     @property
     def version(self) -> str:
+        """What is quarantined when it turns bad, or ""."""
         return storable(str(self.metadata.get("version", "")))
 
 
@@ -155,7 +167,7 @@ class Guard:
         automatic = bool(trial.metadata.get("auto_rollback", app.settings.policy.auto_rollback))
         if trial.confirm_by == "person" and not automatic:
             hint = "Leave out --confirm-by person, or let it be taken back (auto_rollback = true, no --no-rollback)."
-            raise UsageError("usage", what="Nothing would be taken back when nobody confirms it", hint=hint)
+            _refuse("Nothing would be taken back when nobody confirms it", hint)
         change.check()
         with self._begun(trial, automatic) as begun:
             deployment = self._checkpointed(begun, trial)
@@ -196,7 +208,7 @@ class Guard:
         if bake is None:
             bake = policy.bake or (PERSON_SECONDS if trial.confirm_by == "person" else 0.0)
         if trial.confirm_by == "person" and not bake:
-            raise UsageError("usage", what="A person needs time to confirm it", hint='Give --bake, "10m" for example.')
+            _refuse("A person needs time to confirm it", 'Give --bake, "10m" for example.')
         json_like(trial.metadata, "metadata")
         with ExitStack() as held:
             with app.exclusively("guard"):
@@ -427,6 +439,10 @@ class _Looking:
     def left(self) -> float:
         """Return the seconds until its deadline."""
         return self._until - time.monotonic()
+
+
+def _refuse(what: str, hint: str) -> NoReturn:
+    raise UsageError("usage", what=what, hint=hint)
 
 
 def left_running(deployment: Deployment) -> int:
