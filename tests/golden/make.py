@@ -1,4 +1,4 @@
-"""Makes format-1.tar.gz: an application whose rollback was killed in the middle, as this release leaves it.
+"""Makes format-2.tar.gz: an application whose rollback was killed in the middle, as this release leaves it.
 
 Run once for each format number, by the release that introduces it; the file is then never changed.
 A later release must finish what it holds (test_golden.py).
@@ -83,4 +83,4 @@ def main(target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(__file__).parent / "format-1.tar.gz")
+    main(Path(__file__).parent / "format-2.tar.gz")

@@ -26,7 +26,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_there_is_one_for_each_format() -> None:
-    assert [path.name for path in FORMATS] == ["format-1.tar.gz"]
+    assert [path.name for path in FORMATS] == ["format-1.tar.gz", "format-2.tar.gz"]
 
 
 def is_version_1(folder: Path) -> bool:

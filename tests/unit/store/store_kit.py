@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import random
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from rfs.production.rollback.store import Store
@@ -35,6 +37,21 @@ def fill(store: Store, count: int, *, seed: int = 0, size: int = 300) -> dict[by
     for number in range(count):
         data = noise(size, seed * 10_000 + number) if number % 2 else text(size, seed * 10_000 + number)
         made[store.put(data)] = data
+    return made
+
+
+def put_pack_of_format_1(store: Store, contents: list[bytes]) -> dict[bytes, bytes]:
+    """Put a pack with blobs into a store as release 0.1.0 wrote it; return content by id. `recover` finds it."""
+    made = {store.identify(data): data for data in contents}
+    name = os.urandom(16)
+    header = struct.pack("<8sI16s16s4x", b"rfs pack", 1, bytes.fromhex(store.id), name)
+    sealed = [store._sealer.seal_alone(data, blob) for blob, data in made.items()]
+    lengths = b"".join(struct.pack("<I", len(each)) for each in sealed)
+    sizes = b"".join(struct.pack("<I", len(data)) for data in made.values())
+    footer = msgspec.msgpack.encode([0, len(made), bytes(len(made)), lengths, sizes, b"".join(made)])
+    end = store._sealer.seal_footer(footer, header)
+    pack = b"".join((header, *sealed, end, struct.pack("<I8s", len(end), b"rfs foot")))
+    Path(store.path, "packs", f"{name.hex()}.pack").write_bytes(pack)
     return made
 
 

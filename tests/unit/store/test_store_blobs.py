@@ -18,7 +18,7 @@ from store_kit import assert_holds, fill, noise, packs, text
 from rfs.production.rollback.errors import IntegrityError
 from rfs.production.rollback.store import Store
 from rfs.production.rollback.store import packs as packs_module
-from rfs.production.rollback.store.seal import Type
+from rfs.production.rollback.store.seal import FRAME_SIZE, Type
 
 blobs = st.one_of(st.binary(max_size=300), st.binary(max_size=40).map(lambda data: data * 50))
 
@@ -138,12 +138,15 @@ def test_two_stores_give_the_same_content_different_ids(store: Store, tmp_path: 
 
 
 def test_the_same_content_is_sealed_differently_each_time(store: Store) -> None:
-    blob, other = store.identify(b"same"), store.identify(b"other")
-    sealer = store._sealer
-    first, second = sealer.seal({blob: b"same", other: b"other"}), sealer.seal({blob: b"same"})
-    sealed = [first.data[: first.lengths[0]], first.data[first.lengths[0] :], second.data]
-    assert len({each[:12] for each in sealed}) == 3
-    assert first.only({blob}).data != second.data
+    large = noise(FRAME_SIZE)
+    contents = {store.identify(data): data for data in (b"same", large, b"other")}
+    first, second = store._sealer.seal(contents), store._sealer.seal(contents)
+    frames = [frame.data for sealed in (first, second) for frame in sealed.frames()]
+    assert b"".join(frames) == first.data + second.data
+    assert len({frame[:12] for frame in frames}) == len(frames) == 6
+    alone = [store.seal(b"same") for _ in range(2)]
+    assert alone[0] != alone[1]
+    assert [store.unseal(each) for each in alone] == [b"same", b"same"]
 
 
 def test_no_type_passes_for_another(store: Store) -> None:
@@ -357,7 +360,7 @@ def test_a_forked_worker_may_do_nothing_else(store: Store) -> None:
             lambda: store.has(bytes(32)),
             store.flush,
             store.annex,
-            lambda: store.adopt("", b"", [], []),
+            lambda: store.adopt("", b"", [], [], []),
             lambda: store.get(bytes(32)),
         ):
             try:

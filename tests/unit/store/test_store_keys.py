@@ -150,7 +150,7 @@ def test_a_pack_of_a_newer_format(store: Store, root: str, key: str) -> None:
     store.flush()
     store.close()
     (pack,) = Path(root, "packs").glob("*.pack")
-    flip(pack, 8, 1)
+    flip(pack, 8)
     Path(root, "index.db").unlink()
     with Store.open(root, key) as again, pytest.raises(RollbackError) as caught:
         again.recover()

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
-from store_kit import packs
+from store_kit import packs, put_pack_of_format_1
 
 from rfs.production.rollback.errors import IntegrityError
-from rfs.production.rollback.store import Store
+from rfs.production.rollback.store import Store, seal
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
@@ -24,6 +24,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @initialize()
     def make(self) -> None:
+        self.frame, seal.FRAME_SIZE = seal.FRAME_SIZE, 300
         self.folder = Path(tempfile.mkdtemp(prefix="rfs-store-", dir=MEMORY))
         self.store = Store.create(str(self.folder / "store"), str(self.folder / "key"))
         self.durable: dict[bytes, bytes] = {}
@@ -35,6 +36,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.untold = False  # a child left a pack that nobody was told of
 
     def teardown(self) -> None:
+        seal.FRAME_SIZE = self.frame
         self.store.close()
         shutil.rmtree(self.folder)
 
@@ -50,6 +52,18 @@ class StoreMachine(RuleBasedStateMachine):
         (blob,) = self.store.put_all([data])
         if blob not in self.durable:
             self.growing[blob] = data
+
+    @rule(data=st.lists(st.binary(max_size=200), max_size=8))
+    def put_many(self, data: list[bytes]) -> None:
+        blobs = self.store.put_all(data)
+        self.growing |= {b: d for b, d in zip(blobs, data, strict=True) if b not in self.durable}
+
+    @rule(data=st.lists(st.binary(max_size=200), min_size=1, max_size=4))
+    def find_a_pack_of_format_1(self, data: list[bytes]) -> None:
+        self.flush()
+        made = put_pack_of_format_1(self.store, data)
+        assert len(self.store.recover()) == 1
+        self.durable |= made
 
     @rule(data=st.lists(st.binary(max_size=200), max_size=4), told=st.booleans())
     def put_as_a_child_does(self, data: list[bytes], told: bool) -> None:

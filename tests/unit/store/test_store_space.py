@@ -151,7 +151,7 @@ def test_after_a_failure_not_even_what_is_stored_may_be_put(store: Store, monkey
         patch.setattr(os, "write", full)
         with pytest.raises(RollbackError):
             store.put(noise(3_000_000))
-    for call in (lambda: store.put(b"stored"), lambda: store.adopt("", blob, [1], [6])):
+    for call in (lambda: store.put(b"stored"), lambda: store.adopt("", blob, [6], [1], [1])):
         with pytest.raises(RollbackError) as caught:
             call()
         assert caught.value.key == "store.no_space"

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from rfs.production.rollback.drivers.files import FilesDriver, reader, scan, walk, workers
+from rfs.production.rollback.drivers.files.workers import Told
 from rfs.production.rollback.errors import RollbackError, TimedOutError
 from rfs.production.rollback.model import Component
 from rfs.testing import MemoryStore, component
@@ -39,7 +40,8 @@ class DividedStore(MemoryStore):
     def annex(self) -> MemoryAnnex:
         return MemoryAnnex(self, self.folder)
 
-    def adopt(self, name: str, ids: bytes, lengths: list[int], sizes: list[int]) -> None:
+    def adopt(self, name: str, ids: bytes, sizes: list[int], counts: list[int], lengths: list[int]) -> None:
+        assert counts == []
         self.pids.add(int(name))
         data = Path(self.folder, name).read_bytes()
         for at, (offset, size) in enumerate(zip(lengths, sizes, strict=True)):
@@ -47,7 +49,7 @@ class DividedStore(MemoryStore):
 
 
 class MemoryAnnex:
-    """A file to which contents are written. What `lengths` are is between it and the store: here, offsets."""
+    """A file to which contents are written. Between it and the store `counts` are nothing and `lengths` offsets."""
 
     def __init__(self, store: MemoryStore, folder: Path) -> None:
         self.identify, self.folder = store.identify, folder
@@ -67,11 +69,11 @@ class MemoryAnnex:
                     self.size += file.write(data)
         return list(map(self.identify, contents))
 
-    def taken(self) -> list[tuple[str, bytes, list[int], list[int]]]:
+    def taken(self) -> list[Told]:
         news, self.news = self.news, []
         if not news:
             return []
-        return [(str(os.getpid()), b"".join(n[0] for n in news), [n[1] for n in news], [n[2] for n in news])]
+        return [(str(os.getpid()), b"".join(n[0] for n in news), [n[2] for n in news], [], [n[1] for n in news])]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TypeAlias
 
 from rfs.production.rollback.store.files import storage_error
 from rfs.production.rollback.store.keys import ID_SIZE
@@ -18,6 +19,10 @@ _COUNTER_SIZE = 4
 # What a child filled is sealed as it is when it is large enough, and not more than a sixteenth is stored elsewhere.
 WORTH_A_PACK = 8 << 20
 _MOST_WASTED = 16
+
+
+# A pack's name, and what a Sealed tells of what lies there; the bytes are there already.
+Told: TypeAlias = tuple[str, bytes, list[int], list[int], list[int]]
 
 
 class Annex:
@@ -35,7 +40,7 @@ class Annex:
         self._count = 0
         self._writer: PackWriter | None = None
         self._seen: set[bytes] = set()
-        self._news: list[tuple[str, bytes, list[int], list[int]]] = []
+        self._news: list[Told] = []
 
     # — in the child —
 
@@ -59,10 +64,10 @@ class Annex:
             except OSError as error:
                 raise storage_error(error, self._place.root) from error
             self._seen.update(new)
-            self._news.append((writer.name, sealed.ids, sealed.lengths, sealed.sizes))
+            self._news.append((writer.name, *sealed[:-1]))
         return blobs
 
-    def taken(self) -> list[tuple[str, bytes, list[int], list[int]]]:
+    def taken(self) -> list[Told]:
         """Return what was stored since the last call, in its order: as `Store.adopt` takes it.
 
         Raises:

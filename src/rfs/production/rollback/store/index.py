@@ -21,7 +21,7 @@ from rfs.production.rollback.transaction import is_full, transaction
 if TYPE_CHECKING:
     import apsw
 
-FORMAT = 1
+FORMAT = 2
 _BUSY_MILLISECONDS = 30_000
 # Above this, ids in memory would cost more than the questions.
 _MOST_CACHED = 2_000_000
@@ -39,16 +39,16 @@ CREATE TABLE packs (
 );
 CREATE TABLE blobs (
     id BLOB NOT NULL, pack INT NOT NULL, type INT NOT NULL, offset INT NOT NULL, length INT NOT NULL,
-    size INT NOT NULL, bad INT NOT NULL DEFAULT 0, PRIMARY KEY (id, pack)
+    size INT NOT NULL, start INT NOT NULL, bad INT NOT NULL DEFAULT 0, PRIMARY KEY (id, pack)
 ) WITHOUT ROWID;
 CREATE INDEX records ON blobs (pack) WHERE type = 2;
 CREATE INDEX bad ON blobs (pack) WHERE bad = 1;
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 """
-_COPY = "SELECT packs.name, id, type, offset, length, blobs.size, bad FROM blobs JOIN packs ON number = pack "
-_FIND = "SELECT pack, type, offset, length, size, bad FROM blobs WHERE id = ?"
+_COPY = "SELECT packs.name, id, type, offset, length, blobs.size, start, bad FROM blobs JOIN packs ON number = pack "
+_FIND = "SELECT pack, type, offset, length, size, start, bad FROM blobs WHERE id = ?"
 # The last one counts, and that is the sound one.
-_PLACES = "SELECT id, pack, type, offset, length, size FROM blobs WHERE id IN ({}) ORDER BY bad DESC"
+_PLACES = "SELECT id, pack, type, offset, length, size, start FROM blobs WHERE id IN ({}) ORDER BY bad DESC"
 _SEVERAL = "WHERE id IN (SELECT id FROM blobs GROUP BY id HAVING count(*) > 1) "
 
 
@@ -169,8 +169,8 @@ class Index:
 
     def _copies(self, condition: str, *values: object) -> list[Copy]:
         return [
-            Copy(name, Entry(blob, kind, offset, length, size), bool(bad))
-            for name, blob, kind, offset, length, size, bad in self._rows(_COPY + condition, *values)
+            Copy(name, Entry(blob, kind, offset, length, size, start), bool(bad))
+            for name, blob, kind, offset, length, size, start, bad in self._rows(_COPY + condition, *values)
         ]
 
     def _data_version(self) -> int:
@@ -244,8 +244,8 @@ class Index:
         for start in range(0, len(wanted), _ASKED_AT_ONCE):
             some = wanted[start : start + _ASKED_AT_ONCE]
             question = _PLACES.format(",".join("?" * len(some)))
-            for blob, pack, kind, offset, length, size in self._rows(question, *some):
-                found[blob] = (self._names.get(pack) or self._name(pack), Entry(blob, kind, offset, length, size))
+            for blob, pack, *place in self._rows(question, *some):
+                found[blob] = (self._names.get(pack) or self._name(pack), Entry(blob, *place))
         return found
 
     def find(self, blob: bytes) -> list[Copy]:
@@ -255,8 +255,8 @@ class Index:
             names = self._names
             rows: list[tuple[Any, ...]] = self._finding.execute(_FIND, (blob,)).fetchall()
             return [
-                Copy(names.get(pack) or self._name(pack), Entry(blob, kind, offset, length, size), bool(bad))
-                for pack, kind, offset, length, size, bad in rows
+                Copy(names.get(pack) or self._name(pack), Entry(blob, kind, offset, length, size, start), bool(bad))
+                for pack, kind, offset, length, size, start, bad in rows
             ]
         except self._error as error:
             raise _translated(error, self.path, self._db) from error
@@ -275,7 +275,7 @@ class Index:
 
     def of_pack(self, name: str) -> list[Copy]:
         """Return the blobs of a pack in the order in which they lie there."""
-        return self._copies("WHERE packs.name = ? ORDER BY offset", name)
+        return self._copies("WHERE packs.name = ? ORDER BY offset, start", name)
 
     def records(self) -> list[Copy]:
         """Return the records, in no order."""
@@ -286,7 +286,7 @@ class Index:
         return {(copy.entry.blob, copy.pack) for copy in self._copies("WHERE bad = 1")}
 
     def totals(self) -> dict[str, tuple[int, int]]:
-        """Return, by pack, the number of blobs and the sum of their sealed lengths."""
+        """Return, by pack, the number of blobs and the sum of the lengths of the sealed bytes that each lies in."""
         question = "SELECT name, count(*), sum(length) FROM blobs JOIN packs ON number = pack GROUP BY pack"
         return {name: (count, length) for name, count, length in self._rows(question)}
 
@@ -345,14 +345,16 @@ class Index:
         self._insert_rows(contents.name, contents.size, contents.stamp, contents.rows())
 
     def _insert_rows(
-        self, name: str, size: int, stamp: int, entries: Iterable[tuple[bytes, int, int, int, int]]
+        self, name: str, size: int, stamp: int, entries: Iterable[tuple[bytes, int, int, int, int, int]]
     ) -> None:
         if self._value("SELECT 1 FROM packs WHERE name = ?", name) is not None:
             return
         self._db.execute("INSERT INTO packs (name, size, stamp) VALUES (?, ?, ?)", (name, size, stamp))
         number = self._db.last_insert_rowid()
         # In the order of the key: a tree that grows at random places is twice as slow.
-        insert = "INSERT OR IGNORE INTO blobs (id, pack, type, offset, length, size) VALUES (?, {}, ?, ?, ?, ?)"
+        insert = (
+            "INSERT OR IGNORE INTO blobs (id, pack, type, offset, length, size, start) VALUES (?, {}, ?, ?, ?, ?, ?)"
+        )
         self._db.executemany(insert.format(number), sorted(entries))
 
     def _mark(self, copies: Iterable[tuple[bytes, str]], bad: bool) -> None:

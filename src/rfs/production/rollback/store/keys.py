@@ -24,6 +24,8 @@ from rfs.production.rollback.store.files import (
 )
 
 FORMAT = 1
+# Of packs: 1, whose blobs are each sealed alone, is read; 2 is written.
+PACK_FORMAT = 2
 KEY_SIZE = 32
 ID_SIZE = 16
 NONCE_SIZE = 12

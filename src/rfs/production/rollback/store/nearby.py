@@ -24,6 +24,8 @@ class _Located:
         self.name = contents.name
         self._contents = contents
         self._offsets = array("Q", contents.offsets())
+        self._spans = array("I", contents.spans())
+        self._starts = array("i", contents.starts())
         self._numbers = dict(zip(contents.ids(), range(len(contents)), strict=True))
 
     def find(self, blob: bytes) -> Entry | None:
@@ -31,7 +33,14 @@ class _Located:
         if number is None:
             return None
         found = self._contents
-        return Entry(blob, found.types[number], self._offsets[number], found.lengths[number], found.sizes[number])
+        return Entry(
+            blob,
+            found.types[number],
+            self._offsets[number],
+            self._spans[number],
+            found.sizes[number],
+            self._starts[number],
+        )
 
 
 class Nearby:

@@ -1,6 +1,6 @@
-"""The pack file: header, sealed blobs one after the other, sealed index, trailer.
+"""The pack file: header, frames of sealed blobs one after the other, sealed index, trailer.
 
-The layout is described in docs/format.md; a change here is a change there and of FORMAT.
+The layout is described in docs/format.md; a change here is a change there and of PACK_FORMAT.
 A pack is written in `tmp/` and gets its name in `packs/` once it is whole and durable.
 """
 
@@ -15,15 +15,16 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from itertools import accumulate, islice
-from typing import NamedTuple
+from itertools import accumulate, chain, groupby, islice, repeat
+from operator import attrgetter, sub
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from rfs.production.rollback.errors import RollbackError
 from rfs.production.rollback.store.files import PRIVATE_FILE, sync_folder, write_all
-from rfs.production.rollback.store.keys import FORMAT, ID_SIZE
-from rfs.production.rollback.store.seal import DamagedError, Sealed, Sealer, Type, split_ids
+from rfs.production.rollback.store.keys import ID_SIZE, PACK_FORMAT
+from rfs.production.rollback.store.seal import BLOB_ID_SIZE, DamagedError, Sealed, Sealer, Type, split_ids
 
 SUFFIX = ".pack"
 FULL_SIZE = 64 << 20
@@ -37,6 +38,10 @@ _TRAILER = struct.Struct("<I8s")
 _HEADER_MAGIC = b"rfs pack"
 _TRAILER_MAGIC = b"rfs foot"
 _U32 = "I"
+# Where a blob begins that is no part of a frame: of a pack of format 1.
+ALONE = -1
+
+T = TypeVar("T")
 
 
 class Place:
@@ -85,13 +90,26 @@ class Place:
 
 
 class Entry(NamedTuple):
-    """One sealed blob in a pack. `length` is of the sealed bytes, `size` of the content."""
+    """One sealed blob in a pack.
+
+    Attributes:
+        offset, length: of the sealed bytes that it lies in, of a frame with all its blobs.
+        size: of the content, bytes.
+        start: where in the content of the frame its own begins; ALONE when it was sealed alone.
+    """
 
     blob: bytes
     type: int
     offset: int
     length: int
     size: int
+    start: int
+
+
+def in_frames(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """Yield entries of a pack in their order, those together that lie in one frame."""
+    for _, together in groupby(entries, attrgetter("offset")):
+        yield list(together)
 
 
 class _Footer(msgspec.Struct, frozen=True, array_like=True):
@@ -101,10 +119,18 @@ class _Footer(msgspec.Struct, frozen=True, array_like=True):
     lengths: bytes
     sizes: bytes
     blobs: bytes
+    counts: bytes = b""
 
 
 class Contents(msgspec.Struct, frozen=True):
-    """What a pack says of itself. `stamp` is the highest of its records, 0 without any."""
+    """What a pack says of itself.
+
+    Attributes:
+        stamp: the highest of its records, 0 without any.
+        types, sizes, blobs: of each blob.
+        lengths: of each frame; of each blob in a pack of format 1.
+        counts: how many blobs each frame holds; None in a pack of format 1.
+    """
 
     name: str
     size: int
@@ -113,6 +139,7 @@ class Contents(msgspec.Struct, frozen=True):
     lengths: array[int]
     sizes: array[int]
     blobs: bytes
+    counts: array[int] | None
 
     def __len__(self) -> int:
         return len(self.types)
@@ -125,12 +152,30 @@ class Contents(msgspec.Struct, frozen=True):
         return split_ids(self.blobs)
 
     def offsets(self) -> Iterator[int]:
-        """Yield where each blob begins."""
-        return islice(accumulate(self.lengths, initial=_HEADER.size), len(self.lengths))
+        """Yield where the sealed bytes begin in which each blob lies."""
+        begins = islice(accumulate(self.lengths, initial=_HEADER.size), len(self.lengths))
+        return begins if self.counts is None else _spread(begins, self.counts)
 
-    def rows(self) -> Iterator[tuple[bytes, int, int, int, int]]:
+    def spans(self) -> Iterator[int]:
+        """Yield how many sealed bytes that are."""
+        return iter(self.lengths) if self.counts is None else _spread(self.lengths, self.counts)
+
+    def starts(self) -> Iterator[int]:
+        """Yield where in the content of its frame that of each blob begins."""
+        if self.counts is None:
+            return repeat(ALONE, len(self.types))
+        ends = list(accumulate(self.sizes, initial=0))
+        firsts = islice(accumulate(self.counts, initial=0), len(self.counts))
+        return map(sub, ends, _spread([ends[first] for first in firsts], self.counts))
+
+    def rows(self) -> Iterator[tuple[bytes, int, int, int, int, int]]:
         """Yield what an Entry holds, as a bare tuple: an index of many small blobs is built much faster from these."""
-        return zip(self.ids(), self.types, self.offsets(), self.lengths, self.sizes, strict=True)
+        return zip(self.ids(), self.types, self.offsets(), self.spans(), self.sizes, self.starts(), strict=True)
+
+
+def _spread(of_frames: Iterable[T], counts: Iterable[int]) -> Iterator[T]:
+    """Yield for each blob what is said of its frame."""
+    return chain.from_iterable(map(repeat, of_frames, counts))
 
 
 def _little_endian(values: array[int]) -> array[int]:
@@ -161,8 +206,8 @@ def read_contents(path: str, name: str, repository: str, sealer: Sealer) -> Cont
         if len(header) < _HEADER.size or not header.startswith(_HEADER_MAGIC):
             raise DamagedError("it does not begin as a pack")
         _, version, owner, own_name = _HEADER.unpack(header)
-        if version > FORMAT:
-            raise RollbackError("store.format", path=path, found=version, known=FORMAT)
+        if version > PACK_FORMAT:
+            raise RollbackError("store.format", path=path, found=version, known=PACK_FORMAT)
         if owner.hex() != repository:
             raise DamagedError("it belongs to another store")
         if own_name.hex() != name:
@@ -176,12 +221,15 @@ def read_contents(path: str, name: str, repository: str, sealer: Sealer) -> Cont
     finally:
         os.close(fd)
     footer = msgspec.msgpack.decode(sealer.open_footer(sealed, header), type=_Footer)
-    contents = Contents(
-        name, size, footer.stamp, footer.types, _column(footer.lengths), _column(footer.sizes), footer.blobs
-    )
-    if _HEADER.size + sum(contents.lengths) != start:
+    counts = None if version == 1 else _column(footer.counts)
+    lengths, sizes = _column(footer.lengths), _column(footer.sizes)
+    if _HEADER.size + sum(lengths) != start:
         raise DamagedError("its length is not what its index says")
-    return contents
+    frames = len(footer.types) if counts is None else len(counts)
+    blobs = len(footer.types) if counts is None else sum(counts)
+    if len(lengths) != frames or not blobs == len(sizes) == len(footer.types) == len(footer.blobs) // BLOB_ID_SIZE:
+        raise DamagedError("its index does not fit together")
+    return Contents(name, size, footer.stamp, footer.types, lengths, sizes, footer.blobs, counts)
 
 
 class PackWriter:
@@ -200,15 +248,18 @@ class PackWriter:
         self.name = name or os.urandom(ID_SIZE).hex()
         self._place, self._adopted = place, adopted
         self._path = os.path.join(place.tmp, self.name + SUFFIX)
-        self._header = _HEADER.pack(_HEADER_MAGIC, FORMAT, bytes.fromhex(repository), bytes.fromhex(self.name))
+        self._header = _HEADER.pack(_HEADER_MAGIC, PACK_FORMAT, bytes.fromhex(repository), bytes.fromhex(self.name))
         # Joined only when they are written: a buffer that grows would copy every blob more than once.
         self._waiting: list[bytes] = [] if adopted else [self._header]
         self._waiting_size = 0 if adopted else len(self._header)
         self.blobs: dict[bytes, int] = {}
-        self._offsets = array("Q")
         self._types = bytearray()
-        self._lengths = array(_U32)
         self._sizes = array(_U32)
+        self._frames = array(_U32)  # in which each blob lies, and where in it
+        self._starts = array(_U32)
+        self._offsets = array("Q")  # of frames, as all that follows
+        self._lengths = array(_U32)
+        self._counts = array(_U32)
         self.size = len(self._header)
         self.stamp = 0
         new = 0 if adopted else os.O_CREAT | os.O_EXCL
@@ -225,27 +276,45 @@ class PackWriter:
         Raises:
             OSError: they could not be written.
         """
-        self.enter(kind, sealed.blobs(), sealed.lengths, sealed.sizes)
+        self.enter(kind, sealed)
         self._waiting.append(sealed.data)
         self._waiting_size += len(sealed.data)
         if self._waiting_size >= _BUFFER_SIZE:
             self.drain()
 
-    def enter(self, kind: Type, blobs: list[bytes], lengths: list[int], sizes: list[int]) -> None:
-        """Note blobs, in the order in which they lie behind those that were noted before."""
+    def enter(self, kind: Type, sealed: Sealed) -> None:
+        """Note blobs, whose frames lie directly behind those that were noted before; their bytes are not looked at."""
+        blobs, counts = sealed.blobs(), sealed.counts
         self.blobs.update(zip(blobs, range(len(self._types), len(self._types) + len(blobs)), strict=True))
-        self._offsets.extend(islice(accumulate(lengths, initial=self.size), len(blobs)))
         self._types += bytes([kind]) * len(blobs)
-        self._lengths.extend(lengths)
-        self._sizes.extend(sizes)
-        self.size += sum(lengths)
+        if len(self.blobs) != len(self._types):
+            # All that follows in the pack would be found at wrong places.
+            raise RuntimeError("a blob is entered twice in one pack")
+        self._frames.extend(_spread(range(len(self._counts), len(self._counts) + len(counts)), counts))
+        at = 0
+        for count in counts:
+            self._starts.extend(islice(accumulate(sealed.sizes[at : at + count], initial=0), count))
+            at += count
+        self._sizes.extend(sealed.sizes)
+        self._offsets.extend(islice(accumulate(sealed.lengths, initial=self.size), len(sealed.lengths)))
+        self._lengths.extend(sealed.lengths)
+        self._counts.extend(counts)
+        self.size += sum(sealed.lengths)
 
     def find(self, blob: bytes) -> Entry | None:
         """Return where a blob of this pack lies, or None."""
         number = self.blobs.get(blob)
         if number is None:
             return None
-        return Entry(blob, self._types[number], self._offsets[number], self._lengths[number], self._sizes[number])
+        frame = self._frames[number]
+        return Entry(
+            blob,
+            self._types[number],
+            self._offsets[frame],
+            self._lengths[frame],
+            self._sizes[number],
+            self._starts[number],
+        )
 
     def read(self, entry: Entry) -> bytes:
         """Return the sealed bytes of an entry that `find` gave.
@@ -262,12 +331,16 @@ class PackWriter:
         Raises:
             OSError: it could not be read.
         """
-        blobs, lengths, sizes = list(self.blobs), self._lengths.tolist(), self._sizes.tolist()
+        ids, sizes = b"".join(self.blobs), self._sizes.tolist()
+        counts, lengths = self._counts.tolist(), self._lengths.tolist()
+        firsts = list(accumulate(counts, initial=0))
         first = 0
-        while first < len(blobs):
+        while first < len(counts):
             last = max(bisect_right(self._offsets, self._offsets[first] + _BUFFER_SIZE), first + 1)
             data = os.pread(self._fd, sum(lengths[first:last]), self._offsets[first])
-            yield Sealed(b"".join(blobs[first:last]), lengths[first:last], sizes[first:last], data)
+            begin, end = firsts[first], firsts[last]
+            own = ids[begin * BLOB_ID_SIZE : end * BLOB_ID_SIZE]
+            yield Sealed(own, sizes[begin:end], counts[first:last], lengths[first:last], data)
             first = last
 
     def finish(self, sealer: Sealer) -> Contents:
@@ -276,9 +349,17 @@ class PackWriter:
         Raises:
             OSError: it could not be; nothing of it counts.
         """
-        lengths, sizes = _little_endian(self._lengths), _little_endian(self._sizes)
+        lengths, sizes, counts = map(_little_endian, (self._lengths, self._sizes, self._counts))
         blobs = b"".join(self.blobs)
-        footer = _Footer(self.stamp, len(self._types), bytes(self._types), lengths.tobytes(), sizes.tobytes(), blobs)
+        footer = _Footer(
+            self.stamp,
+            len(self._types),
+            bytes(self._types),
+            lengths.tobytes(),
+            sizes.tobytes(),
+            blobs,
+            counts.tobytes(),
+        )
         sealed = sealer.seal_footer(msgspec.msgpack.encode(footer), self._header)
         self._waiting += (sealed, _TRAILER.pack(len(sealed), _TRAILER_MAGIC))
         if self._adopted:
@@ -292,7 +373,8 @@ class PackWriter:
         sync_folder(self._place.packs)
         os.close(self._fd)
         self._fd = -1
-        return Contents(self.name, self.size, self.stamp, footer.types, self._lengths, self._sizes, blobs)
+        own = (footer.types, self._lengths, self._sizes, blobs, self._counts)
+        return Contents(self.name, self.size, self.stamp, *own)
 
     def abandon(self) -> None:
         """Remove the unsealed pack. Never raises: what cannot be removed now, `recover` removes."""

@@ -1,8 +1,8 @@
 """Removal of what nothing needs any more. At every instant each kept blob lies in a durable pack.
 
 Packs in which nothing is kept are removed. Of packs that are mostly waste, and of many small
-packs, what is kept is copied as it is, still sealed, into new packs; only when those are
-durable and indexed are the old ones removed. Every copy is authenticated on the way.
+packs, what is kept is copied into new packs: as it is, still sealed, or sealed anew when not all of its frame
+is kept. Only when those are durable and indexed are the old ones removed. Every copy is compared with its id.
 A pack with a record that is not kept is rewritten in any case: else a catalog made again from
 the packs would name a checkpoint of which half is gone.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Set
 from typing import NamedTuple
 
-from rfs.production.rollback.store.packs import FULL_SIZE, Entry
+from rfs.production.rollback.store.packs import FULL_SIZE, Entry, in_frames
 from rfs.production.rollback.store.reports import Pruned
 from rfs.production.rollback.store.seal import DamagedError, Type, decode_record
 from rfs.production.rollback.store.shelf import Shelf
@@ -101,21 +101,24 @@ class _Pruning:
 
     def _sound(self, pack: str, entry: Entry) -> bool:
         try:
-            return self._shelf.sealer.authentic(self._shelf.read(pack, entry), entry.blob, Type(entry.type))
+            self._shelf.cut(entry, self._shelf.opened(entry, self._shelf.read(pack, entry)))
         except (DamagedError, FileNotFoundError):
             return False
+        return True
 
     def _survey(self, name: str, size: int) -> _Survey:
         entries, why = self._shelf.entries(name)
         count = live_blobs = live_size = waste = old_records = 0
-        for entry in entries:
-            count += 1
-            if self._live(name, entry):
-                live_blobs += 1
-                live_size += entry.length
-            else:
-                waste += entry.length
-                old_records += entry.type == Type.RECORD
+        for frame in in_frames(entries):
+            count += len(frame)
+            live = [entry for entry in frame if self._live(name, entry)]
+            live_blobs += len(live)
+            old_records += sum(entry.type == Type.RECORD for entry in frame) - sum(e.type == Type.RECORD for e in live)
+            # Of a frame that is kept in part, as much as it is of the content.
+            length, content = frame[0].length, sum(entry.size for entry in frame)
+            kept = length if len(live) == len(frame) else length * sum(e.size for e in live) // max(content, 1)
+            live_size += kept
+            waste += length - kept
         return _Survey(name, size, count, live_blobs, live_size, waste, bool(old_records), why)
 
     def _live(self, pack: str, entry: Entry) -> bool:
@@ -128,7 +131,7 @@ class _Pruning:
     def _live_record(self, pack: str, entry: Entry) -> bool:
         if entry.blob not in self._records:
             try:
-                data = self._shelf.sealer.open(self._shelf.read(pack, entry), entry.blob, Type.RECORD)
+                data = self._shelf.cut(entry, self._shelf.opened(entry, self._shelf.read(pack, entry)))
                 self._records[entry.blob] = self._wanted(*decode_record(data)[1:])
             except DamagedError:
                 # Nobody can tell whether it is wanted.
@@ -161,17 +164,17 @@ class _Pruning:
 
     def _copy(self, name: str) -> int:
         """Copy what is kept of a pack; return how many kept blobs of it are damaged."""
-        damaged = set()
+        damaged: set[tuple[bytes, str]] = set()
         entries, _ = self._shelf.entries(name)
-        for entry in entries:
-            if not self._live(name, entry):
+        for frame in in_frames(entries):
+            live = {entry.blob for entry in frame if self._live(name, entry)}
+            if not live:
                 continue
             try:
-                whole = self._shelf.move(entry, self._shelf.read(name, entry))
+                broken: Iterable[bytes] = self._shelf.move(frame, live, self._shelf.read(name, frame[0]))
             except DamagedError:
-                whole = False
-            if not whole:
-                damaged.add((entry.blob, name))
+                broken = live
+            damaged.update((blob, name) for blob in broken)
         if damaged:
             self._shelf.note_bad(damaged)
         return len(damaged)

@@ -8,7 +8,7 @@ from functools import partial
 
 from rfs.production.rollback.store.files import PRIVATE_FOLDER, sync_folder, writing
 from rfs.production.rollback.store.index import Index, IndexDamagedError
-from rfs.production.rollback.store.packs import SUFFIX, Place
+from rfs.production.rollback.store.packs import SUFFIX, Place, in_frames
 from rfs.production.rollback.store.seal import DamagedError
 from rfs.production.rollback.store.shelf import Shelf
 
@@ -81,16 +81,21 @@ def _salvage(shelf: Shelf, name: str) -> str:
     """Bring what is whole in a damaged pack into a new one, and put the pack aside."""
     copies = shelf.ask(lambda index: index.of_pack(name))
     lost = 0
-    for copy in copies:
-        others = shelf.ask(partial(Index.find, blob=copy.entry.blob))
-        if any(other.pack != name and not other.bad for other in others):
+    for frame in in_frames(copy.entry for copy in copies):
+        wanted = {entry.blob for entry in frame if not _is_elsewhere(shelf, entry.blob, name)}
+        if not wanted:
             continue
         try:
-            lost += not shelf.move(copy.entry, shelf.read(name, copy.entry))
+            lost += len(shelf.move(frame, wanted, shelf.read(name, frame[0])))
         except (DamagedError, FileNotFoundError):
-            lost += 1
+            lost += len(wanted)
     shelf.flush()
     shelf.ask(lambda index: index.drop([name]))
     _put_aside(shelf.place, name)
     whole = f"{len(copies) - lost} of its {len(copies)} blobs were brought to a new pack"
     return f"Pack {name} is damaged; {whole}, and it lies in {shelf.place.damaged} now."
+
+
+def _is_elsewhere(shelf: Shelf, blob: bytes, name: str) -> bool:
+    """Tell whether a sound copy of a blob lies in another pack than this one."""
+    return any(copy.pack != name and not copy.bad for copy in shelf.ask(partial(Index.find, blob=blob)))

@@ -1,5 +1,8 @@
 """Names and sealing of blobs: BLAKE3 ids, zstd, AES-256-GCM. No files, no state on disk.
 
+What goes into packs is sealed in frames: small blobs are compressed and encrypted together, which takes
+less time and space. What proves a blob is its keyed id, within a frame too.
+
 A `Sealer` may be used from several threads, and in a child forked after `unlock`.
 """
 
@@ -9,11 +12,11 @@ import enum
 import os
 import struct
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from rfs.production.rollback.store.keys import FORMAT, NONCE_SIZE, derive
+from rfs.production.rollback.store.keys import FORMAT, NONCE_SIZE, PACK_FORMAT, derive
 
 if TYPE_CHECKING:
     from blake3 import blake3
@@ -25,6 +28,9 @@ Data: TypeAlias = bytes | bytearray | memoryview
 BLOB_ID_SIZE = 32
 # One msgpack or zstd call of more would hold several copies in memory; drivers cut at a few MiB.
 LARGEST_BLOB = 1 << 30
+# Smaller blobs are sealed together until they are this much, in bytes. Larger frames would hardly win more,
+# and who wants one blob of a frame has to open all of it.
+FRAME_SIZE = 32 << 10
 _LEVEL = 1
 _RAW, _ZSTD = b"\x00", b"\x01"
 _COUNT = struct.Struct("<I")
@@ -39,8 +45,9 @@ class Type(enum.IntEnum):
     RECORD = 2
 
 
-# What of the authenticated data is the same for all blobs of a type.
+# What of the authenticated data is the same for all blobs of a type: of those sealed alone, then of frames.
 _CONTEXTS = tuple(struct.pack("<8sIB", b"rfs blob", FORMAT, kind) for kind in Type)
+_FRAMES = tuple(struct.pack("<8sIB", b"rfs blob", PACK_FORMAT, kind) for kind in Type)
 
 
 def split_ids(ids: bytes) -> list[bytes]:
@@ -49,38 +56,36 @@ def split_ids(ids: bytes) -> list[bytes]:
 
 
 class Sealed(NamedTuple):
-    """Sealed blobs of one type, one directly after the other, as they will lie in a pack.
+    """Sealed frames of one type, one directly after the other, as they will lie in a pack.
 
     Attributes:
-        ids: 32 bytes each.
-        lengths: of each as sealed, bytes.
-        sizes: of the content of each, bytes.
-        data: all of them.
+        ids: of the blobs, 32 bytes each.
+        sizes: of the content of each blob, bytes.
+        counts: how many blobs each frame holds, one after the other.
+        lengths: of each frame as sealed, bytes.
+        data: all frames.
     """
 
     ids: bytes
-    lengths: list[int]
     sizes: list[int]
+    counts: list[int]
+    lengths: list[int]
     data: bytes
 
     def blobs(self) -> list[bytes]:
         """Return the ids one by one."""
         return split_ids(self.ids)
 
-    def only(self, wanted: set[bytes]) -> Sealed:
-        """Return those of them whose ids are wanted."""
-        blobs, starts = self.blobs(), accumulate(self.lengths, initial=0)
-        left = [
-            (blob, length, size, self.data[start : start + length])
-            for blob, length, size, start in zip(blobs, self.lengths, self.sizes, starts, strict=False)
-            if blob in wanted
-        ]
-        return Sealed(
-            b"".join([blob for blob, _, _, _ in left]),
-            [length for _, length, _, _ in left],
-            [size for _, _, size, _ in left],
-            b"".join([data for _, _, _, data in left]),
-        )
+    def frames(self) -> Iterator[Sealed]:
+        """Yield the frames one by one."""
+        firsts, starts = accumulate(self.counts, initial=0), accumulate(self.lengths, initial=0)
+        for first, count, start, length in zip(firsts, self.counts, starts, self.lengths, strict=False):
+            last = first + count
+            ids = self.ids[first * BLOB_ID_SIZE : last * BLOB_ID_SIZE]
+            yield Sealed(ids, self.sizes[first:last], [count], [length], self.data[start : start + length])
+
+
+NOT_ITS_OWN = "its content is not what its id says"
 
 
 class DamagedError(Exception):
@@ -148,7 +153,7 @@ class Sealer:
         return self._blake3(data, key=self._id_keys[kind]).digest()
 
     def seal(self, contents: Mapping[bytes, Data], kind: Type = Type.BLOB) -> Sealed:
-        """Return contents compressed and encrypted.
+        """Return contents compressed and encrypted, small blobs together in frames.
 
         Args:
             contents: by id.
@@ -158,24 +163,51 @@ class Sealer:
         """
         if not self._id_keys:
             self.unlock()
-        compress, encrypt = self._codec.compressor.compress, self._blobs.encrypt
-        context = _CONTEXTS[kind]
         sizes = [len(data) for data in contents.values()]
-        if sizes and max(sizes) > LARGEST_BLOB:
-            message = f"a blob of {max(sizes)} bytes: cut it into smaller ones"
-            raise ValueError(message)
-        nonces = os.urandom(NONCE_SIZE * len(contents))
+        _refuse_huge(sizes)
+        # Parts and records are asked for alone, and a record that is not kept any more must not lie beside one that is.
+        counts = _grouped(sizes) if kind is Type.BLOB else [1] * len(sizes)
+        encrypt, packed, context = self._blobs.encrypt, self._packed, _FRAMES[kind]
+        nonces = os.urandom(NONCE_SIZE * len(counts))
+        waiting = list(contents.values())
         pieces: list[bytes] = []
-        for at, (blob, data) in enumerate(contents.items()):
-            small = compress(data)
-            packed = _ZSTD + small if len(small) < len(data) else _RAW + bytes(data)
+        first = 0
+        for at, count in enumerate(counts):
+            data = waiting[first] if count == 1 else b"".join(waiting[first : first + count])
             nonce = nonces[at * NONCE_SIZE : (at + 1) * NONCE_SIZE]
-            pieces += (nonce, encrypt(nonce, packed, context + blob))
+            pieces += (nonce, encrypt(nonce, packed(data), context))
+            first += count
         lengths = [NONCE_SIZE + len(piece) for piece in pieces[1::2]]
-        return Sealed(b"".join(contents), lengths, sizes, b"".join(pieces))
+        return Sealed(b"".join(contents), sizes, counts, lengths, b"".join(pieces))
 
-    def open(self, sealed: Data, blob: bytes, kind: Type = Type.BLOB) -> bytes:
-        """Return what `seal` was given.
+    def open_frame(self, sealed: Data, kind: Type) -> bytes:
+        """Return what the blobs of a frame hold, one directly after the other; they are to be told by `is_of`.
+
+        Raises:
+            DamagedError: a bit differs, or it is not of this type.
+        """
+        if not self._id_keys:
+            self.unlock()
+        return self._unpacked(self._decrypted(self._blobs, sealed, _FRAMES[kind]))
+
+    def is_of(self, data: Data, blob: bytes, kind: Type) -> bool:
+        """Tell whether this is the content of a blob."""
+        return self.identify(data, kind) == blob
+
+    def seal_alone(self, data: Data, blob: bytes) -> bytes:
+        """Return one blob compressed and encrypted, bound to its id, for what keeps it elsewhere than in packs.
+
+        Raises:
+            ValueError: it is larger than 1 GiB.
+        """
+        if not self._id_keys:
+            self.unlock()
+        _refuse_huge([len(data)])
+        nonce = os.urandom(NONCE_SIZE)
+        return nonce + self._blobs.encrypt(nonce, self._packed(data), _CONTEXTS[Type.BLOB] + blob)
+
+    def open_alone(self, sealed: Data, blob: bytes, kind: Type = Type.BLOB) -> bytes:
+        """Return what `seal_alone` was given, or a blob of a pack of format 1.
 
         Raises:
             DamagedError: a bit differs, or it is not of this id and type.
@@ -183,18 +215,9 @@ class Sealer:
         if not self._id_keys:
             self.unlock()
         data = self._unpacked(self._decrypted(self._blobs, sealed, _CONTEXTS[kind] + blob))
-        if self._blake3(data, key=self._id_keys[kind]).digest() != blob:
-            raise DamagedError("its content is not what its id says")
+        if not self.is_of(data, blob, kind):
+            raise DamagedError(NOT_ITS_OWN)
         return data
-
-    def authentic(self, sealed: Data, blob: bytes, kind: Type) -> bool:
-        """Tell whether `sealed` is, to the bit, what was sealed under this id."""
-        self.unlock()
-        try:
-            self._decrypted(self._blobs, sealed, _CONTEXTS[kind] + blob)
-        except DamagedError:
-            return False
-        return True
 
     def seal_footer(self, data: bytes, header: bytes) -> bytes:
         """Return a pack's index, compressed and encrypted, bound to the pack's header."""
@@ -232,6 +255,30 @@ class Sealer:
             return codec.decompressor.decompress(memoryview(packed)[1:])
         except codec.error as error:
             raise DamagedError("it does not decompress") from error
+
+
+def _refuse_huge(sizes: list[int]) -> None:
+    if sizes and max(sizes) > LARGEST_BLOB:
+        message = f"a blob of {max(sizes)} bytes: cut it into smaller ones"
+        raise ValueError(message)
+
+
+def _grouped(sizes: list[int]) -> list[int]:
+    """Return how many blobs of these sizes, in their order, each frame is to hold."""
+    counts: list[int] = []
+    count = filled = 0
+    for size in sizes:
+        if size >= FRAME_SIZE and count:
+            counts.append(count)  # what is large is not put behind what is small
+            count = filled = 0
+        count += 1
+        filled += size
+        if filled >= FRAME_SIZE:
+            counts.append(count)
+            count = filled = 0
+    if count:
+        counts.append(count)
+    return counts
 
 
 # — manifest parts and records, as they are inside their seals —

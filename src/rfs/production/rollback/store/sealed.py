@@ -13,11 +13,13 @@ from rfs.production.rollback.errors import IntegrityError, RollbackError
 from rfs.production.rollback.store.files import reading, storage_error, sync_folder, writing
 from rfs.production.rollback.store.index import MEMORY, Compared, Copy, Index, IndexDamagedError
 from rfs.production.rollback.store.nearby import Nearby
-from rfs.production.rollback.store.packs import Contents, Entry, PackFiles, Place, read_contents
-from rfs.production.rollback.store.seal import DamagedError, Sealer, Type, decode_record
+from rfs.production.rollback.store.packs import ALONE, Contents, Entry, PackFiles, Place, read_contents
+from rfs.production.rollback.store.seal import NOT_ITS_OWN, DamagedError, Data, Sealer, Type, decode_record
 
 T = TypeVar("T")
 FOREIGN = "a forked child may only identify, and store into an annex"
+# Opened frames of several blobs that are held: who goes through a tree asks for the next blob of the same frames.
+_MOST_OPEN = 16
 _HINT = "`rfs verify --store` lists what is damaged and which checkpoints are still whole."
 
 
@@ -35,6 +37,7 @@ class SealedPacks:
         self._lock = threading.RLock()
         self._files = PackFiles(place)
         self._nearby = Nearby(self.contents)
+        self._open: dict[tuple[str, int], bytes] = {}
         self._index: Index | None = None
         # Whether the index was asked for changes by others since the last flush or discard.
         self._current = False
@@ -90,6 +93,7 @@ class SealedPacks:
         with self._lock:
             self._current = False
             self._nearby.forget()
+            self._open = {}
             if self._index is not None:
                 self._index.forget()
 
@@ -194,6 +198,44 @@ class SealedPacks:
             raise DamagedError("the pack ends before it")
         return sealed
 
+    def opened(self, entry: Entry, sealed: Data) -> bytes:
+        """Return all that sealed bytes hold: of a frame, what all its blobs do; see `cut`.
+
+        Raises:
+            DamagedError: a bit of it differs.
+        """
+        if entry.start == ALONE:
+            return self.sealer.open_alone(sealed, entry.blob, Type(entry.type))
+        return self.sealer.open_frame(sealed, Type(entry.type))
+
+    def cut(self, entry: Entry, opened: bytes) -> bytes:
+        """Return a blob's content out of what `opened` returned for it, verified against its id.
+
+        Raises:
+            DamagedError: it is not of this id.
+        """
+        if entry.start == ALONE:
+            return opened
+        data = opened if len(opened) == entry.size else opened[entry.start : entry.start + entry.size]
+        if not self.sealer.is_of(data, entry.blob, Type(entry.type)):
+            raise DamagedError(NOT_ITS_OWN)
+        return data
+
+    def _content(self, pack: str, entry: Entry) -> bytes:
+        """Return a blob's content, verified against its id.
+
+        Raises:
+            DamagedError, FileNotFoundError: it cannot be had from there.
+        """
+        frame = self._open.get((pack, entry.offset))
+        if frame is None:
+            frame = self.opened(entry, self.read(pack, entry))
+            if len(frame) > entry.size:
+                # Replaced as a whole, never changed: other threads look into it.
+                held = list(self._open.items())[-_MOST_OPEN + 1 :]
+                self._open = dict([*held, ((pack, entry.offset), frame)])
+        return self.cut(entry, frame)
+
     def get(self, blob: bytes, kind: Type) -> bytes:
         """Return a blob's content, verified against its id.
 
@@ -204,14 +246,14 @@ class SealedPacks:
         if near is not None and near[1].type == kind:
             # What fails here is tried again below, where it is told and other copies are known.
             with suppress(FileNotFoundError, DamagedError):
-                return self.sealer.open(self.read(*near), blob, kind)
+                return self._content(*near)
         why = ""
         # Twice: a prune may have moved it, or the index may point to a wrong place.
         for again in (False, True):
             copies = [copy for copy in self.ask(lambda index: index.find(blob)) if copy.entry.type == kind]
             for copy in copies:
                 try:
-                    data = self.sealer.open(self.read(copy.pack, copy.entry), blob, kind)
+                    data = self._content(copy.pack, copy.entry)
                     self._nearby.note(copy.pack)
                     return data
                 except FileNotFoundError:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from itertools import accumulate
 from typing import NoReturn
 from weakref import WeakSet
 
 from rfs.production.rollback.errors import RollbackError
 from rfs.production.rollback.store.annex import Annex, Annexes
 from rfs.production.rollback.store.files import storage_error
-from rfs.production.rollback.store.packs import Entry, PackWriter, Place
-from rfs.production.rollback.store.seal import DamagedError, Data, Sealed, Sealer, Type, decode_record, split_ids
+from rfs.production.rollback.store.packs import ALONE, Entry, PackWriter, Place
+from rfs.production.rollback.store.seal import DamagedError, Data, Sealed, Sealer, Type, decode_record
 from rfs.production.rollback.store.sealed import FOREIGN, SealedPacks, damaged
 
 _shelves: WeakSet[Shelf] = WeakSet()
@@ -94,7 +96,14 @@ class Shelf(SealedPacks):
             if len(absent) < len(contents):
                 contents = {blob: data for blob, data in contents.items() if blob in absent}
             # Without the lock: other threads may seal, too.
-            self.append(self.sealer.seal(contents, kind), kind)
+            sealed = self.sealer.seal(contents, kind)
+            with self._lock:
+                if self._writer is not None and (twice := self._writer.blobs.keys() & contents.keys()):
+                    # Another thread put the same meanwhile. A frame cannot be cut, only sealed again.
+                    left = {blob: data for blob, data in contents.items() if blob not in twice}
+                    sealed = self.sealer.seal(left, kind)
+                if sealed.counts:
+                    self.append(sealed, kind)
 
     def _absent(self, blobs: Collection[bytes]) -> set[bytes]:
         """Return which of these are not here."""
@@ -117,7 +126,7 @@ class Shelf(SealedPacks):
             return blob
 
     def append(self, sealed: Sealed, kind: Type, stamp: int = 0) -> None:
-        """Append sealed bytes to the growing pack, but for what it holds already; a full pack is sealed.
+        """Append frames to the growing pack, which holds none of their blobs; a full pack is sealed.
 
         Raises:
             RollbackError: store.no_space or store.unwritable.
@@ -125,25 +134,20 @@ class Shelf(SealedPacks):
         with self._lock:
             if self._failure is not None or not self._own:
                 self._refuse()
-            if self._writer is not None and (twice := self._writer.blobs.keys() & sealed.blobs()):
-                sealed = sealed.only(set(sealed.blobs()) - twice)
-            self._append(sealed, kind, stamp)
-
-    def _append(self, sealed: Sealed, kind: Type, stamp: int = 0) -> None:
-        writer = self._writer
-        try:
-            if writer is None:
-                self._check_usable()
-                writer = self._writer = PackWriter(self.place, self.repository)
-                self.stored += writer.size
-            writer.append(kind, sealed)
-        except OSError as error:
-            raise self._fail(storage_error(error, self.place.root)) from error
-        if stamp:
-            writer.stamp = max(writer.stamp, stamp)
-        self.stored += len(sealed.data)
-        if writer.full:
-            self._seal(writer)
+            writer = self._writer
+            try:
+                if writer is None:
+                    self._check_usable()
+                    writer = self._writer = PackWriter(self.place, self.repository)
+                    self.stored += writer.size
+                writer.append(kind, sealed)
+            except OSError as error:
+                raise self._fail(storage_error(error, self.place.root)) from error
+            if stamp:
+                writer.stamp = max(writer.stamp, stamp)
+            self.stored += len(sealed.data)
+            if writer.full:
+                self._seal(writer)
 
     # — what a child stored —
 
@@ -154,13 +158,14 @@ class Shelf(SealedPacks):
             self.sealer.unlock()
             return self._annexes.make()
 
-    def adopt(self, name: str, ids: bytes, lengths: list[int], sizes: list[int]) -> None:
+    def adopt(self, name: str, ids: bytes, sizes: list[int], counts: list[int], lengths: list[int]) -> None:
         """Take over what a child stored in the pack `name`, as it said; see `Annex.taken`.
 
         Raises:
             RollbackError: store.no_space or store.unwritable; then `discard` is needed before anything else.
         """
-        blobs = split_ids(ids)
+        sealed = Sealed(ids, sizes, counts, lengths, b"")  # the bytes are there
+        blobs = sealed.blobs()
         with self._lock:
             absent = self._absent(blobs)
             if name not in self._annexes.writers:
@@ -170,10 +175,11 @@ class Shelf(SealedPacks):
             except OSError as error:
                 raise self._fail(storage_error(error, self.place.root)) from error
             before = writer.size if writer.blobs else 0  # its header is news, too
-            writer.enter(Type.BLOB, blobs, lengths, sizes)
+            writer.enter(Type.BLOB, sealed)
             self.stored += writer.size - before
             if len(absent) < len(blobs):
-                self._annexes.waste(sum(n for blob, n in zip(blobs, lengths, strict=True) if blob not in absent))
+                twice = sum(size for blob, size in zip(blobs, sealed.sizes, strict=True) if blob not in absent)
+                self._annexes.waste(sum(sealed.lengths) * twice // max(sum(sealed.sizes), 1))
 
     def _settle(self) -> None:
         """Seal the packs that children filled, or bring what they hold into the growing one."""
@@ -186,25 +192,70 @@ class Shelf(SealedPacks):
             self.stored -= writer.size
             try:
                 for sealed in writer.batches():
-                    if absent := self._absent(sealed.blobs()):
-                        self._append(sealed.only(absent), Type.BLOB)
+                    self._bring(sealed, Type.BLOB, self._absent(sealed.blobs()))
             except OSError as error:
                 raise self._fail(storage_error(error, self.place.root)) from error
+            except DamagedError as error:
+                raise self._fail(damaged(sealed.blobs()[0], writer.name, str(error))) from error
             finally:
                 writer.abandon()
 
-    def move(self, entry: Entry, sealed: bytes) -> bool:
-        """Append a copy of sealed bytes from another pack, unless they are damaged; tell whether they were sound."""
-        kind, stamp = Type(entry.type), 0
-        if kind is Type.RECORD:
+    def _bring(self, sealed: Sealed, kind: Type, wanted: Collection[bytes]) -> None:
+        """Append what is wanted of frames: those of which all is, as they are; what is wanted of others, sealed anew.
+
+        Raises:
+            DamagedError: a frame is not as it was sealed.
+        """
+        if len(wanted) == len(sealed.sizes):
+            self.append(sealed, kind)
+            return
+        for frame in sealed.frames() if wanted else ():
+            blobs = frame.blobs()
+            left = [blob for blob in blobs if blob in wanted]
+            if len(left) == len(blobs):
+                self.append(frame, kind)
+            elif left:
+                content = self.sealer.open_frame(frame.data, kind)
+                ends = accumulate(frame.sizes)
+                of = {blob: content[end - size : end] for blob, end, size in zip(blobs, ends, frame.sizes, strict=True)}
+                self.append(self.sealer.seal({blob: of[blob] for blob in left}, kind), kind)
+
+    def move(self, frame: Sequence[Entry], wanted: Collection[bytes], sealed: bytes) -> list[bytes]:
+        """Append a copy of what is wanted of a frame of another pack; return the ids of what is damaged.
+
+        Args:
+            frame: all that is known to lie in the sealed bytes.
+            sealed: them; they are copied as they are when all of it is wanted and whole.
+        """
+        kind, stamp = Type(frame[0].type), 0
+        contents: dict[bytes, bytes] = {}
+        broken: list[bytes] = []
+        opened = None
+        with suppress(DamagedError):
+            opened = self.opened(frame[0], sealed)
+        for entry in frame:
+            if entry.blob not in wanted:
+                continue
             try:
-                stamp = decode_record(self.sealer.open(sealed, entry.blob, kind))[0]
+                if opened is None:
+                    raise DamagedError
+                contents[entry.blob] = self.cut(entry, opened)
+                if kind is Type.RECORD:
+                    stamp = max(stamp, decode_record(contents[entry.blob])[0])
             except DamagedError:
-                return False
-        elif not self.sealer.authentic(sealed, entry.blob, kind):
-            return False
-        self.append(Sealed(entry.blob, [len(sealed)], [entry.size], sealed), kind, stamp)
-        return True
+                contents.pop(entry.blob, None)
+                broken.append(entry.blob)
+        with self._lock:
+            for blob in self._writer.blobs.keys() & contents.keys() if self._writer is not None else ():
+                del contents[blob]
+            sizes = [entry.size for entry in frame]
+            # Not taken for granted of an index that may be older than the pack: the frame must hold just these.
+            if frame[0].start != ALONE and len(contents) == len(frame) and opened == b"".join(contents.values()):
+                copy = Sealed(b"".join(contents), sizes, [len(frame)], [len(sealed)], sealed)
+                self.append(copy, kind, stamp)
+            elif contents:
+                self.append(self.sealer.seal(contents, kind), kind, stamp)
+        return broken
 
     def flush(self) -> None:
         """Seal the growing pack; once this returns, all that was added survives power loss.
@@ -261,7 +312,7 @@ class Shelf(SealedPacks):
                     continue
                 self._check_usable()
                 try:
-                    return self.sealer.open(writer.read(entry), blob, kind)
+                    return self.cut(entry, self.opened(entry, writer.read(entry)))
                 except OSError as error:
                     raise self._fail(storage_error(error, self.place.root)) from error
                 except DamagedError as error:

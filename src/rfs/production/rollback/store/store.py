@@ -229,7 +229,7 @@ class Store:
             ValueError: it is larger than 1 GiB.
         """
         blob = self._sealer.identify(data)
-        return blob + self._sealer.seal({blob: data}).data
+        return blob + self._sealer.seal_alone(data, blob)
 
     def unseal(self, sealed: bytes) -> bytes:
         """Return what `seal` was given.
@@ -238,7 +238,7 @@ class Store:
             IntegrityError: store.damaged, a bit of it differs.
         """
         try:
-            return self._sealer.open(sealed[BLOB_ID_SIZE:], sealed[:BLOB_ID_SIZE])
+            return self._sealer.open_alone(sealed[BLOB_ID_SIZE:], sealed[:BLOB_ID_SIZE])
         except DamagedError as error:
             hint = "Bring that file back from a backup of the store."
             raise IntegrityError("store.damaged", what=f"a sealed record: {error}", hint=hint) from error
@@ -247,13 +247,13 @@ class Store:
         """Return what a child that is forked now may store into. It is gone with the next flush or discard."""
         return self._shelf.annex()
 
-    def adopt(self, name: str, ids: bytes, lengths: list[int], sizes: list[int]) -> None:
+    def adopt(self, name: str, ids: bytes, sizes: list[int], counts: list[int], lengths: list[int]) -> None:
         """Take over blobs that a child stored, as `Annex.taken` says which. They need not be new.
 
         Raises:
             As `put`.
         """
-        self._shelf.adopt(name, ids, lengths, sizes)
+        self._shelf.adopt(name, ids, sizes, counts, lengths)
 
     def get(self, blob: bytes) -> bytes:
         """Return a blob, verified against its id.

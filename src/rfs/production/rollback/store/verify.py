@@ -8,7 +8,7 @@ from functools import partial
 from rfs.production.rollback.store.index import Index
 from rfs.production.rollback.store.packs import Contents, Entry
 from rfs.production.rollback.store.reports import Damage
-from rfs.production.rollback.store.seal import DamagedError, Type
+from rfs.production.rollback.store.seal import DamagedError
 from rfs.production.rollback.store.shelf import Shelf
 
 Tick = Callable[[int, int], None]
@@ -34,6 +34,7 @@ class _Checker:
         self._failed: set[tuple[bytes, str]] = set()
         self._known_bad = shelf.ask(lambda index: index.bad())
         self._worked: set[tuple[bytes, str]] = set()
+        self._last: tuple[tuple[str, int], bytes | None] | None = None
 
     def everything(self) -> Damage:
         """Check all packs, with all that is in them."""
@@ -51,7 +52,7 @@ class _Checker:
             if why:
                 sentences.append(f"Pack {name} is damaged: {why}.")
             elif isinstance(entries, Contents):
-                stale = stale or totals.get(name, (0, 0)) != (len(entries), sum(entries.lengths))
+                stale = stale or totals.get(name, (0, 0)) != (len(entries), sum(entries.spans()))
             for entry in entries:
                 self._check(name, entry)
         if stale:
@@ -84,16 +85,27 @@ class _Checker:
 
     def _check(self, pack: str, entry: Entry) -> bool:
         self._checked += 1
-        self._size += entry.length
-        self._tick(1, entry.length)
+        self._tick(1, 0)
         try:
-            self._shelf.sealer.open(self._shelf.read(pack, entry), entry.blob, Type(entry.type))
+            self._shelf.cut(entry, self._opened(pack, entry))
         except (DamagedError, FileNotFoundError):
             self._failed.add((entry.blob, pack))
             return False
         if (entry.blob, pack) in self._known_bad:
             self._worked.add((entry.blob, pack))
         return True
+
+    def _opened(self, pack: str, entry: Entry) -> bytes:
+        """Return what the sealed bytes hold in which a blob lies; read and opened once for all blobs of a frame."""
+        place = (pack, entry.offset)
+        if self._last is None or self._last[0] != place:
+            self._last = (place, None)
+            self._size += entry.length
+            self._tick(0, entry.length)
+            self._last = (place, self._shelf.opened(entry, self._shelf.read(pack, entry)))
+        if self._last[1] is None:
+            raise DamagedError
+        return self._last[1]
 
     def _elsewhere(self, blob: bytes) -> bool:
         copies = self._shelf.ask(lambda index: index.find(blob))

@@ -19,7 +19,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, cast
 
 import msgspec
 
@@ -40,6 +40,10 @@ _PIPE = 1 << 20
 _HEAD = 8
 
 
+# What a child tells of what it stored, as the parent's `adopt` takes it.
+Told: TypeAlias = tuple[str, bytes, list[int], list[int], list[int]]
+
+
 class Annex(Protocol):
     """Where a child stores."""
 
@@ -49,7 +53,7 @@ class Annex(Protocol):
     def put_all(self, contents: Sequence[bytes]) -> list[bytes]:
         """Store blobs; return their ids."""
 
-    def taken(self) -> list[tuple[str, bytes, list[int], list[int]]]:
+    def taken(self) -> list[Told]:
         """Return what was stored since the last call, as the parent's `adopt` takes it."""
 
 
@@ -59,7 +63,7 @@ class Annexing(Protocol):
     def annex(self) -> Annex:
         """Return what a child that is forked now may store into."""
 
-    def adopt(self, name: str, ids: bytes, lengths: list[int], sizes: list[int]) -> None:
+    def adopt(self, name: str, ids: bytes, sizes: list[int], counts: list[int], lengths: list[int]) -> None:
         """Take over what a child stored."""
 
     def identify(self, data: bytes) -> bytes:
@@ -92,7 +96,7 @@ class _Message(msgspec.Struct, array_like=True):
     """What the helper says at the end of a job: what it stored, and what it found, which needs that."""
 
     job: int
-    stored: list[tuple[str, bytes, list[int], list[int]]] = []
+    stored: list[Told] = []
     found: Found | None = None
     warnings: list[str] = []
     count: int = 0
