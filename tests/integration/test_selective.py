@@ -130,6 +130,7 @@ REFUSED = [
     (("--path", "tree/nothing"), "select.none"),
     (("--path", "tree"), "select.where"),
     (("--path", "elsewhere"), "select.where"),
+    (("--path", "tree/\udcff"), "select.where"),
     (("--path", "tree/settings.toml"), "select.where"),
     (("--key", "nothing.here"), "select.none"),
     (("--key", "db:t"), "select.none"),

@@ -186,7 +186,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Roll that back, too: name it instead.",
     ),
     "select.where": (
-        "{path} lies in no files component of rfs.toml.",
+        "{path} cannot be rolled back by its path.",
         "{hint}",
     ),
     "select.table": (

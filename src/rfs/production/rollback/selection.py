@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from rfs.production.rollback.capturing import Part
 from rfs.production.rollback.driver import overrides
 from rfs.production.rollback.errors import RollbackError, UsageError
-from rfs.production.rollback.model import DeploymentCheckpoint
+from rfs.production.rollback.model import DeploymentCheckpoint, storable
 from rfs.production.rollback.wiring import inside
 
 Selection = dict[str, tuple[str, ...]]
@@ -52,8 +52,12 @@ def _place(parts: Mapping[str, Part], path: str) -> tuple[str, str]:
         )
     owned, name, part = max(owners, key=lambda each: len(each[0]))
     if part.driver.root(part.component) != owned or path == owned or not overrides(part.driver, "select"):
-        raise UsageError("select.where", path=path, hint=f"It is all of {name}, or belongs to it: --only {name}.")
-    return name, os.path.relpath(path, owned)
+        raise UsageError("select.where", path=path, hint=f"It is all of {name}, or belongs to it: give --only {name}.")
+    inner = os.path.relpath(path, owned)
+    if storable(inner) != inner:
+        hint = "Its name is not UTF-8, which a plan cannot hold: name the folder that it is in."
+        raise UsageError("select.where", path=storable(path), hint=hint)
+    return name, inner
 
 
 def _configuration(parts: Mapping[str, Part], key: str) -> tuple[str, str]:
