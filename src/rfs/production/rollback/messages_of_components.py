@@ -130,7 +130,7 @@ OF_COMPONENTS: dict[str, tuple[str, str]] = {
     ),
     "change.no_restorer": (
         "Nothing here can take changes of {component} back: {why}.",
-        "Give register_restorer the function that can, or track it as one of: {known}; `rfs undo ID` undoes another one.",
+        "Give register_restorer the function that can, or track it as one of: {known}; `rfs undo ID` undoes another.",
     ),
     "change.too_few": (
         "There are only {count} tracked changes, not {asked}.",
