@@ -66,6 +66,7 @@ def test_nobody_confirms_it_and_it_goes_back(app: App, words: Any, after: list[s
     with Guarded(app, *words(app, "200ms")) as guarded:
         assert guarded.end() == 20, guarded.err
     assert "nobody confirmed it in time" in guarded.err
+    assert ("The rollback was taken back" if words is rollback else "The deployment failed") in guarded.err
     assert app.notes == before
     assert undecided(app) is None
     assert app.json("log")[0]["status"] == "completed"

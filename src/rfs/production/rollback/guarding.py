@@ -36,6 +36,8 @@ _NAP_SECONDS = 0.1
 # How soon a confirmation, or a cancellation, is noticed that another process wrote down.
 _LOOK_SECONDS = 0.5
 
+_REVERTED = {"guard": "guard.reverted", "rollback": "guard.rollback_reverted"}
+
 Watch = Callable[[datetime], str | None]
 """Asked in the bake, again and again: None to keep going, or a sentence (without its full stop) why it tripped.
 
@@ -342,7 +344,7 @@ class Guard:
             raise error from told
 
     def _failed(self, deployment: Deployment, failure: FailedError) -> Outcome:
-        facts: dict[str, Any] = {"checkpoint": deployment.checkpoint_id, "why": failure.why}
+        facts: dict[str, Any] = {"checkpoint": self._destination(deployment), "why": failure.why}
         if failure.status is not None:
             facts["status"] = failure.status
         if not deployment.auto_rollback:
@@ -352,13 +354,13 @@ class Guard:
         operation = self._revert(deployment, failure.why, quarantine=failure.judged and bool(deployment.version))
         if operation is None:
             return self._outcome(self.app.deployments.get(deployment.guard_id))
-        raise GuardRevertedError("guard.reverted", rollback=operation.operation_id, **facts)
+        raise GuardRevertedError(_REVERTED[deployment.kind], rollback=operation.operation_id, **facts)
 
     def _interrupted(self, deployment: Deployment, interruption: InterruptedByUserError) -> Outcome:
         """Do as the policy says; somebody who cancels it has said so already."""
         app = self.app
         cancelled = interruption.key == "guard.cancelled"
-        facts = {"checkpoint": deployment.checkpoint_id}
+        facts = {"checkpoint": self._destination(deployment)}
         left = "" if deployment.auto_rollback else "it was only to be watched"
         if app.settings.policy.on_interrupt == "keep":
             left = "[policy] on_interrupt is keep"
@@ -373,7 +375,7 @@ class Guard:
             return self._outcome(app.deployments.get(deployment.guard_id))
         facts["rollback"] = operation.operation_id
         if cancelled:
-            raise GuardRevertedError("guard.reverted", why=why, **facts)
+            raise GuardRevertedError(_REVERTED[deployment.kind], why=why, **facts)
         raise InterruptedByUserError("guard.interrupted", **facts) from interruption
 
     def _revert(self, deployment: Deployment, why: str, *, quarantine: bool) -> Operation | None:

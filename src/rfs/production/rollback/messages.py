@@ -422,6 +422,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "The deployment failed and the system is back at {checkpoint}: {why}.",
         "`rfs show {rollback}` tells how it went back; `rfs undo` brings the deployed state back, to look into it.",
     ),
+    "guard.rollback_reverted": (
+        "The rollback was taken back, and the system is at {checkpoint}, the state before it: {why}.",
+        "`rfs show {rollback}` tells how it went back; run the rollback again, and `rfs confirm` it in time.",
+    ),
     "guard.left": (
         "The deployment failed and was left as it is ({left}): {why}.",
         "`rfs rollback {checkpoint}` takes it back.",
@@ -430,10 +434,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "The version {version} is quarantined since {since}: {why}.",
         "Deploy another version, or release this one: `rfs guard --release {version}`.",
     ),
-    "guard.not_quarantined": (
-        "The version {version} is not quarantined.",
-        "Nothing keeps it from being deployed.",
-    ),
+    "guard.not_quarantined": ("The version {version} is not quarantined.", "Nothing keeps it from being deployed."),
     "guard.pending": (
         "The {kind} {guard} is {phase}, and must be decided before another change begins.",
         "Wait for it, keep it with `rfs confirm {guard}`, or take it back with `rfs cancel {guard}`.",
@@ -442,10 +443,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "No guarded deployment or rollback is waiting to be decided.",
         "`rfs status` shows one while it is.",
     ),
-    "guard.other": (
-        "{selector} is not waiting to be decided; {guard} is.",
-        "Name that one, or none.",
-    ),
+    "guard.other": ("{selector} is not waiting to be decided; {guard} is.", "Name that one, or none."),
     "guard.early": (
         "{guard} is {phase}: there is nothing to {verb} yet.",
         "Try again when its command has ended; `rfs cancel {guard}` ends it now.",
@@ -463,10 +461,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "It was interrupted, and the system is back at {checkpoint}.",
         "`rfs show {rollback}` tells how it went back.",
     ),
-    "guard.interrupted_early": (
-        "It was interrupted before anything was changed.",
-        "Start it again when you like.",
-    ),
+    "guard.interrupted_early": ("It was interrupted before anything was changed.", "Start it again when you like."),
     "guard.interrupted_left": (
         "It was interrupted, and the system was left as it is ({left}).",
         "`rfs rollback {checkpoint}` takes it back.",
