@@ -14,7 +14,8 @@ from small import Small
 
 from rfs.production.rollback import upkeep
 from rfs.production.rollback.database import Database
-from rfs.production.rollback.errors import RevertedError, RollbackError
+from rfs.production.rollback.errors import GuardRevertedError, RevertedError, RollbackError
+from rfs.production.rollback.guarding import CommandChange, Guard, Trial
 
 MEGABYTE = 1 << 20
 
@@ -326,3 +327,14 @@ def test_doctor_says_that_there_is_no_reserve(filling: Filling) -> None:
         assert not [found for found in upkeep.examine(app) if "set aside" in found.text]
         filling.have_no_reserve()
         assert [found.level for found in upkeep.examine(app) if "set aside" in found.text] == ["warning"]
+
+
+@pytest.mark.slow
+def test_a_change_that_fills_the_stores_disk_is_taken_back_all_the_same(filling: Filling) -> None:
+    script = f"echo 3 > {filling.small.tree}/only-in-2.txt; cat /dev/zero > {filling.disk}/filler; exit 5"
+    with filling.small.open() as app:
+        with pytest.raises(GuardRevertedError) as told:
+            Guard(app).run(CommandChange(["sh", "-c", script]), Trial())
+        assert told.value.code == 5
+        assert filling.small.state() == filling.old
+        assert app.deployments.open() is None
