@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from pathlib import Path
@@ -12,6 +13,7 @@ from cli_app import Ran
 from small import Small
 
 from rfs.cli.main import main
+from rfs.production.rollback import RollbackManager
 from rfs.production.rollback.application import Application
 from rfs.production.rollback.catalog import Catalog
 from rfs.production.rollback.errors import RevertedError
@@ -358,3 +360,26 @@ def test_a_plan_of_a_part_is_written_and_carried_out(tree: Tree) -> None:
     tree.json(*words)
     assert (tree.tree / "deep" / "a.txt").read_text() == "a 1\n"
     assert not tree.is_at(1)
+
+
+def test_from_python_it_is_the_same(tree: Tree) -> None:
+    async def story() -> None:
+        manager = RollbackManager(tree.home / "rfs.toml")
+        first = (await manager.create_checkpoint("one")).unwrap()
+        change_everything(tree)
+        plan = (await manager.plan(first, paths=["tree/deep"], keys=["version"])).unwrap()
+        assert plan.selection == {"tree": ("deep",), "settings": ("version",)}
+        older = (await manager.rollback_to_checkpoint(first, paths=["tree/deep"])).unwrap()["rollback_id"]
+        assert (tree.tree / "deep" / "a.txt").read_text() == "a 1\n"
+        assert not tree.is_at(1)
+        (await manager.rollback_to_checkpoint(first, paths=["tree/code.txt"])).unwrap()
+        (tree.tree / "deep" / "a.txt").write_text("a 3\n")
+        assert (await manager.undo(operation=older)).error.key == "change.conflict"
+        (await manager.undo(operation=older, conflicts="ours")).unwrap()
+        assert (tree.tree / "deep" / "a.txt").read_text() == "a 3\n"
+        assert (tree.tree / "deep" / "er" / "new.txt").exists()
+        (await manager.redo()).unwrap()
+        assert not (tree.tree / "deep" / "er" / "new.txt").exists()
+        assert (await manager.redo()).is_failure()
+
+    asyncio.run(story())

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
@@ -40,6 +41,7 @@ from rfs.production.rollback.operation import Operation
 from rfs.production.rollback.operationlog import AnyOperation
 from rfs.production.rollback.plan import Plan
 from rfs.production.rollback.plan import Policy as RollbackPolicy
+from rfs.production.rollback.selection import chosen
 from rfs.production.rollback.settings import NAME_PATTERN, Settings, policy_of
 
 if TYPE_CHECKING:
@@ -147,6 +149,8 @@ class RollbackManager:
         components: Sequence[str] | None = None,
         at: datetime | None = None,
         condition: object = None,
+        paths: Sequence[str] = (),
+        keys: Sequence[str] = (),
     ) -> Result[dict[str, Any], RollbackError]:
         """Roll the application back, or back to the state before when that fails.
 
@@ -156,6 +160,7 @@ class RollbackManager:
             strategy: this release knows IMMEDIATE, and refuses the others.
             components: only these.
             at, condition: of a SCHEDULED and of a CONDITIONAL rollback; refused with IMMEDIATE.
+            paths, keys: only these files and folders, and these keys of a configuration (`"a.b"`, or `"NAME:a.b"`).
 
         Returns:
             Success of `{"rollback_id", "status", "rolled_back_to"}`; a Failure says where the system is now.
@@ -166,8 +171,9 @@ class RollbackManager:
 
         def act(app: Application) -> dict[str, Any]:
             _require_immediate(strategy, at=at, condition=condition)
-            only = tuple(components or ())
-            return _summary(*_or_going_on(app, lambda: [app.rollback(selector, reason=reason, only=only)]))
+            only, part = tuple(components or ()), chosen(app.parts, paths, keys)
+            roll_back = partial(app.rollback, selector, reason=reason, only=only, selection=part)
+            return _summary(*_or_going_on(app, lambda: [roll_back()]))
 
         return await self._do(act)
 
@@ -216,16 +222,40 @@ class RollbackManager:
         """Finish or revert what a crash interrupted; returns the records of what was settled."""
         return await self._do(lambda app: [operation.record() for operation in _or_going_on(app, app.recover)])
 
-    async def undo(self, n: int = 1, *, component: str | None = None) -> Result[list[dict[str, Any]], RollbackError]:
+    async def undo(
+        self,
+        n: int = 1,
+        *,
+        component: str | None = None,
+        operation: str | None = None,
+        conflicts: Literal["refuse", "ours", "theirs"] = "refuse",
+    ) -> Result[list[dict[str, Any]], RollbackError]:
         """Take back the last `n` operations of the log, newest first: rollbacks, versions, tracked changes.
 
         Args:
             component: only operations that touched it count, and only it is taken back.
+            operation: the id of the one that is to be taken back, instead.
+            conflicts: what becomes of what was changed since: nothing is done; it stays; it is overwritten, too.
         """
         from rfs.production.rollback import undo  # few programs need it, and it takes a while
+        from rfs.production.rollback.merging import Resolution
+
+        meant = partial(undo.undo, component=component, operation=operation, how=Resolution(conflicts))
 
         def act(app: Application) -> list[dict[str, Any]]:
-            return [_summary(each) for each in _or_going_on(app, lambda: undo.undo(app, n, component=component))]
+            return [_summary(each) for each in _or_going_on(app, lambda: meant(app, n))]
+
+        return await self._do(act)
+
+    async def redo(self) -> Result[list[dict[str, Any]], RollbackError]:
+        """Take back the last undo, unless something else was done since."""
+        from rfs.production.rollback import undo
+        from rfs.production.rollback.undoing import to_redo
+
+        def act(app: Application) -> list[dict[str, Any]]:
+            undo.settle(app)
+            last = to_redo(app.log)
+            return [_summary(each) for each in _or_going_on(app, lambda: undo.undo(app, operation=last))]
 
         return await self._do(act)
 
@@ -253,11 +283,16 @@ class RollbackManager:
     # — looking —
 
     async def plan(
-        self, checkpoint: str | DeploymentCheckpoint, *, components: Sequence[str] | None = None
+        self,
+        checkpoint: str | DeploymentCheckpoint,
+        *,
+        components: Sequence[str] | None = None,
+        paths: Sequence[str] = (),
+        keys: Sequence[str] = (),
     ) -> Result[Plan, RollbackError]:
         """Return what a rollback would do, lose and need; a Failure where it would be refused."""
-        selector = _selector(checkpoint)
-        return await self._do(lambda app: app.plan(selector, only=tuple(components or ())))
+        selector, only = _selector(checkpoint), tuple(components or ())
+        return await self._do(lambda app: app.plan(selector, only=only, selection=chosen(app.parts, paths, keys)))
 
     def find_checkpoint(self, checkpoint_id: str) -> DeploymentCheckpoint | None:
         """Return the checkpoint that a selector means, or None."""
