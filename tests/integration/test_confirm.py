@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from cli_app import CHECK, TOML, App
-from guard_kit import Guarded, end_commands
+from guard_kit import PATIENCE, Guarded, end_commands
 from waiting import until
 
 from rfs.production.rollback.application import Application
 from rfs.production.rollback.errors import ConflictError
 from rfs.production.rollback.guarded import Deployment
+from rfs.production.rollback.lock import exclusive
 
 
 @pytest.fixture
@@ -181,6 +183,19 @@ def test_a_command_that_runs_cannot_be_confirmed_but_cancelled(app: App) -> None
         assert app.rfs("cancel").code == 0
         assert guarded.end() == 20
     assert app.notes == ["one", "two"]
+
+
+@pytest.mark.slow
+def test_a_confirmation_waits_for_a_moment_that_somebody_has_the_lock(app: App) -> None:
+    with Guarded(app, *guard(app)) as guarded:
+        guarded.phase("baking")
+        with exclusive(str(app.folder / ".rfs" / "lock"), "a checkpoint"):
+            confirming = app.start("confirm")
+            with pytest.raises(subprocess.TimeoutExpired):
+                confirming.wait(timeout=1)
+        _, err = confirming.communicate(timeout=PATIENCE)
+        assert confirming.returncode == 0, err
+        assert guarded.end() == 0, guarded.err
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from rfs.production.rollback.operation import Operation
 from rfs.production.rollback.recorded import Began, edited
 from rfs.production.rollback.recovery import InsideError, Recoverable, interruptible, on_behalf
 
+PATIENCE_SECONDS = 10.0
 _ENDS = {Next.CANCEL: Phase.CANCELLED, Next.LEAVE: Phase.LEFT, Next.ENDED: Phase.REVERTED}
 
 
@@ -264,6 +265,17 @@ class Settling(Recoverable, ABC):
             deadline = utc_now() + timedelta(seconds=seconds)
             self.deployments.change(each.guard_id, phase=Phase.BAKING, deadline=deadline)
 
+    @contextmanager
+    def _patiently(self, what: str) -> Iterator[None]:
+        """Hold the lock; a word about what is on trial must not be lost to a checkpoint that is just being taken."""
+        wait = self.wait
+        self.wait = max(wait, PATIENCE_SECONDS)
+        try:
+            with self.locked(what):
+                yield
+        finally:
+            self.wait = wait
+
     @interruptible
     def confirm(self, selector: str | None = None) -> Deployment:
         """Keep what awaits its confirmation.
@@ -275,7 +287,7 @@ class Settling(Recoverable, ABC):
             NotFoundError: nothing is.
             ConflictError: it is too early or too late.
         """
-        with self.locked("confirm"):
+        with self._patiently("confirm"):
             found = self._undecided(selector, "confirm", unless_stuck=False)
             return self.deployments.close(found.guard_id, Phase.KEPT, f"confirmed by {actor()}")
 
@@ -286,7 +298,7 @@ class Settling(Recoverable, ABC):
         Raises:
             NotFoundError, ConflictError: as for `confirm`.
         """
-        with self.locked("extend"):
+        with self._patiently("extend"):
             found = self._undecided(selector, "extend", unless_stuck=True)
             deadline = utc_now() + timedelta(seconds=seconds)
             return self.deployments.change(found.guard_id, deadline=deadline, bake=seconds)
@@ -302,7 +314,7 @@ class Settling(Recoverable, ABC):
             NotFoundError, ConflictError: as for `confirm`.
             RollbackError: as for `take_back`.
         """
-        with self.locked("cancel"):
+        with self._patiently("cancel"):
             found = self.deployments.pending(selector)
             if found.phase is Phase.REVERTING and self.deployments.owned():
                 raise ConflictError("guard.late", guard=found.guard_id, phase=found.phase, verb="cancel")

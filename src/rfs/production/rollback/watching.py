@@ -104,7 +104,8 @@ class Watcher:
     def _settle(self, app: Application) -> bool:
         """Finish or revert what nobody looks after; tell whether a deadline is waited for."""
         deployment = app.deployments.open()
-        left = app.catalog.open_operation() is not None or (deployment is not None and not app.deployments.owned())
+        # While a deadline is only waited for, the lock is left to whoever wants to confirm it.
+        left = app.catalog.open_operation() is not None or app.due() is not None
         if left and not app.is_worked_on():
             try:
                 for operation in app.recover(reason="rfs watch"):
