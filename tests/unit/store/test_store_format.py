@@ -120,7 +120,7 @@ def test_a_reader_made_from_the_document(store: Store, root: str, key: str) -> N
 
 
 def test_small_blobs_lie_together_and_large_ones_alone(store: Store, root: str, key: str) -> None:
-    contents = [text(1_000, 1), noise(1_000, 2), b"", noise(40_000, 3), text(20_000, 4), text(20_000, 5), text(9, 6)]
+    contents = [text(1_000, 1), noise(1_000, 2), b"", noise(40_000, 3), text(10_000, 4), text(10_000, 5), text(9, 6)]
     wanted = dict(zip(store.put_all(contents), contents, strict=True))
     store.flush()
     reader = Reader(Path(root, "packs"), Path(key))

@@ -38,7 +38,7 @@ def test_what_lies_in_frames_is_had_in_any_order(store: Store, root: str, key: s
     assert_holds(store, made)
     store.flush()
     frames = frames_of(store, packs(root)[0])
-    assert 4 <= len(frames) <= 8
+    assert 8 <= len(frames) <= 14
     assert all(sum(entry.size for entry in frame) <= 2 * FRAME_SIZE for frame in frames)
     assert [entry.blob for frame in frames for entry in frame] == list(made)
     assert_holds(store, dict(sorted(made.items())))

@@ -30,7 +30,7 @@ BLOB_ID_SIZE = 32
 LARGEST_BLOB = 1 << 30
 # Smaller blobs are sealed together until they are this much, in bytes. Larger frames would hardly win more,
 # and who wants one blob of a frame has to open all of it.
-FRAME_SIZE = 32 << 10
+FRAME_SIZE = 16 << 10
 _LEVEL = 1
 _RAW, _ZSTD = b"\x00", b"\x01"
 _COUNT = struct.Struct("<I")
