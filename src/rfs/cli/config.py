@@ -17,7 +17,7 @@ from rfs.production.rollback.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from rfs.production.rollback.application import Application
-    from rfs.production.rollback.drivers.parsing import Value
+    from rfs.production.rollback.drivers.formats import Value
     from rfs.production.rollback.model import Change, Component
     from rfs.production.rollback.versions import ConfigVersion, FilePlace, Versions
 
@@ -172,7 +172,7 @@ def _changes(app: Application, c: Component, before: dict[str, Any], after: dict
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Value]:
-    from rfs.production.rollback.drivers.envfile import UnparsableError
+    from rfs.production.rollback.drivers.formats import UnparsableError
     from rfs.production.rollback.drivers.parsing import flat
 
     try:

@@ -14,7 +14,7 @@ import msgspec
 
 from rfs.core.result import Result
 from rfs.production.rollback.application import Application
-from rfs.production.rollback.drivers.parsing import format_of
+from rfs.production.rollback.drivers.formats import format_of
 from rfs.production.rollback.drivers.reload import Reload, parse_reload
 from rfs.production.rollback.errors import RollbackError, UsageError
 from rfs.production.rollback.hooks import Caller, Hook, make_store, settings_of

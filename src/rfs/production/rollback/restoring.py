@@ -7,7 +7,7 @@ from typing import Any
 
 from rfs.production.rollback.application import Application
 from rfs.production.rollback.drivers.config import ConfigDriver
-from rfs.production.rollback.drivers.envfile import UnparsableError
+from rfs.production.rollback.drivers.formats import UnparsableError
 from rfs.production.rollback.drivers.writing import UnwritableError, read, write
 from rfs.production.rollback.errors import UsageError
 from rfs.production.rollback.merging import Clash, Resolution, merge_content, merge_values

@@ -21,10 +21,9 @@ import msgspec
 
 from rfs.production.rollback.application import Application
 from rfs.production.rollback.drivers.config import ConfigDriver
-from rfs.production.rollback.drivers.envfile import UnparsableError
+from rfs.production.rollback.drivers.formats import NAMES, UnparsableError
 from rfs.production.rollback.drivers.meta import Meta, remove_file, replace_file, shown
 from rfs.production.rollback.drivers.onefile import File, live_file
-from rfs.production.rollback.drivers.parsing import NAMES
 from rfs.production.rollback.drivers.writing import UnwritableError, read, write
 from rfs.production.rollback.errors import (
     ConflictError,

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rfs.production.rollback.drivers.formats import Value
 from rfs.production.rollback.drivers.keys import key_changes
 from rfs.production.rollback.drivers.masking import MASK, SHOWN, is_secret_name, is_secret_value, label, masked
-from rfs.production.rollback.drivers.parsing import Value
 from rfs.production.rollback.model import Component
 from rfs.testing import MemoryStore
 

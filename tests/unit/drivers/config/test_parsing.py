@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rfs.production.rollback.drivers import parsing
-from rfs.production.rollback.drivers.envfile import UnparsableError
-from rfs.production.rollback.drivers.parsing import FORMATS, format_of, parse
+from rfs.production.rollback.drivers.formats import FORMATS, UnparsableError, format_of
+from rfs.production.rollback.drivers.parsing import parse
 
 
 def table(content: str, kind: str) -> dict[str, str]:

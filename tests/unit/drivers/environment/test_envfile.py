@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rfs.production.rollback.drivers.envfile import UnparsableError, parse_dotenv, parse_systemd
+from rfs.production.rollback.drivers.envfile import parse_dotenv, parse_systemd
+from rfs.production.rollback.drivers.formats import UnparsableError
 
 
 @pytest.mark.parametrize(

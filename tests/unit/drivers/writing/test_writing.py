@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rfs.production.rollback.drivers.envfile import UnparsableError
+from rfs.production.rollback.drivers.formats import UnparsableError
 from rfs.production.rollback.drivers.writing import UnwritableError, read, same, write
 
 KINDS = ("toml", "yaml", "json", "ini", "dotenv")

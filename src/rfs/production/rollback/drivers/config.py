@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from rfs.production.rollback.driver import BlobSource, BlobStore, Finding, Pulse
-from rfs.production.rollback.drivers.envfile import UnparsableError
-from rfs.production.rollback.drivers.keys import key_changes
+from rfs.production.rollback.drivers.formats import NAMES, UnparsableError, Value, format_of
 from rfs.production.rollback.drivers.meta import shown
-from rfs.production.rollback.drivers.onefile import File, OneFileDriver, live_file, stored, whole
-from rfs.production.rollback.drivers.parsing import NAMES, Value, format_of, parse
+from rfs.production.rollback.drivers.onefile import File, OneFileDriver, live_file, stored
 from rfs.production.rollback.duration import Duration, parse_duration
 from rfs.production.rollback.errors import ConflictError, NotFoundError, RollbackError, UsageError
 from rfs.production.rollback.model import Capture, Change, Component
@@ -67,6 +65,8 @@ class ConfigDriver(OneFileDriver):
         return os.path.abspath(os.path.join(c.home, _options(c).path))
 
     def invalid(self, c: Component, file: File) -> RollbackError | None:
+        from rfs.production.rollback.drivers.parsing import parse
+
         kind = _format(c)
         if kind is None or file.kind != "file":
             return None
@@ -76,18 +76,12 @@ class ConfigDriver(OneFileDriver):
             return RollbackError("config.invalid", path=shown(self.path(c)), format=NAMES[kind], why=error)
         return None
 
-    def inside(self, c: Component, source: BlobSource, before: File, after: File) -> Iterator[Change]:
-        try:
-            old, new = self.keys(c, before), self.keys(c, after)
-        except UnparsableError:
-            yield whole(c, source, before, after)
-            return
-        yield from key_changes(c, source, old, new)
-
     def keys(self, c: Component, file: File) -> dict[str, Value]:
         kind = _format(c)
         if kind is None:
             raise UnparsableError("its format is not known")
+        from rfs.production.rollback.drivers.parsing import parse
+
         return parse(file.data, kind)
 
     def select(self, c: Component, blobs: BlobStore, want: Capture, onto: Capture, keys: Sequence[str]) -> Capture:

@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from rfs.production.rollback.drivers.formats import UnparsableError
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,199}", re.ASCII)
 _START = re.compile(r"[ \t]*(?:export[ \t]+)?([^=\s]*)[ \t]*(=?)[ \t]*", re.ASCII)
 _SINGLE = re.compile(r"'((?:[^'\\]|\\.)*)'", re.DOTALL)
@@ -19,14 +21,6 @@ _SKIPPED = re.compile(r"[ \t]*(?:#[^\n]*)?(?:\n|$)")
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPED = {"n": "\n", "r": "\r", "t": "\t"}
 _WORD_START, _BLANK = ("#", ";"), (" ", "\t")
-
-
-class UnparsableError(Exception):
-    """The content is not of its format; the text says where or why, and holds nothing of it."""
-
-    def __init__(self, why: str = "", *, line: int = 0, column: int = 0) -> None:
-        place = f"line {line}, column {column}" if column else f"line {line}"
-        super().__init__(why or place)
 
 
 def _at(text: str, position: int) -> UnparsableError:

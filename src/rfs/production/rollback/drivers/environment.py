@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
 
-from rfs.production.rollback.driver import BlobSource
-from rfs.production.rollback.drivers.envfile import UnparsableError
-from rfs.production.rollback.drivers.keys import key_changes
+from rfs.production.rollback.drivers.formats import NAMES, UnparsableError, Value
 from rfs.production.rollback.drivers.meta import shown
-from rfs.production.rollback.drivers.onefile import File, OneFileDriver, whole
-from rfs.production.rollback.drivers.parsing import NAMES, Value, parse
+from rfs.production.rollback.drivers.onefile import File, OneFileDriver
 from rfs.production.rollback.errors import RollbackError
-from rfs.production.rollback.model import Change, Component
+from rfs.production.rollback.model import Component
 
 # Where distributions keep the files that units name with EnvironmentFile=.
 _SYSTEMD_FOLDERS = ("/etc/default/", "/etc/sysconfig/", "/etc/conf.d/", "/etc/systemd/", "/run/systemd/")
@@ -43,6 +39,8 @@ class EnvironmentDriver(OneFileDriver):
         return os.path.abspath(os.path.join(c.home, _options(c).path))
 
     def invalid(self, c: Component, file: File) -> RollbackError | None:
+        from rfs.production.rollback.drivers.parsing import parse
+
         if file.kind != "file":
             return None
         kind = self._format(c, file)
@@ -52,15 +50,9 @@ class EnvironmentDriver(OneFileDriver):
             return RollbackError("config.invalid", path=shown(self.path(c)), format=NAMES[kind], why=error)
         return None
 
-    def inside(self, c: Component, source: BlobSource, before: File, after: File) -> Iterator[Change]:
-        try:
-            old, new = self.keys(c, before), self.keys(c, after)
-        except UnparsableError:
-            yield whole(c, source, before, after)
-            return
-        yield from key_changes(c, source, old, new)
-
     def keys(self, c: Component, file: File) -> dict[str, Value]:
+        from rfs.production.rollback.drivers.parsing import parse
+
         return {name: Value(each.text, secret=True) for name, each in parse(file.data, self._format(c, file)).items()}
 
     def _format(self, c: Component, file: File) -> str:

@@ -16,10 +16,10 @@ from typing import Any, ClassVar
 import msgspec
 
 from rfs.production.rollback.driver import BlobSink, BlobSource, Driver, Pulse
-from rfs.production.rollback.drivers.envfile import UnparsableError
+from rfs.production.rollback.drivers.formats import UnparsableError, Value
 from rfs.production.rollback.drivers.keys import key_changes
 from rfs.production.rollback.drivers.masking import masked
-from rfs.production.rollback.drivers.parsing import Value, parse
+from rfs.production.rollback.drivers.parsing import parse
 from rfs.production.rollback.errors import RollbackError
 from rfs.production.rollback.model import Capture, Change, ChangeKind, Component, Fingerprint, Ref, Restored
 

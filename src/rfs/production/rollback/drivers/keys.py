@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from rfs.production.rollback.driver import BlobSource
+from rfs.production.rollback.drivers.formats import Value
 from rfs.production.rollback.drivers.masking import MASK, is_secret_value, label
-from rfs.production.rollback.drivers.parsing import Value
 from rfs.production.rollback.model import Change, ChangeKind, Component, Ref
 
 

@@ -11,7 +11,6 @@ import stat
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -19,8 +18,7 @@ from blake3 import blake3
 
 from rfs.production.rollback.driver import BlobSink, BlobSource, Driver, Finding
 from rfs.production.rollback.drivers import displaced
-from rfs.production.rollback.drivers.envfile import UnparsableError
-from rfs.production.rollback.drivers.keys import shown_keys
+from rfs.production.rollback.drivers.formats import UnparsableError, Value
 from rfs.production.rollback.drivers.meta import (
     TEMPORARY_PREFIX,
     Meta,
@@ -34,15 +32,13 @@ from rfs.production.rollback.drivers.meta import (
     replace_file,
     shown,
 )
-from rfs.production.rollback.drivers.parsing import Value
 from rfs.production.rollback.errors import IntegrityError, RollbackError
 from rfs.production.rollback.model import Capture, Change, ChangeKind, Component, Fingerprint, Ref, Restored
 
 MANIFEST_FORMAT = 1
 
 
-@dataclass(frozen=True, slots=True)
-class File:
+class File(msgspec.Struct, frozen=True):
     """A state of the file.
 
     Attributes:
@@ -54,8 +50,11 @@ class File:
 
     kind: str
     meta: Meta | None = None
-    # It may hold secrets, which must not get into a traceback or a log by accident.
-    data: bytes = field(default=b"", repr=False)
+    data: bytes = b""
+
+    def __repr__(self) -> str:
+        # The content may hold secrets, which must not get into a traceback or a log by accident.
+        return f"File(kind={self.kind!r}, meta={self.meta!r})"
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -71,9 +70,16 @@ class OneFileDriver(Driver):
     def path(self, c: Component) -> str:
         """Return the file's absolute path."""
 
-    @abstractmethod
-    def inside(self, c: Component, source: BlobSource, before: File, after: File) -> Iterator[Change]:
+    def _inside(self, c: Component, source: BlobSource, before: File, after: File) -> Iterator[Change]:
         """Yield the differences between two contents that differ; none when only their layout does."""
+        from rfs.production.rollback.drivers.keys import key_changes
+
+        try:
+            old, new = self.keys(c, before), self.keys(c, after)
+        except UnparsableError:
+            yield whole(c, source, before, after)
+            return
+        yield from key_changes(c, source, old, new)
 
     @abstractmethod
     def keys(self, c: Component, file: File) -> dict[str, Value]:
@@ -152,6 +158,8 @@ class OneFileDriver(Driver):
         remove_leftover(self.path(c), component=c.name)
 
     def outline(self, c: Component) -> Any:
+        from rfs.production.rollback.drivers.keys import shown_keys
+
         file = live_file(c, self.path(c), as_it_is=True)
         try:
             return shown_keys(self.keys(c, file)) if file.kind == "file" else super().outline(c)
@@ -207,7 +215,7 @@ class OneFileDriver(Driver):
         if before.data != after.data:
             # That it was written later goes without saying.
             changes = [change for change in changes if change.key != "file:modified"]
-            changes += list(self.inside(c, source, before, after)) or [_layout(c, source, before, after)]
+            changes += list(self._inside(c, source, before, after)) or [_layout(c, source, before, after)]
         return sorted(changes, key=lambda change: change.key)
 
 

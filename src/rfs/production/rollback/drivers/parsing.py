@@ -10,49 +10,16 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rfs.production.rollback.drivers.envfile import UnparsableError, parse_dotenv, parse_systemd
+from rfs.production.rollback.drivers.envfile import parse_dotenv, parse_systemd
+from rfs.production.rollback.drivers.formats import UnparsableError, Value
 from rfs.production.rollback.drivers.masking import MASK, is_secret_name, is_secret_value
 
-FORMATS = ("toml", "yaml", "json", "ini", "dotenv", "systemd")
-NAMES = {"toml": "TOML", "yaml": "YAML", "json": "JSON", "ini": "INI", "dotenv": "dotenv", "systemd": "environment"}
 # Beyond these a file is shown as one change: a small YAML file can unfold without end.
 DEEPEST = 50
 MOST_KEYS = 20_000
 
-_SUFFIXES = {
-    ".toml": "toml",
-    ".yaml": "yaml",
-    ".yml": "yaml",
-    ".json": "json",
-    ".ini": "ini",
-    ".cfg": "ini",
-    ".env": "dotenv",
-}
 _BARE = re.compile(r"[^\s.\[\]\"]+")
 _PLACE = re.compile(r"line (\d+), column (\d+)")
-
-
-class Value:
-    """One key's value: a text that identifies it, and whether its name or place makes it a secret."""
-
-    __slots__ = ("secret", "text")
-
-    def __init__(self, text: str, *, secret: bool = False) -> None:
-        self.text = text
-        self.secret = secret
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Value) and (self.text, self.secret) == (other.text, other.secret)
-
-    __hash__ = None  # type: ignore[assignment]  # the stub of object says that everything can be hashed
-
-
-def format_of(name: str) -> str | None:
-    """Return the format that a file's name tells, or None."""
-    lower = name.lower()
-    if lower == ".env" or lower.startswith(".env."):
-        return "dotenv"
-    return next((kind for suffix, kind in _SUFFIXES.items() if lower.endswith(suffix)), None)
 
 
 def parse(data: bytes, kind: str) -> dict[str, Value]:

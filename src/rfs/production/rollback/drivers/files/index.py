@@ -17,6 +17,9 @@ _NAME = "files.index"
 _MAGIC = b"rfs files index 4\n"
 # Half of an index is digests, which no level makes smaller; the rest is small at the quickest one.
 _LEVEL = -1
+# A small one stands as it is: to load what would decompress it takes longer than to read it.
+_SMALL = 64 << 10
+_COMPRESSED = b"\x28\xb5\x2f\xfd"
 
 
 class Index(msgspec.Struct, array_like=True):
@@ -46,12 +49,21 @@ def load(work: str) -> Index | None:
     body = memoryview(data)[at:]
     if data[: len(_MAGIC)] != _MAGIC or blake3(body).digest() != data[len(_MAGIC) : at]:
         return None
+    try:
+        return msgspec.msgpack.decode(_plain(body), type=Index)
+    except msgspec.DecodeError:  # another release's
+        return None
+
+
+def _plain(body: memoryview) -> bytes | memoryview:
+    if body[: len(_COMPRESSED)] != _COMPRESSED:
+        return body
     from zstandard import ZstdDecompressor, ZstdError
 
     try:
-        return msgspec.msgpack.decode(ZstdDecompressor().decompress(body), type=Index)
-    except (ZstdError, msgspec.DecodeError):  # another release's
-        return None
+        return ZstdDecompressor().decompress(body)
+    except ZstdError:
+        return b""
 
 
 def save(work: str, index: Index) -> None:
@@ -59,9 +71,11 @@ def save(work: str, index: Index) -> None:
 
     Errors are swallowed on purpose: without an index the next look is slower, not wrong.
     """
-    from zstandard import ZstdCompressor
+    body = msgspec.msgpack.encode(index)
+    if len(body) > _SMALL:
+        from zstandard import ZstdCompressor
 
-    body = ZstdCompressor(level=_LEVEL).compress(msgspec.msgpack.encode(index))
+        body = ZstdCompressor(level=_LEVEL).compress(body)
     temporary = os.path.join(work, _NAME + ".new")
     with contextlib.suppress(OSError):
         os.makedirs(work, mode=0o700, exist_ok=True)

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import msgspec
 
 from rfs.production.rollback.driver import BlobSink, BlobSource, Driver, Finding, Pulse
+from rfs.production.rollback.drivers.formats import Value
 from rfs.production.rollback.drivers.keys import key_changes
-from rfs.production.rollback.drivers.parsing import Value
 from rfs.production.rollback.drivers.service import definitions as files
 from rfs.production.rollback.drivers.service.definitions import Definition, Recorded
 from rfs.production.rollback.drivers.service.manager import Manager, Places

@@ -10,7 +10,8 @@ from hashlib import sha256
 
 import msgspec
 
-from rfs.production.rollback.drivers.envfile import UnparsableError, parse_systemd
+from rfs.production.rollback.drivers.envfile import parse_systemd
+from rfs.production.rollback.drivers.formats import UnparsableError
 from rfs.production.rollback.drivers.masking import MASK, is_secret_name, is_secret_value, label
 from rfs.production.rollback.drivers.service import definitions as files
 from rfs.production.rollback.drivers.service.manager import Places

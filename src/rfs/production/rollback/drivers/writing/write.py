@@ -8,8 +8,8 @@ from importlib import import_module
 from math import isfinite
 from typing import Any
 
-from rfs.production.rollback.drivers.envfile import UnparsableError
-from rfs.production.rollback.drivers.parsing import NAMES, tree
+from rfs.production.rollback.drivers.formats import NAMES, UnparsableError
+from rfs.production.rollback.drivers.parsing import tree
 
 _BOM = b"\xef\xbb\xbf"
 _TEXT_ONLY = ("ini", "dotenv")
