@@ -85,9 +85,10 @@ class App:
         self.write("one")
 
     def configure(self, text: str) -> None:
-        path = self.folder / "rfs.toml"
-        path.write_text(text, encoding="utf-8")
-        path.chmod(0o644)
+        path, new = self.folder / "rfs.toml", self.folder / "rfs.toml.new"
+        new.write_text(text, encoding="utf-8")
+        new.chmod(0o644)
+        new.rename(path)  # a daemon may be reading it
 
     def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         with closing(sqlite3.connect(self.folder / "notes.db")) as db, db:
