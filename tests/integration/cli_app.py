@@ -71,7 +71,26 @@ class Ran(NamedTuple):
         return self.envelope["data"]
 
 
-class App:
+class CommandLine:
+    """The command line in this process, as it would be run without a terminal."""
+
+    _capsys: pytest.CaptureFixture[str]
+
+    def rfs(self, *words: str) -> Ran:
+        """Run a command in this process, as it would be run without a terminal."""
+        self._capsys.readouterr()
+        code = main(words)
+        out, err = self._capsys.readouterr()
+        return Ran(code, out, err)
+
+    def json(self, *words: str) -> Any:
+        """Run a command that must do what it was asked, with --json; return the data."""
+        ran = self.rfs(*words, "--json")
+        assert ran.envelope["ok"], ran
+        return ran.data
+
+
+class App(CommandLine):
     """The application in `folder`, with its service running."""
 
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,19 +127,6 @@ class App:
         write = f"db.execute('INSERT INTO notes (text) VALUES (?)', ('{text}',)); db.commit()"
         code = f"import sqlite3; db = sqlite3.connect('notes.db'); {write}"
         return f'{self.python} -c "{code}"'
-
-    def rfs(self, *words: str) -> Ran:
-        """Run a command in this process, as it would be run without a terminal."""
-        self._capsys.readouterr()
-        code = main(words)
-        out, err = self._capsys.readouterr()
-        return Ran(code, out, err)
-
-    def json(self, *words: str) -> Any:
-        """Run a command that must do what it was asked, with --json; return the data."""
-        ran = self.rfs(*words, "--json")
-        assert ran.envelope["ok"], ran
-        return ran.data
 
     def checkpoint(self, *words: str) -> str:
         """Take a checkpoint; return its id."""

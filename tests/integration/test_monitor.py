@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -143,15 +142,14 @@ def test_it_goes_to_what_was_healthy_before_the_trouble_and_not_to_the_latest(sm
         assert not sick.health.healthy
     (small.home / "sick").unlink()
     small.version(3)
+    trouble = utc_now()
+    with small.open() as app:
+        app.checkpoint()  # healthy, and taken when it failed already
 
     async def act() -> None:
-        auto = Auto(small)
-        with small.open() as app:
-            app.checkpoint()  # healthy, and taken when it failed already
-        result = await auto._go_back("a test", utc_now() - timedelta(seconds=1))
+        result = await Auto(small)._go_back("a test", trouble)
         assert result.is_success(), result
 
-    time.sleep(1.1)  # so that the trouble, a second ago, began after the sick checkpoint and before the last
     asyncio.run(act())
     assert small.is_at(1)
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_app import Ran
+from cli_app import CommandLine
 from small import Small
 
-from rfs.cli.main import main
 from rfs.production.rollback import RollbackManager
 from rfs.production.rollback.application import Application
 from rfs.production.rollback.catalog import Catalog
@@ -26,7 +25,7 @@ depends_on = ["settings"]
 """
 
 
-class Tree(Small):
+class Tree(Small, CommandLine):
     """An application with folders in it, and a way to run commands there."""
 
     def __init__(self, home: Path, capsys: pytest.CaptureFixture[str], more: str = "") -> None:
@@ -37,16 +36,6 @@ class Tree(Small):
         (home / "env").write_text("A=1\n")
         super().__init__(home, more=more)
         self._capsys = capsys
-
-    def rfs(self, *words: str) -> Ran:
-        self._capsys.readouterr()
-        code = main(words)
-        return Ran(code, *self._capsys.readouterr())
-
-    def json(self, *words: str) -> Any:
-        ran = self.rfs(*words, "--json")
-        assert ran.envelope["ok"], ran
-        return ran.data
 
     def everything(self) -> dict[str, Any]:
         """All of the folder, with modes and times of files."""

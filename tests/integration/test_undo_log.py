@@ -13,16 +13,15 @@ from typing import Any
 import apsw
 import msgspec
 import pytest
-from cli_app import Ran
+from cli_app import CommandLine
 from small import Small
 
-from rfs.cli.main import main
 from rfs.production.rollback import IncrementalRollback, RollbackManager, upkeep
 from rfs.production.rollback.ledger import Ledger
 from rfs.production.rollback.operationlog import OPERATIONS, SmallOperation
 
 
-class Shop(Small):
+class Shop(Small, CommandLine):
     """An application with a way to run commands in it."""
 
     def __init__(self, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,16 +30,6 @@ class Shop(Small):
         self.settings = self.tree / "settings.toml"
         self.code = self.tree / "code.txt"
         self._capsys = capsys
-
-    def rfs(self, *words: str) -> Ran:
-        self._capsys.readouterr()
-        code = main(words)
-        return Ran(code, *self._capsys.readouterr())
-
-    def json(self, *words: str) -> Any:
-        ran = self.rfs(*words, "--json")
-        assert ran.envelope["ok"], ran
-        return ran.data
 
     def kinds(self) -> list[str]:
         return [each["kind"] for each in self.json("log")]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from rfs.production.rollback import selectors
-from rfs.production.rollback.capturing import Drift, Part, drift_of
+from rfs.production.rollback.capturing import Drift, Part, drift_of, require_kind
 from rfs.production.rollback.driver import overrides
 from rfs.production.rollback.errors import ConflictError, NotFoundError, UsageError
 from rfs.production.rollback.lock import actor, holder
@@ -487,14 +487,3 @@ class Application(Settling):
     def _require_components(self) -> None:
         if not self.parts:
             raise UsageError("app.empty", path=self.settings.path)
-
-
-def require_kind(part: Part, capture: Capture | None) -> None:
-    """Refuse a capture that another driver made: this one would take it for damaged.
-
-    Raises:
-        ConflictError: components.kind_changed.
-    """
-    if capture is not None and capture.kind != part.driver.kind:
-        now = part.driver.kind
-        raise ConflictError("components.kind_changed", name=part.component.name, then=capture.kind, now=now)

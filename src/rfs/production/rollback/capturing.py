@@ -12,7 +12,7 @@ import msgspec
 
 from rfs.production.rollback.catalog import Catalog
 from rfs.production.rollback.driver import Driver, overrides
-from rfs.production.rollback.errors import IntegrityError, RollbackError
+from rfs.production.rollback.errors import ConflictError, IntegrityError, RollbackError
 from rfs.production.rollback.model import (
     Capture,
     CheckpointType,
@@ -63,6 +63,17 @@ def drift_of(part: Part, capture: Capture | None) -> Drift:
     except RollbackError as error:
         return Drift(c.name, c.kind, None, str(error))
     return Drift(c.name, c.kind, equal, detail)
+
+
+def require_kind(part: Part, capture: Capture | None) -> None:
+    """Refuse a capture that another driver made: this one would take it for damaged.
+
+    Raises:
+        ConflictError: components.kind_changed.
+    """
+    if capture is not None and capture.kind != part.driver.kind:
+        now = part.driver.kind
+        raise ConflictError("components.kind_changed", name=part.component.name, then=capture.kind, now=now)
 
 
 class Capturer:

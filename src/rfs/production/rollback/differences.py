@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rfs.production.rollback.application import Application, require_kind
+from rfs.production.rollback.application import Application
+from rfs.production.rollback.capturing import require_kind
 from rfs.production.rollback.drivers.masking import masked_line
 from rfs.production.rollback.model import Capture, Change
 from rfs.production.rollback.operation import Operation
