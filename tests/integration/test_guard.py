@@ -43,7 +43,7 @@ def test_what_is_well_is_kept(app: App) -> None:
     assert (data["phase"], data["version"], data["deployment_id"]) == ("kept", "v2", "d7")
     taken = app.json("checkpoint", "show", data["checkpoint_id"])
     assert (taken["type"], taken["version"], taken["deployment_id"]) == ("automatic", "v2", "d7")
-    assert app.json("log") == [], "nothing was rolled back"
+    assert [each["kind"] for each in app.json("log")] == ["deployment"], "nothing was rolled back"
     assert app.json("status")["deployment"] is None
 
 
@@ -154,7 +154,7 @@ def test_what_is_only_watched_is_left_as_it_is(app: App, how: str, script: str, 
     assert "was left as it is" in ran.err
     assert app.notes == ["one", "two"]
     assert newest(app).phase == "left"
-    assert app.json("log") == []
+    assert not [each for each in app.json("log") if each["kind"] != "deployment"]
 
 
 @pytest.mark.slow
@@ -315,7 +315,7 @@ def test_cancelled_while_the_checkpoint_is_taken_nothing_begins(app: App) -> Non
         assert guarded.end() == 130, guarded.err
     assert newest(app).phase == "cancelled"
     assert not (app.folder / "made").exists()
-    assert app.json("log") == []
+    assert not [each for each in app.json("log") if each["kind"] != "deployment"]
 
 
 @pytest.mark.slow
@@ -403,7 +403,7 @@ def test_a_killed_guard_is_settled_by_whoever_comes_next(
     assert app.rfs("recover").out == "Nothing was interrupted.\n"
     if when is killed_in_the_command:
         assert gone(int((app.folder / "pid").read_text())), "the command does not go on without its guard"
-    assert len([each for each in app.json("log") if each["status"] == "completed"]) == (phase == "reverted")
+    assert len([each for each in app.json("log") if each["kind"] == "rollback"]) == (phase == "reverted")
 
 
 @pytest.mark.slow
@@ -447,4 +447,23 @@ def test_prune_keeps_what_an_undecided_one_needs(app: App) -> None:
         assert app.rfs("confirm").code == 0
         assert guarded.end() == 0, guarded.err
     app.rfs("checkpoint")
-    assert app.rfs("checkpoint", "forget", checkpoint, "-y").code == 0
+    # It is needed to undo what is kept now.
+    assert "needed to undo" in app.rfs("checkpoint", "forget", checkpoint, "-y").err
+
+
+def test_a_deployment_that_stays_is_an_operation_that_undo_takes_back(notes_app: App) -> None:
+    notes_app.checkpoint()
+    assert notes_app.rfs("guard", "--version", "v2", "--", "sh", "-c", notes_app.insert("two")).code == 0
+    kept = notes_app.json("log")[0]
+    assert (kept["kind"], kept["status"], kept["reason"]) == ("deployment", "completed", "v2")
+    assert notes_app.rfs("show", kept["rollback_id"]).code == 0
+    notes_app.write("three")
+    planned = notes_app.rfs("undo", "--dry-run")
+    assert "2" in planned.out, "what users wrote since is told"
+    assert notes_app.rfs("undo", "--yes").code == 0
+    assert notes_app.notes == ["one"]
+    assert notes_app.rfs("redo", "--yes").code == 0
+    assert notes_app.notes == ["one", "two", "three"]
+    # Named, with something newer standing, it goes back as a whole: what was right after it nobody knows.
+    assert notes_app.rfs("undo", kept["rollback_id"], "--yes").code == 0
+    assert notes_app.notes == ["one"]

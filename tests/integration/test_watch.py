@@ -198,9 +198,13 @@ def test_an_edit_of_rfs_toml_counts_and_a_bad_one_is_told_once(notes_app: App) -
         daemon.wake()
         told = daemon.hears(lambda told: told["what"] == "error")
         assert "evry" in told["text"]
+        daemon.wake()
         notes_app.configure(good + '\n[[schedules]]\nevery = "6h"\n')
         daemon.wake()
-        assert daemon.hears(lambda told: True)["what"] == "checkpoint"
+        texts = [told["text"]]
+        daemon.hears(lambda told: told["what"] == "checkpoint" or texts.append(told["text"]))
+        # The line that it names may be that of the next file already.
+        assert len(texts) == len(set(texts)) <= 2
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,9 @@ from rfs.production.rollback.catalog import Catalog
 from rfs.production.rollback.errors import ConflictError, LockedError, NotFoundError, QuarantinedError, RollbackError
 from rfs.production.rollback.guarded import Deployment, Phase
 from rfs.production.rollback.lock import actor, boot_id, exclusive, holder
-from rfs.production.rollback.model import new_id, storable, utc_now
+from rfs.production.rollback.model import OperationStatus, new_id, storable, utc_now
+from rfs.production.rollback.operation import DEPLOYMENT, Operation
+from rfs.production.rollback.plan import Plan
 from rfs.production.rollback.store import Store
 
 RECORD = "deployment"
@@ -128,7 +130,40 @@ class Deployments:
         # What never began is of no use to anybody, and is closed without the application's lock.
         if phase is not Phase.CANCELLED:
             self._keep(closed)
+        if closed.kind == "guard" and closed.phase in (Phase.KEPT, Phase.LEFT):
+            self._log(closed)
         return closed
+
+    def _log(self, deployment: Deployment) -> None:
+        """Make what stays an operation of the log: it can be undone as any other."""
+        with suppress(NotFoundError):
+            self._catalog.operation(deployment.guard_id)
+            return
+        before = self._catalog.checkpoint(deployment.checkpoint_id)
+        ended = deployment.finished_at or utc_now()
+        plan = Plan(
+            target=before.checkpoint_id,
+            target_created_at=before.created_at,
+            created_at=deployment.created_at,
+            components=tuple(before.captures),
+            steps=(),
+        )
+        operation = Operation(
+            operation_id=deployment.guard_id,
+            kind=DEPLOYMENT,
+            plan=plan,
+            reason=" ".join(filter(None, (deployment.deployment_id, deployment.version))) or "guarded",
+            actor=deployment.actor,
+            # What the change did itself, by rfs, came before it: to undo it is to undo that as well.
+            created_at=ended,
+            finished_at=ended,
+            safety=before.checkpoint_id,
+            components=deployment.components,
+            status=OperationStatus.COMPLETED,
+        )
+        self._catalog.put_operation(operation)
+        with suppress(RollbackError), self._store.batch():
+            self._store.put_record("operation", msgspec.json.encode(operation))
 
     def release(self, version: str) -> list[Deployment]:
         """Let a version be deployed again.

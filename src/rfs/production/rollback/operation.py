@@ -56,11 +56,15 @@ class Entry(msgspec.Struct, frozen=True):
     note: str = ""
 
 
+DEPLOYMENT = "deployment"
+
+
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that resuming a rollback needs, in any process, after any crash.
 
     Attributes:
-        kind: "rollback", "undo", "redo" (the undo of an undo) or "migration".
+        kind: "rollback", "undo", "redo" (the undo of an undo) or "migration"; or "deployment", a guarded change that
+            stays: it has no steps, and `safety` is the checkpoint that its guard took before it.
         components: all of rfs.toml as it was when it began, which is what it acts on whatever rfs.toml
             says later; empty in records of older releases.
         safety: the checkpoint taken online before anything began.
@@ -115,6 +119,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def destination(self) -> str:
         """Where it goes, in a word or two for people."""
+        if self.kind == DEPLOYMENT:
+            return self.reason
         if self.plan.selection:
             return f"{self.plan.target} {', '.join(key for keys in self.plan.selection.values() for key in keys)}"
         return self.plan.target if self.downgrade is None else " ".join(self.downgrade.targets)

@@ -11,7 +11,7 @@ from rfs.production.rollback.driver import BlobSource, overrides
 from rfs.production.rollback.errors import ConflictError, NotFoundError
 from rfs.production.rollback.merging import Clash, Resolution
 from rfs.production.rollback.model import Capture, Change, Ref
-from rfs.production.rollback.operation import Operation
+from rfs.production.rollback.operation import DEPLOYMENT, Operation
 from rfs.production.rollback.operationlog import AnyOperation, OperationLog
 
 Selection = dict[str, tuple[str, ...]]
@@ -57,7 +57,9 @@ def part_to_undo(
 
 
 def _sides(catalog: Catalog, operation: Operation, name: str) -> tuple[Capture, Capture] | None:
-    """Return a component before and after an operation, or None when one of the two is no longer kept."""
+    """Return a component before and after an operation, or None when one of the two is not kept (any longer)."""
+    if operation.kind == DEPLOYMENT:
+        return None
     try:
         found = [catalog.checkpoint(each).captures[name] for each in (operation.state_before, operation.plan.target)]
     except (NotFoundError, KeyError):
