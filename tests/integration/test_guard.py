@@ -15,6 +15,7 @@ from guard_kit import PATIENCE, Guarded, end_commands, gone
 from waiting import until
 
 from rfs.production.rollback.application import Application
+from rfs.production.rollback.deployments import Deployments
 from rfs.production.rollback.guarded import Phase
 
 
@@ -466,4 +467,18 @@ def test_a_deployment_that_stays_is_an_operation_that_undo_takes_back(notes_app:
     assert notes_app.notes == ["one", "two", "three"]
     # Named, with something newer standing, it goes back as a whole: what was right after it nobody knows.
     assert notes_app.rfs("undo", kept["rollback_id"], "--yes").code == 0
+    assert notes_app.notes == ["one"]
+
+
+def test_one_that_was_killed_before_its_entry_in_the_log_gets_it(
+    notes_app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(self: Deployments, deployment: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Deployments, "_log", killed)
+        notes_app.rfs("guard", "--", "sh", "-c", notes_app.insert("two"))
+    assert notes_app.json("log") == []
+    assert notes_app.rfs("undo", "--yes").code == 0
     assert notes_app.notes == ["one"]

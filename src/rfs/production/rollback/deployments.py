@@ -130,15 +130,34 @@ class Deployments:
         # What never began is of no use to anybody, and is closed without the application's lock.
         if phase is not Phase.CANCELLED:
             self._keep(closed)
-        if closed.kind == "guard" and closed.phase in (Phase.KEPT, Phase.LEFT):
+        if self._lacks_entry(closed):
             self._log(closed)
         return closed
 
-    def _log(self, deployment: Deployment) -> None:
-        """Make what stays an operation of the log: it can be undone as any other."""
+    def unlogged(self) -> Deployment | None:
+        """Return the last one when it stays and is not in the log: whoever closed it was killed before that."""
+        newest = next(iter(self._catalog.deployments()), None)
+        return newest if newest is not None and self._lacks_entry(newest) else None
+
+    def catch_up(self) -> None:
+        """Make the last one an operation of the log, when it is to be one and is none."""
+        newest = self.unlogged()
+        if newest is not None:
+            self._log(newest)
+
+    def _lacks_entry(self, deployment: Deployment) -> bool:
+        if deployment.kind != "guard" or deployment.phase not in (Phase.KEPT, Phase.LEFT):
+            return False
         with suppress(NotFoundError):
             self._catalog.operation(deployment.guard_id)
-            return
+            return False
+        with suppress(NotFoundError):  # without its checkpoint there is nothing to undo it with
+            self._catalog.checkpoint(deployment.checkpoint_id)
+            return True
+        return False
+
+    def _log(self, deployment: Deployment) -> None:
+        """Make what stays an operation of the log: it can be undone as any other."""
         before = self._catalog.checkpoint(deployment.checkpoint_id)
         ended = deployment.finished_at or utc_now()
         plan = Plan(

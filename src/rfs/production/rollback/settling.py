@@ -126,6 +126,7 @@ class Settling(Recoverable, ABC):
         """Do what is due of an open deployment whose owner is gone; return what that took."""
         due = self.due()
         if due is None:
+            self.deployments.catch_up()
             return []
         found, step, why = due
         what = f"The {found.kind} {found.guard_id}, which nobody looked after any more,"

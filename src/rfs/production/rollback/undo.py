@@ -44,7 +44,7 @@ def settle(app: Application) -> None:
     Raises:
         HeldError: an operation is held.
     """
-    if app.catalog.open_operation() is not None:
+    if app.catalog.open_operation() is not None or app.deployments.unlogged() is not None:
         with app.beat.call(), app.exclusively("undo"):
             return
 
