@@ -56,6 +56,8 @@ def test_it_needs_the_standard_library_alone() -> None:
         allowed = sys.stdlib_module_names | {"app", "install"}
         if path.name == "in_postgresql.py":
             allowed |= {"psycopg"}
+        if path.name == "night_shift.py":
+            allowed |= {"rfs"}  # it tells rfs what it changes
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
