@@ -28,13 +28,14 @@ def test_a_rollback_ends_exactly_old_or_exactly_new() -> None:
 
 
 def test_recovery_survives_itself() -> None:
-    nested(whole.Rollback, 5).expect_clean()
+    nested(whole.Rollback, 3).expect_clean()
 
 
 def test_a_rollback_survives_power_loss() -> None:
-    power(whole.Rollback, limit=12).expect_clean()
+    power(whole.Rollback, limit=7).expect_clean()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_survives_power_loss() -> None:
     power(whole.Checkpoint, limit=8).expect_clean()
 
@@ -56,13 +57,15 @@ def test_a_prune_loses_nothing_that_is_kept() -> None:
 
 
 def test_a_service_runs_again_whatever_happened() -> None:
-    sweep(whole.RollbackWithService, limit=15).expect_clean()
+    sweep(whole.RollbackWithService, limit=8).expect_clean()
 
 
+@pytest.mark.slow
 def test_what_services_write_between_crashes_is_kept() -> None:
     reboots(whole.RollbackWithReboots, 5).expect_clean()
 
 
+@pytest.mark.slow
 def test_a_recovery_that_keeps_nothing_is_caught() -> None:
     reboots(whole.RollbackWithRebootsThatKeepsNothing, 4, until=["lost"]).expect_caught("lost")
 

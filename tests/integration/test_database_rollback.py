@@ -447,6 +447,7 @@ def test_what_could_not_be_made_again_is_refused_by_name(shop: Shop, monkeypatch
     assert "theirs" in str(failed.error)
 
 
+@pytest.mark.slow
 def test_a_table_that_somebody_writes_to_is_waited_for_and_then_refused(shop: Shop) -> None:
     shop.sql.execute("CREATE TABLE t (a int)")
     taken = shop.checkpoint()
@@ -557,6 +558,7 @@ def test_a_server_that_is_too_old_is_refused() -> None:
     assert failed.error.key == "database.old_server"
 
 
+@pytest.mark.slow
 def test_every_checkpoint_under_writers_is_of_one_moment(shop: Shop) -> None:
     shop.sql.execute(
         "CREATE TABLE a (n int); CREATE TABLE b (n int); INSERT INTO a VALUES (1000); INSERT INTO b VALUES (0)"
@@ -807,6 +809,7 @@ INSERT INTO migration_history VALUES ('1', 'DROP TABLE t')
 """
 
 
+@pytest.mark.slow
 def test_a_dsn_has_the_whole_driver(shop: Shop, home: Path) -> None:
     shop.sql.execute(HISTORY_ROWS)
     dsn = shop.server.dsn(shop.name, "shop_owner", password="hunter2")  # nobody's

@@ -150,6 +150,7 @@ def test_an_interrupted_demo_leaves_nothing_behind(base: Path, number: signal.Si
     assert list(base.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_killed_demo_takes_its_shop_along(base: Path) -> None:
     with begun(base) as demo:
         handles = [os.pidfd_open(pid) for pid in belonging_to(base)]
@@ -175,6 +176,7 @@ def test_a_killed_demo_takes_its_server_along(open_base: Path) -> None:
     assert working_in(open_base) == {}
 
 
+@pytest.mark.slow
 def test_a_claim_that_fails_fails_the_demo_and_ends_the_shop(base: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FAILING],

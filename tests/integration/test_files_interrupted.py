@@ -106,6 +106,7 @@ def test_killed_after_the_exchange_nothing_is_exchanged_back(tmp_path: Path, mon
     assert describe(world.root) == world.old_state
 
 
+@pytest.mark.slow
 def test_second_interruption_inside_the_recovery(tmp_path: Path) -> None:
     world = World(tmp_path)
     last = sweep(world)[-1]

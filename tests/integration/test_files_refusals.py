@@ -371,6 +371,7 @@ def test_stage_replaced_by_a_link_is_not_followed(tmp_path: Path, store: MemoryS
     assert os.listdir(root) == ["a"]
 
 
+@pytest.mark.slow
 def test_release_follows_no_link_and_removes_whatever_depth(tmp_path: Path, store: MemoryStore) -> None:
     root = make(tmp_path, "a")
     c = component("files", tmp_path, path="root")

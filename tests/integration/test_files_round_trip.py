@@ -512,7 +512,7 @@ def place() -> Iterator[Path]:
         yield Path(folder)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(first=generated, second=generated, number=st.integers(0, 1 << 30))
 def test_generated_trees_come_back_exactly(
     place: Path, first: dict[str, object], second: dict[str, object], number: int

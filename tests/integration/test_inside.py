@@ -204,7 +204,8 @@ def test_a_sick_target_is_turned_back_and_version_2_runs_again(web: Web) -> None
 
 
 @pytest.mark.parametrize(
-    ("figure", "name", "value", "limit"), [("errors", "error_rate", 0.07, 0.05), ("latency", "p99", 3, 2)]
+    ("figure", "name", "value", "limit"),
+    [("errors", "error_rate", 0.07, 0.05), pytest.param("latency", "p99", 3, 2, marks=pytest.mark.slow)],
 )
 def test_a_condition_that_trips_inside_rolls_its_own_host_back(
     web: Web, figure: str, name: str, value: float, limit: float
@@ -281,6 +282,7 @@ def test_who_ends_the_carrier_turns_it_back(web: Web) -> None:
 # — crashes —
 
 
+@pytest.mark.slow
 def test_a_carrier_killed_in_the_outage_is_settled_from_inside(web: Web) -> None:
     lose_the_carrier_in_the_outage(web)
     # Whatever changes something settles it first, and that stops this server.

@@ -17,6 +17,8 @@ from waiting import until
 from rfs.production.rollback.application import Application
 from rfs.production.rollback.model import OperationStatus
 
+pytestmark = pytest.mark.slow
+
 UNIT = """
 [Service]
 ExecStart={python} {home}/web.py {home}
@@ -118,6 +120,7 @@ def test_a_service_rolls_itself_back(home: Path, manager: str) -> None:
     raze()
 
 
+@pytest.mark.slow
 @pytest.mark.inside_systemd
 def test_a_sick_target_is_turned_back_and_version_2_runs_again(home: Path) -> None:
     web = Web(home, BY_SYSTEMD)

@@ -71,6 +71,7 @@ def locked_store(used: App) -> Iterator[Path]:
         path.chmod(mode)
 
 
+@pytest.mark.slow
 def test_everything_can_be_looked_at_in_a_store_that_may_not_be_written(used: App, locked_store: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in locked_store.rglob("*")}
     reader = Reader(used)

@@ -66,6 +66,7 @@ def tracked(folder: str) -> list[str]:
     return run("git", "ls-files", cwd=ROOT / folder).splitlines()
 
 
+@pytest.mark.slow
 def test_the_source_archive_holds_all_that_is_tracked_and_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
     with tarfile.open(build(ROOT, tmp_path, "sdist")) as archive:
         archive.extractall(tmp_path, filter="data")
@@ -106,6 +107,7 @@ def test_the_wheel_alone_is_a_working_command_line(fresh: Environment, tmp_path:
     assert Path(run(fresh.bin / "python", "-c", code, cwd=tmp_path).strip()).is_relative_to(fresh.packages)
 
 
+@pytest.mark.slow
 def test_the_extra_brings_what_the_demo_says_it_lacks(fresh: Environment, wheel: Path) -> None:
     extras = set(distribution("rfs-rollback").metadata.get_all("Provides-Extra", []))
     assert extras == {"demo", "jsonschema", "postgresql"}

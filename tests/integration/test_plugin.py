@@ -47,6 +47,7 @@ files = ["app/redis"]
 """
 
 
+@pytest.mark.slow
 def test_the_keys_of_a_redis_go_with_the_rest(fresh: Environment, tmp_path: Path) -> None:
     """Through the whole command line: held, planned, rolled back, undone; and its own files are left alone."""
     (tmp_path / "app" / "redis").mkdir(parents=True)

@@ -214,6 +214,7 @@ def test_an_open_transaction_is_refused_by_process_and_query_or_waited_for_or_en
             writer.execute("COMMIT")
 
 
+@pytest.mark.slow
 def test_a_transaction_that_begins_when_the_door_is_being_closed_is_waited_for(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -405,6 +406,7 @@ def test_the_password_is_on_no_command_line(shop: Shop, tmp_path: Path) -> None:
     assert told.count("hunter2") == told.count("given: hunter2")
 
 
+@pytest.mark.slow
 def test_rows_changed_all_over_a_table_cost_little_and_come_back(shop: Shop) -> None:
     def stored() -> int:
         return sum(path.stat().st_size for path in (shop.folder / ".rfs" / "packs").iterdir())

@@ -44,6 +44,7 @@ def _there_and_back(shop: Shop) -> None:
     assert shop.one("SELECT count(*) FROM log") == rows + 1
 
 
+@pytest.mark.slow
 def test_a_locale_of_the_server_s_own_provider_comes_back(shop: Shop) -> None:
     _made_anew(shop, "LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8' LC_COLLATE 'C' LC_CTYPE 'C' CONNECTION LIMIT 30")
     _there_and_back(shop)
@@ -157,6 +158,7 @@ def test_objects_of_another_role_are_named_by_doctor_and_plan_and_refused_before
     assert shop.one("SELECT count(*) FROM log") == 201
 
 
+@pytest.mark.slow
 def test_the_application_s_role_works_on_after_its_own_retry(shop: Shop) -> None:
     """It is neither superuser nor owner: what it may do is in privileges alone, and all of them come back."""
     app = f"{shop.database}_app"

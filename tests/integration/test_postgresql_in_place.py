@@ -106,6 +106,7 @@ def test_a_restore_that_fails_is_taken_back_by_the_server(shop: Shop, monkeypatc
     assert shop.one("SELECT count(*) FROM log") == 200
 
 
+@pytest.mark.slow
 def test_what_is_written_after_the_copy_was_taken_is_not_written_over(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +129,7 @@ def test_what_is_written_after_the_copy_was_taken_is_not_written_over(
     assert shop.one("SELECT count(*) FROM log") == 202
 
 
+@pytest.mark.slow
 def test_extensions_of_others_stay_and_other_objects_are_refused_by_name(shop: Shop) -> None:
     _as_superuser(shop, "CREATE EXTENSION vector")
     shop.do("CREATE TABLE ours (n vector(3)); INSERT INTO ours VALUES ('[1,2,3]')")

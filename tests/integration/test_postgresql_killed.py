@@ -159,6 +159,7 @@ def test_the_client_is_killed_at_every_word_of_a_restore_in_place(shop: Shop) ->
     assert _client_killed(shop, whole=True) == {OLD, NEW}
 
 
+@pytest.mark.slow
 def test_the_client_is_killed_at_some_words_of_a_restore_in_place(shop: Shop) -> None:
     shop.may_not_create()
     assert _client_killed(shop, whole=False, last=IN_PLACE_LAST, sample=IN_PLACE_SAMPLE) == {OLD, NEW}
@@ -186,6 +187,7 @@ def _killed_for_good(server: Server) -> None:
     time.sleep(0.05)  # its children notice by themselves, and no later than at the next word
 
 
+@pytest.mark.slow
 def test_the_server_is_killed_at_some_words(shop: Shop, server: Server) -> None:
     _server_killed(shop, server, whole=False)
 

@@ -36,6 +36,7 @@ def test_each_program_runs(number: int, tmp_path: Path, request: pytest.FixtureR
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_both_type_checkers_know_what_a_result_holds(tmp_path: Path) -> None:
     files = [str(ROOT / "tests" / "typing" / "narrowing.py")]
     for number, program in enumerate(PROGRAMS):

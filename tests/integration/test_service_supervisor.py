@@ -332,6 +332,7 @@ def test_a_unit_that_does_not_stop_in_time_is_an_error(house):
     assert raised.value.key == "service.no_stop"
 
 
+@pytest.mark.slow
 def test_children_that_outlive_their_unit_are_ended_too(house):
     command = script(
         house,
@@ -506,6 +507,7 @@ def test_a_unit_that_starts_by_itself_stays_down_until_the_end_and_where_it_was_
     assert house.states() == {"web:web": "RUNNING", "job:job": "STOPPED"}
 
 
+@pytest.mark.slow
 def test_a_unit_that_is_about_to_start_by_itself_is_waited_for_and_stopped(house):
     house.configure(program("job"))
     house.up()

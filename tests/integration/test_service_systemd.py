@@ -367,6 +367,7 @@ def remove(name: str) -> None:
     (UNITS / f"{name}.service").unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("broken", "state"), [(break_file, "bad-setting"), (mask, "masked"), (remove, "not-found")])
 def test_a_running_unit_that_systemd_cannot_load_is_stopped_by_the_rollback_that_mends_it(house, broken, state):
     write_unit("web.service", SLEEP)
@@ -503,6 +504,7 @@ def test_what_upholds_a_unit_does_not_start_it_meanwhile(house):
 # — start —
 
 
+@pytest.mark.slow
 def test_a_start_that_fails_tells_why_in_one_sentence(house, monkeypatch):
     monkeypatch.setattr(systemd, "_STEADY_SECONDS", 0.4)
     env = house.home / "web.env"
@@ -604,6 +606,7 @@ answer = ServiceDriver().contains_caller(part)
 """
 
 
+@pytest.mark.slow
 def test_a_process_knows_the_unit_that_it_belongs_to(house):
     script = house.home / "ask.py"
     script.write_text(ASK)

@@ -21,7 +21,7 @@ from rfs.production.rollback.drivers.service import systemd
 from rfs.production.rollback.model import OperationStatus
 from rfs.production.rollback.plan import Action
 
-pytestmark = pytest.mark.inside_systemd
+pytestmark = [pytest.mark.inside_systemd, pytest.mark.slow]
 
 # It tells over HTTP which version it is and what its environment says, and writes that into its database all the time.
 SERVER = """
@@ -153,6 +153,7 @@ def test_a_deployment_is_rolled_back_and_that_is_undone(shell: App, tmp_path: Pa
     )
 
 
+@pytest.mark.slow
 def test_a_service_that_does_not_start_turns_it_back(shell: App, tmp_path: Path) -> None:
     shop = begin(shell, tmp_path)
     with shop.open() as app:
@@ -168,6 +169,7 @@ def test_a_service_that_does_not_start_turns_it_back(shell: App, tmp_path: Path)
     assert "2 hello2 unit2" in shop.orders()
 
 
+@pytest.mark.slow
 def test_a_sick_service_turns_it_back_too(shell: App, tmp_path: Path) -> None:
     shop = begin(shell, tmp_path)
     with shop.open() as app:

@@ -103,6 +103,7 @@ def test_what_fails_is_restored(tmp_path: Path) -> None:
     world.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("texts", [("half", "v1"), ("half", "fails")], ids=["forward", "turned back"])
 def test_killed_at_every_commit_it_is_old_or_new_and_no_statement_was_run_twice(
     tmp_path: Path, texts: tuple[str, str]

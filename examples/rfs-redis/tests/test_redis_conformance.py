@@ -16,6 +16,8 @@ from rfs.testing import DriverSuite, component
 from rfs_redis import RedisDriver
 from rfs_redis.resp import Word
 
+pytestmark = pytest.mark.slow
+
 DATABASE = 3
 
 
@@ -29,7 +31,7 @@ class TestRedisDriver(DriverSuite):
     """Only keys that begin with "shop:" are the component's, and those of its cache are not."""
 
     ways = 6
-    most_interruptions = 12
+    most_interruptions = 8
     secrets = ("hunter2", "d41d8cd98f00b204e9800998ecf8427e")
 
     @pytest.fixture(autouse=True)

@@ -27,6 +27,8 @@ from rfs_redis.keys import label_of, shown_name
 from rfs_redis.options import parse_url
 from rfs_redis.server import connected
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 
 

@@ -425,6 +425,7 @@ def test_prune_fails_or_dies_at_any_call(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(fired) >= 15
 
 
+@pytest.mark.slow
 def test_prune_dies_and_so_does_the_recovery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     points = 0
     for at in range(1, 40, 2):

@@ -424,6 +424,7 @@ def test_salvage_of_a_sound_database_is_a_capture(shop: Shop) -> None:
     assert shop.driver.salvage(shop.component, shop.store, None) == shop.capture()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "goal"),
     [
