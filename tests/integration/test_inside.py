@@ -156,7 +156,8 @@ def lose_the_carrier_in_the_outage(web: Web) -> None:
 def test_a_service_rolls_itself_back_and_undoes_it(web: Web) -> None:
     said = web.ask("/rollback")
     done = web.ended()
-    assert said == {"rollback_id": done.operation_id, "status": "running", "rolled_back_to": web.target}
+    # On a busy machine the stop may come before the answer; the record is complete either way.
+    assert said in ({"rollback_id": done.operation_id, "status": "running", "rolled_back_to": web.target}, "cancelled")
     assert (done.status, done.plan.target, done.error) == (OperationStatus.COMPLETED, web.target, None)
     # The limit is not in rfs.toml: the server's manager was given settings of its own.
     assert (done.reason, done.inside, done.max_rollback_time) == ("asked inside", "writer", 77)
@@ -167,7 +168,8 @@ def test_a_service_rolls_itself_back_and_undoes_it(web: Web) -> None:
     web.serves("v1")
     said = web.ask("/undo")
     undone = web.ended()
-    assert said == [{"rollback_id": undone.operation_id, "status": "running", "rolled_back_to": done.before}]
+    running = [{"rollback_id": undone.operation_id, "status": "running", "rolled_back_to": done.before}]
+    assert said in (running, "cancelled")
     assert (undone.status, undone.undoes, undone.inside) == (OperationStatus.COMPLETED, done.operation_id, "writer")
     assert web.stable() == web.v2
     web.serves("v2")

@@ -109,7 +109,9 @@ def test_a_service_rolls_itself_back(home: Path, manager: str) -> None:
     web.remove("hold-check")
     said = rolled_back()
     done = web.ended()
-    assert said == {"rollback_id": done.operation_id, "status": "running", "rolled_back_to": done.plan.target}
+    # As in test_inside: the stop may come before the answer.
+    told = {"rollback_id": done.operation_id, "status": "running", "rolled_back_to": done.plan.target}
+    assert said in (told, "cancelled")
     assert (done.status, done.error) == (OperationStatus.COMPLETED, None)
     assert (done.reason, done.inside) == ("asked inside", "web")
     assert done.outage is not None
