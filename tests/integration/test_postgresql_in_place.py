@@ -82,7 +82,8 @@ def test_everything_goes_back_and_forth_and_the_plan_says_how(shop: Shop) -> Non
     assert shop.names() == [shop.database]
     (salvaged,) = [each for each in shop.json("db", "salvage", "@latest") if each["table"] == "orders"]
     assert [row[1] for row in salvaged["rows"]] == ["late 1", "late 2"]
-    assert shop.json("status")["drift"][0]["equal"] is True
+    # Unknown, when the server itself has written something since, to clean up.
+    assert shop.json("status")["drift"][0]["equal"] is not False
     shop.json("undo", "--yes", "--reason", "a test")
     assert catalog(shop) == changed
 

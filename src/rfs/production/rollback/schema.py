@@ -92,7 +92,10 @@ def _inlined(schema: Any, components: dict[str, Any]) -> Any:
         return schema
     if "$ref" in schema:
         return _inlined(components[schema["$ref"].rpartition("/")[2]], components)
-    return {key: _inlined(value, components) for key, value in schema.items()}
+    inlined = {key: _inlined(value, components) for key, value in schema.items()}
+    if isinstance(said := inlined.get("description"), str):
+        inlined["description"] = cleandoc(said)  # as Python 3.13 has it already
+    return inlined
 
 
 def _described(docstring: str) -> dict[str, str]:
