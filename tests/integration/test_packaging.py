@@ -110,7 +110,7 @@ def test_the_wheel_alone_is_a_working_command_line(fresh: Environment, tmp_path:
 @pytest.mark.slow
 def test_the_extra_brings_what_the_demo_says_it_lacks(fresh: Environment, wheel: Path) -> None:
     extras = set(distribution("rfs-rollback").metadata.get_all("Provides-Extra", []))
-    assert extras == {"demo", "jsonschema", "postgresql"}
+    assert extras == {"conditions", "demo", "jsonschema", "metrics", "notify", "postgresql", "track"}
     assert "pip install 'rfs-rollback[demo]'" in run(fresh.bin / "rfs", "demo", status=2)
     fresh.install(wheel, extras=["demo"])
     # Now it goes on to the next question that it asks before it starts.
