@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rfs.production.rollback.messages_of_components import OF_COMPONENTS
+from rfs.production.rollback.messages_of_conditions import OF_CONDITIONS
 from rfs.production.rollback.messages_of_databases import OF_DATABASES
 from rfs.production.rollback.messages_of_deployments import OF_DEPLOYMENTS
 
@@ -386,6 +387,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "unexpected": ("{what}.", "Run it again with --debug, and report it with what it prints."),
     # — components —
     **OF_COMPONENTS,
+    **OF_CONDITIONS,
     **OF_DATABASES,
     **OF_DEPLOYMENTS,
 }
