@@ -13,6 +13,7 @@ import click
 
 from rfs.cli.answer import Answer
 from rfs.cli.common import CommonCommand
+from rfs.cli.consent import BREAK_GLASS, consent_of
 from rfs.cli.session import Session, bad_usage, seconds_of
 from rfs.cli.text import counted, nice_time, printable
 from rfs.cli.views import deployment_json
@@ -20,6 +21,7 @@ from rfs.production.rollback.errors import ChangeFailedError
 
 if TYPE_CHECKING:
     from rfs.production.rollback.application import Application
+    from rfs.production.rollback.approvals import Consent
     from rfs.production.rollback.guarding import Guard, Outcome
 
 _LOOK_SECONDS = 0.2
@@ -37,6 +39,7 @@ _LOOK_SECONDS = 0.2
 @click.option("--no-rollback", is_flag=True, help="Watch and tell; take nothing back.")
 @click.option("--version", "version", default="", help="The version that CMD deploys; quarantined when it turns bad.")
 @click.option("--deployment", default="", metavar="ID", help="Your name for the deployment.")
+@BREAK_GLASS
 @click.option("--release", metavar="VERSION", help="Let a quarantined version be deployed again.")
 @click.pass_obj
 def guard(
@@ -48,12 +51,14 @@ def guard(
     no_rollback: bool,
     version: str,
     deployment: str,
+    break_glass: bool,
     release: str | None,
 ) -> Answer:
     """Take a checkpoint, run CMD, watch the application, and keep the change or take it back.
 
     CMD's output passes through; its standard input is this one's, unless that is a terminal. When CMD fails, the
     application goes back to the checkpoint, and the exit code is CMD's. When it turns bad afterwards, it is 20.
+    In a freeze it is refused (14), unless --break-glass says otherwise.
     """
     if release is not None:
         if command or bake is not None or no_rollback or version or deployment:
@@ -63,8 +68,9 @@ def guard(
         bad_usage("CMD is missing", "Write it at the end: rfs guard -- ./deploy.sh v2")
     seconds = seconds_of(bake, "--bake") if bake is not None else None
     reason = session.take_reason()
+    consent = consent_of(break_glass=break_glass, reason=reason)
     if session.dry_run:
-        return _only_told(session, command, version)
+        return _only_told(session, command, version, consent)
     from rfs.production.rollback.guarding import CommandChange, Trial
 
     metadata: dict[str, Any] = {"type": "pre_deployment"}
@@ -78,17 +84,20 @@ def guard(
         confirm_by=confirm_by,
         bake=seconds,
         message=reason,
+        break_glass=consent.break_glass,
     )
     with session.application(changes=True) as app, guarding(session, app) as ours:
         outcome = ours.run(CommandChange(command, stdout=2 if session.json else None), trial)
     return _kept(outcome)
 
 
-def _only_told(session: Session, command: tuple[str, ...], version: str) -> Answer:
+def _only_told(session: Session, command: tuple[str, ...], version: str, consent: Consent) -> Answer:
     from rfs.production.rollback.passing import require_program
 
     require_program(command)
     with session.application(changes=False) as app:
+        app.consent = consent
+        app.require_unfrozen("The deployment")
         app.deployments.require_free(version)
         names = list(app.parts)
         checks = len(app.settings.health)

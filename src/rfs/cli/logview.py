@@ -59,7 +59,7 @@ def log_table(operations: Sequence[AnyOperation], *, alive: bool) -> str:
             status_word(each.status, alive=alive)
             + (f", taken back by {short(taken_back[each.operation_id])}" if each.operation_id in taken_back else ""),
             each.actor,
-            printable(each.reason),
+            ("BREAK-GLASS: " if isinstance(each, Operation) and each.break_glass else "") + printable(each.reason),
         )
         for each, lines in zip(operations, graph(operations, taken_back), strict=True)
     ]

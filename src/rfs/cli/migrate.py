@@ -8,6 +8,7 @@ import click
 
 from rfs.cli.answer import Answer
 from rfs.cli.common import CommonGroup
+from rfs.cli.consent import BREAK_GLASS, REQUEST, consent_of
 from rfs.cli.session import Session
 from rfs.cli.style import style
 from rfs.cli.text import counted, printable
@@ -67,8 +68,12 @@ def _some(versions: tuple[str, ...], *, everything: bool) -> str:
 @click.argument("target", metavar="TARGET")
 @click.option("--component", metavar="C", help="Which database, where several have migrations.")
 @click.option("--sql", is_flag=True, help="Print what would be run; run nothing.")
+@REQUEST
+@BREAK_GLASS
 @click.pass_obj
-def down(session: Session, target: str, component: str | None, sql: bool) -> Answer:
+def down(
+    session: Session, *, target: str, component: str | None, sql: bool, request: str | None, break_glass: bool
+) -> Answer:
     """Take back the migrations after TARGET, newest first, where the data is: what users wrote stays.
 
     TARGET is a revision of Alembic (or base, -1), APP.MIGRATION of Django (or APP.zero), a number of a folder of SQL
@@ -86,7 +91,9 @@ def down(session: Session, target: str, component: str | None, sql: bool) -> Ans
         return Answer(data, _way_text(way) if script is None else script, " ".join(way.versions))
     reason = session.ask_reason()
     session.must_answer("Take them back?")
+    consent = consent_of(request=request, break_glass=break_glass, reason=reason)
     with session.application(changes=True) as app:
+        app.consent = consent
         expected: Downgrade | None = None
         if not session.yes:
             expected = app.plan_down(target, component)

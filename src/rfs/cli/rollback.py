@@ -10,6 +10,7 @@ import click
 
 from rfs.cli.answer import Answer
 from rfs.cli.common import CommonCommand
+from rfs.cli.consent import BREAK_GLASS, REQUEST, consent_of
 from rfs.cli.selecting import COMPONENTS, complete_checkpoint, complete_operation
 from rfs.cli.session import Session, bad_usage, seconds_of
 from rfs.cli.text import counted, printable
@@ -122,6 +123,8 @@ def _read_plan(path: str) -> Plan:
 @_key
 @_table
 @click.option("--confirm", "span", metavar="TIME", help="Go back by itself unless `rfs confirm` comes within it.")
+@REQUEST
+@BREAK_GLASS
 @click.pass_obj
 def rollback(
     session: Session,
@@ -134,10 +137,13 @@ def rollback(
     keys: tuple[str, ...],
     tables: tuple[str, ...],
     span: str | None,
+    request: str | None,
+    break_glass: bool,
 ) -> Answer:
     """Bring the application to CHECKPOINT; if that fails, bring it back to the state before.
 
-    The state before is kept: `rfs undo` goes back to it.
+    The state before is kept: `rfs undo` goes back to it. Where [policy] asks for approvals it ends with 13 and the id
+    of a request; once that is approved, the same command goes on.
     """
     seconds = seconds_of(span, "--confirm") if span is not None else None
     from rfs.production.rollback.plan import select
@@ -150,6 +156,7 @@ def rollback(
             bad_usage("--plan names the target and the components itself", hint)
         expected = _read_plan(plan_file)
         target, only = expected.target, expected.components
+    consent = consent_of(request=request, break_glass=break_glass, reason=session.reason)
     if target is None:
         bad_usage("CHECKPOINT is missing", "Name one, or @latest or @last-good; `rfs checkpoint list` shows them.")
     if session.dry_run:
@@ -158,6 +165,7 @@ def rollback(
         session.ask_reason()
     session.must_answer("Roll back?")
     with session.application(changes=True) as app:
+        app.consent = consent
         # Nobody is asked why before it is sure that there is something to do.
         app.find(target)
         select(list(app.parts), only, without)
@@ -222,9 +230,19 @@ _theirs = click.option("--theirs", is_flag=True, help="What was changed since is
 @click.option("--component", metavar="NAME", help="Only operations that touched it count, and only it is taken back.")
 @_ours
 @_theirs
+@REQUEST
+@BREAK_GLASS
 @click.pass_obj
 def undo(
-    session: Session, *, named: str | None, number: int, component: str | None, ours: bool, theirs: bool
+    session: Session,
+    *,
+    named: str | None,
+    number: int,
+    component: str | None,
+    ours: bool,
+    theirs: bool,
+    request: str | None,
+    break_glass: bool,
 ) -> Answer:
     """Take back the last operations, newest first, or the one that is named. An undo can be undone: name it.
 
@@ -237,15 +255,19 @@ def undo(
     reason = session.take_reason()
     if not session.dry_run:
         session.must_answer("Undo it?")
+    consent = consent_of(request=request, break_glass=break_glass, reason=reason)
     with session.application(changes=not session.dry_run) as app:
+        app.consent = consent
         return _undone(session, app, number, named, component=component, reason=reason, how=how)
 
 
 @click.command(cls=CommonCommand)
 @_ours
 @_theirs
+@REQUEST
+@BREAK_GLASS
 @click.pass_obj
-def redo(session: Session, ours: bool, theirs: bool) -> Answer:
+def redo(session: Session, *, ours: bool, theirs: bool, request: str | None, break_glass: bool) -> Answer:
     """Take back the last undo, unless something else was done since; again, and the one before it."""
     from rfs.production.rollback.undo import settle
     from rfs.production.rollback.undoing import to_redo
@@ -254,7 +276,9 @@ def redo(session: Session, ours: bool, theirs: bool) -> Answer:
     reason = session.take_reason()
     if not session.dry_run:
         session.must_answer("Redo it?")
+    consent = consent_of(request=request, break_glass=break_glass, reason=reason)
     with session.application(changes=not session.dry_run) as app:
+        app.consent = consent
         if not session.dry_run:
             settle(app)
         return _undone(session, app, 1, to_redo(app.log), component=None, reason=reason, how=how)

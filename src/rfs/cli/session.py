@@ -14,6 +14,7 @@ from rfs.cli.answer import SCHEMA, Answer
 from rfs.cli.codes import ExitCode
 from rfs.cli.style import style, unstyle
 from rfs.production.rollback.errors import (
+    ApprovalNeededError,
     GoingOnError,
     InterruptedByUserError,
     RollbackError,
@@ -247,9 +248,11 @@ class Session:
 
             traceback.print_exc(file=sys.stderr)
         if self.json and error.key != "output.unwritable":
-            data = {
+            data: dict[str, Any] = {
                 "error": {"key": error.key, "message": str(error), "hint": error.hint, "retryable": error.retryable}
             }
+            if isinstance(error, ApprovalNeededError):
+                data["request"] = error.request
             # A guarded command may end with any status, and none of them is a success of ours.
             self._envelope(error.code, data, self.notices, ok=False)
             return error.code

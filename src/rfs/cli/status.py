@@ -52,7 +52,7 @@ def quick(words: Sequence[str]) -> int:
 
 def current(session: Session, *, exit_code: bool) -> Answer:
     """Answer with the live state against the last checkpoint, and the open operation."""
-    from rfs.cli.views import checkpoint_json, deployment_json, operation_json
+    from rfs.cli.views import as_json, checkpoint_json, deployment_json, operation_json, request_json
 
     with session.application(changes=False) as app:
         found = app.status()
@@ -66,6 +66,8 @@ def current(session: Session, *, exit_code: bool) -> Answer:
         "open_operation": operation_json(found.open_operation) if found.open_operation is not None else None,
         "running": found.running,
         "deployment": deployment_json(found.deployment) if found.deployment is not None else None,
+        "freeze": as_json(found.frozen),
+        "waiting": [request_json(request, stand) for request, stand in found.waiting],
     }
     code = 0
     left = found.open_operation is not None and (found.open_operation.status == "held" or not found.running)
@@ -77,7 +79,7 @@ def current(session: Session, *, exit_code: bool) -> Answer:
 
 
 def _status_text(found: Status) -> str:
-    from rfs.cli.views import health_phrase, status_word
+    from rfs.cli.views import health_phrase, request_line, status_word
 
     lines = [style(found.app, bold=True)]
     latest = found.latest
@@ -88,6 +90,9 @@ def _status_text(found: Status) -> str:
         taken = f"{style(latest.checkpoint_id, fg='cyan')}, {nice_time(latest.created_at)}{about}"
         lines.append(f"Last checkpoint: {taken}, {health_phrase(latest.health)}")
     lines.append(table([_drift_row(each) for each in found.drift]))
+    if found.frozen is not None:
+        lines.append(f"{style('Frozen', fg='yellow')}: nothing may be deployed {printable(found.frozen.told)}.")
+    lines += [request_line(request, stand) for request, stand in found.waiting]
     if found.running:
         lines.append(f"Running now: {found.running}")
     if found.deployment is not None:

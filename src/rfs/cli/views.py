@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -27,6 +27,9 @@ from rfs.production.rollback.model import (
 )
 from rfs.production.rollback.operation import Entry, Mark, Operation
 from rfs.production.rollback.plan import Action, Plan
+
+if TYPE_CHECKING:
+    from rfs.production.rollback.approvals import ApprovalRequest, Stands
 
 STATUS_COLORS = {
     OperationStatus.COMPLETED: "green",
@@ -232,6 +235,8 @@ def plan_text(plan: Plan, *, checked: bool, everything: bool) -> str:
     if checked:
         gate = "; a failing health check " + ("turns it back" if plan.health_gates else "only warns")
     lines.append(f"It is {plan.reversibility}; {estimate}{gate}.")
+    if plan.approvals:
+        lines.append(f"It needs {counted(plan.approvals, 'approval')}, of: {printable(', '.join(plan.approvers))}.")
     return "\n".join(lines)
 
 
@@ -253,6 +258,24 @@ def changes_text(changes: Sequence[Change], *, everything: bool) -> str:
         lines.append(f"{style(name, bold=True)}: {counted(len(own), 'change')}")
         lines += change_lines(own, everything=everything)
     return "\n".join(lines) or "Nothing differs."
+
+
+# — approvals —
+
+
+def request_json(request: ApprovalRequest, stand: Stands) -> dict[str, Any]:
+    """Return what programs may know of a request for approval."""
+    built = as_json(request)
+    return {**{key: value for key, value in built.items() if key not in ("plan", "format")}, "stands": str(stand)}
+
+
+def request_line(request: ApprovalRequest, stand: Stands) -> str:
+    """Return a request for approval as a line."""
+    by = ", ".join(vote.by for vote in request.votes if vote.approves) or "nobody yet"
+    what = f"{request.kind} to {printable(request.target)}, asked for by {printable(request.asked_by)}"
+    why = f" ({printable(request.reason)})" if request.reason else ""
+    name = style(request.request_id, fg="cyan")
+    return f"Request {name}: {what}{why}; {stand}, approved by {printable(by)}, until {nice_time(request.expires_at)}"
 
 
 # — operations —
@@ -291,6 +314,8 @@ def operation_text(operation: Operation, *, everything: bool, alive: bool) -> st
         ("undoes", operation.undoes or ""),
         ("reason", printable(operation.reason)),
         ("by", operation.actor + (f", inside {operation.inside}" if operation.inside else "")),
+        ("approved", f"request {operation.request}" if operation.request else ""),
+        ("policy", style("BREAK-GLASS", fg="red", bold=True) if operation.break_glass else ""),
         ("began", nice_time(operation.created_at)),
         ("ended", nice_time(operation.finished_at) if operation.finished_at else ""),
         ("outage", nice_seconds(operation.outage) if operation.outage is not None else ""),

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from rfs.production.rollback import selectors
-from rfs.production.rollback.capturing import Drift, Part, drift_of, require_kind
-from rfs.production.rollback.driver import overrides
+from rfs.production.rollback.capturing import Drift, drift_of, require_kind
+from rfs.production.rollback.consenting import Consenting
 from rfs.production.rollback.errors import ConflictError, NotFoundError, UsageError
 from rfs.production.rollback.lock import actor, holder
 from rfs.production.rollback.model import (
@@ -30,15 +30,15 @@ from rfs.production.rollback.model import (
     utc_now,
 )
 from rfs.production.rollback.operation import Operation
-from rfs.production.rollback.plan import Plan, Scope, differs, make_migration_plan, make_plan, select
+from rfs.production.rollback.plan import Plan, differs, make_migration_plan, make_plan, select
 from rfs.production.rollback.recovery import InsideError, Status, interruptible
-from rfs.production.rollback.settling import Settling
+from rfs.production.rollback.scoping import scope_of
 
 if TYPE_CHECKING:
     from rfs.production.rollback.guarded import Deployment
 
 
-class Application(Settling):
+class Application(Consenting):
     """What can be done with an application: checkpoint, look, plan, roll back, undo.
 
     `beat.interrupt()` may be called from a signal handler or another thread: the call that is running, or
@@ -63,9 +63,12 @@ class Application(Settling):
 
         Raises:
             UsageError: there are no components, or `metadata` is nothing that JSON can hold.
+            FrozenError: it is the one before a deployment (AUTOMATIC), and a freeze is in force.
             RollbackError: it could not be taken; nothing exists of it.
         """
         self._require_components()
+        if kind is CheckpointType.AUTOMATIC:
+            self.require_unfrozen("The deployment")
         names = select(list(self.parts), only, without)
         facts = json_like(metadata or {}, "metadata")
         with self.exclusively("checkpoint"), self.engine.around_checkpoint(kind, self.notices):
@@ -130,7 +133,7 @@ class Application(Settling):
         """
         self._require_components()
         target = self.find(selector)
-        return self._plan_captures(target, self._chosen(target, only, without, selection), selection)
+        return self.with_needs(self._plan_captures(target, self._chosen(target, only, without, selection), selection))
 
     @interruptible
     def status(self) -> Status:
@@ -145,7 +148,8 @@ class Application(Settling):
         guarded = open_ is not None and self.deployments.owned()
         due = open_ is not None and self.due() is not None
         running = holder(self.lock_path)
-        return Status(self.settings.name, latest, tuple(drift), open_operation, running, open_, guarded, due)
+        found = Status(self.settings.name, latest, tuple(drift), open_operation, running, open_, guarded, due)
+        return msgspec.structs.replace(found, frozen=self.frozen(), waiting=self.waiting())
 
     def is_worked_on(self) -> bool:
         """Tell whether an operation runs now, in whatever process."""
@@ -238,6 +242,12 @@ class Application(Settling):
                 meant = [(each, part, *self._before(each, names)) for each, names, part in chosen]
                 self.require_outside()
                 done: list[Operation] = []
+                if len(meant) > 1:
+                    plans = [
+                        self._plan_captures(before, captures, part, measure=False)
+                        for _, part, before, captures in meant
+                    ]
+                    self.approved_all([each for each, *_ in meant], plans, reason)
                 for each, part, before, captures in meant:
                     kind = "undo" if each.undoes is None else "redo"
                     why = reason or f"{kind} of {each.kind} {each.operation_id}"
@@ -286,12 +296,15 @@ class Application(Settling):
         expected: Plan | None = None,
         undoes: str | None = None,
         began: Callable[[str], None] | None = None,
+        automatic: bool = False,
     ) -> Operation:
+        """Roll back, with the lock held. `automatic`: what nobody asks for now waits for nobody's approval."""
         engine = self.engine
         engine.require_blobs(captures.values())
         plan = self._plan_captures(target, captures, selection, measure=False)
         if expected is not None and (change := differs(expected, plan)):
             raise ConflictError("plan.changed", what=change)
+        request = None if automatic else self.approved(kind, plan, reason, undoes)
         operation_id = new_id()
         safety = self._safety(kind, operation_id, captures, deployment_id=target.deployment_id)
         composed = engine.compose(target, safety, plan, operation_id) if plan.selection else None
@@ -301,16 +314,26 @@ class Application(Settling):
         if began is not None:
             began(operation_id)
         wanted = None if composed is None else composed.checkpoint_id
-        return self._carry_out(operation_id, kind, plan, safety, reason=reason, undoes=undoes, wanted=wanted)
+        facts: dict[str, Any] = {
+            "reason": reason,
+            "undoes": undoes,
+            "wanted": wanted,
+            "request": request,
+            "automatic": automatic,
+        }
+        return self._carry_out(operation_id, kind, plan, safety, **facts)
 
     def _bring_back(self, deployment: Deployment, reason: str, began: Callable[[str], None]) -> Operation:
         if deployment.operation_id is None:
             target = self.catalog.checkpoint(deployment.checkpoint_id)
-            return self._roll_back(target, self._chosen(target, (), ()), kind="rollback", reason=reason, began=began)
+            return self._roll_back(
+                target, self._chosen(target, (), ()), kind="rollback", reason=reason, began=began, automatic=True
+            )
         done = self.catalog.operation(deployment.operation_id)
         before, captures = self._before(done, done.plan.components)
         part, undoes = done.plan.part_of(captures), done.operation_id
-        return self._roll_back(before, captures, part, kind="undo", reason=reason, undoes=undoes, began=began)
+        facts: dict[str, Any] = {"reason": reason, "undoes": undoes, "began": began, "automatic": True}
+        return self._roll_back(before, captures, part, kind="undo", **facts)
 
     def _safety(self, kind: str, operation_id: str, names: Collection[str], **facts: Any) -> DeploymentCheckpoint:
         """Take the safety checkpoint of an operation on these components; services belong to each."""
@@ -334,13 +357,16 @@ class Application(Settling):
         undoes: str | None = None,
         wanted: str | None = None,
         downgrade: Downgrade | None = None,
+        request: str | None = None,
+        automatic: bool = False,
     ) -> Operation:
+        glass = "" if automatic else self.consent.break_glass
         operation = Operation(
             operation_id=operation_id,
             kind=kind,
             plan=plan,
             reason=storable(reason),
-            actor=actor(),
+            actor=self.consent.person or actor(),
             created_at=utc_now(),
             components=tuple(part.component for part in self.parts.values()),
             safety=safety.checkpoint_id,
@@ -348,6 +374,9 @@ class Application(Settling):
             wanted=wanted,
             downgrade=downgrade,
             inside=", ".join(self.carried) or None,
+            request=request,
+            break_glass=bool(glass),
+            warnings=(f"BREAK-GLASS: {self.person} went past the policy: {storable(glass)}.",) if glass else (),
             max_rollback_time=self.settings.policy.max_rollback_time,
             recovery_time=self.settings.policy.recovery_time,
         )
@@ -393,15 +422,17 @@ class Application(Settling):
                 if expected is not None and way != expected:
                     raise ConflictError("plan.changed", what=f"the migrations are {', '.join(way.versions)}")
                 self.require_outside()
+                request = self.approved_down(way, reason)
                 operation_id = new_id()
                 safety = self._safety(
                     "migration", operation_id, [way.component], deployment_id="", in_place=[way.component]
                 )
                 wanted = {way.component: safety.captures[way.component]}
-                scopes = [self._scope(part, wanted.get(name), False) for name, part in self.parts.items()]
+                scopes = [scope_of(self.engine, part, wanted.get(name), False) for name, part in self.parts.items()]
                 taking_part = [scope for scope in scopes if scope.want is not None or scope.runs]
                 plan = make_migration_plan(safety, taking_part, self.settings.policy, utc_now())
-                return self._carry_out(operation_id, "migration", plan, safety, reason=reason, downgrade=way)
+                facts: dict[str, Any] = {"reason": reason, "downgrade": way, "request": request}
+                return self._carry_out(operation_id, "migration", plan, safety, **facts)
         except InsideError as inside:
             return self._carry(inside, "migrate_down", target=target, component=component, reason=reason)[0]
 
@@ -440,7 +471,8 @@ class Application(Settling):
         chosen = {name: tuple(keys) for name, keys in (selection or {}).items()}
         keys = [chosen.get(name, ()) for name in self.parts]
         scopes = [
-            self._scope(self.parts[n], captures.get(n), measure, k) for n, k in zip(self.parts, keys, strict=True)
+            scope_of(self.engine, self.parts[n], captures.get(n), measure, k)
+            for n, k in zip(self.parts, keys, strict=True)
         ]
         taking_part = [scope for scope in scopes if scope.want is not None or scope.runs]
         plan = make_plan(target, taking_part, self.settings.policy, utc_now())
@@ -456,33 +488,6 @@ class Application(Settling):
         if not self.checks_health:
             left_out.append("No health checks are configured: only the read-back proves the rollback.")
         return msgspec.structs.replace(plan, warnings=(*plan.warnings, *left_out), selection=chosen)
-
-    def _scope(self, part: Part, want: Capture | None, measure: bool, keys: Sequence[str] = ()) -> Scope:
-        c, driver = part.component, part.driver
-        scope = Scope(
-            component=c.name,
-            kind=c.kind,
-            want=want,
-            reversibility=driver.reversibility,
-            runs=driver.runs,
-            starts=overrides(driver, "start"),
-            depends_on=c.depends_on,
-        )
-        if want is None:
-            return scope
-        require_kind(part, want)
-        if not measure:
-            return msgspec.structs.replace(scope, warnings=want.warnings)
-        with self.beat.doing(f"comparing {c.name}"):
-            found = changes = tuple(driver.changes(c, self.engine.blobs, want, None))
-            if keys:
-                changes = tuple(driver.among(found, keys))
-            losses = tuple(driver.losses(c, self.engine.blobs, want, changes))
-            warnings = (*want.warnings, *driver.caveats(c, want, changes))
-            effort = driver.effort(c, want, changes)
-        if keys and (others := len(found) - len(changes)):
-            warnings = (*warnings, f"Only a part of {c.name} goes back: {others:,} other changes in it stay.")
-        return msgspec.structs.replace(scope, changes=changes, losses=losses, warnings=warnings, effort=effort)
 
     def _require_components(self) -> None:
         if not self.parts:

@@ -80,6 +80,7 @@ class _Carrier:
                     return 1
                 self._app, self._notices = app, app.notices
                 app.carried = request.inside
+                app.consent = request.consent
                 app.engine.before_stop = self._before_stop
                 self._listen()
                 channel.say("out")

@@ -53,6 +53,8 @@ OPEN_DEPLOYMENT = "phase IN ('prepared', 'changing', 'baking', 'reverting')"
 INDEX = f"CREATE INDEX IF NOT EXISTS open_deployments ON deployments (seq) WHERE {OPEN_DEPLOYMENT};"
 # The last of them: a catalog that has not got it is brought up to date.
 LAST_INDEX = "SELECT 1 FROM sqlite_schema WHERE name = 'open_deployments'"
+FREEZES = "freezes"
+"""The small fact under which the declared freezes are kept."""
 PAGE = 50
 MOST = 1 << 62
 

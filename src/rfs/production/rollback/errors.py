@@ -83,7 +83,17 @@ class IntegrityError(RollbackError):
 
 
 class ApprovalNeededError(RollbackError):
+    """It waits for approvals, or they were refused.
+
+    Attributes:
+        request: the id of the request; of several, with ", " between.
+    """
+
     code = 13
+
+    @property
+    def request(self) -> str:
+        return str(self.fields.get("request", self.fields.get("requests", "")))
 
 
 class FrozenError(RollbackError):

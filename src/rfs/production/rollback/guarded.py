@@ -55,6 +55,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
         rollback_id: the operation that takes it back.
         components: all of rfs.toml as it was when it began; the change may be one of rfs.toml, too.
         quarantined: its version was judged bad; until `released_at`.
+        break_glass: why it was begun whatever froze deployments, or "".
     """
 
     guard_id: str
@@ -80,6 +81,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     rollback_id: str | None = None
     components: tuple[Component, ...] = ()
     quarantined: bool = False
+    break_glass: str = ""
     released_at: datetime | None = None
     finished_at: datetime | None = None
     revision: int = 0

@@ -96,6 +96,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
         bake: seconds that it is watched for; None: what the policy says, or ten minutes for a person.
         watches: conditions that are asked in the bake, beside the health checks.
         message: of the checkpoint.
+        break_glass: why it is made whatever freezes deployments, or "".
 
     Raises:
         UsageError: one of them is not usable.
@@ -107,6 +108,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     confirm_by: Literal["health", "person"] = "health"
     bake: float | None = None
     watches: tuple[Watch, ...] = ()
+    break_glass: str = ""
 
     def __post_init__(self) -> None:
         if self.confirm_by not in ("health", "person"):
@@ -160,13 +162,15 @@ class Guard:
         Raises:
             GuardRevertedError: it failed, and the system is back at the checkpoint.
             ChangeFailedError: it failed, and was left as it is, as it was only to be watched.
-            QuarantinedError, LockedError, UsageError, RollbackError: refused; nothing was changed.
+            FrozenError, QuarantinedError, LockedError, UsageError, RollbackError: refused; nothing was changed.
             InterruptedByUserError: it was interrupted; the text tells what became of it.
             RevertedError: it failed, and so did the rollback: the change is live.
             HeldError: it failed both ways.
         """
         app = self.app
         automatic = bool(trial.metadata.get("auto_rollback", app.settings.policy.auto_rollback))
+        if trial.break_glass:
+            app.consent = msgspec.structs.replace(app.consent, break_glass=trial.break_glass)
         if trial.confirm_by == "person" and not automatic:
             hint = "Leave out --confirm-by person, or let it be taken back (auto_rollback = true, no --no-rollback)."
             _refuse("Nothing would be taken back when nobody confirms it", hint)
@@ -196,7 +200,9 @@ class Guard:
                 return operation, self._decided(deployment, error)
 
     def _outcome(self, deployment: Deployment) -> Outcome:
-        warnings = [*self._warnings, self._broken] if self._broken else self._warnings
+        warnings = [*self._warnings, self._broken] if self._broken else [*self._warnings]
+        if deployment.break_glass:
+            warnings.append(f"BREAK-GLASS: it was begun past the policy: {deployment.break_glass}.")
         return Outcome(deployment, tuple(self._notes), tuple(warnings))
 
     # — the phases —
@@ -214,6 +220,7 @@ class Guard:
         json_like(trial.metadata, "metadata")
         with ExitStack() as held:
             with app.exclusively("guard"):
+                app.require_unfrozen("The deployment")
                 app.deployments.require_free(trial.version)
                 held.enter_context(app.deployments.hold())
                 deployment = app.deployments.begin(
@@ -222,6 +229,7 @@ class Guard:
                     confirm_by=trial.confirm_by,
                     bake=bake,
                     auto_rollback=automatic,
+                    break_glass=storable(trial.break_glass),
                     components=tuple(part.component for part in app.parts.values()),
                 )
             yield deployment

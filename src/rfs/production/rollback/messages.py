@@ -12,6 +12,7 @@ from rfs.production.rollback.messages_of_components import OF_COMPONENTS
 from rfs.production.rollback.messages_of_conditions import OF_CONDITIONS
 from rfs.production.rollback.messages_of_databases import OF_DATABASES
 from rfs.production.rollback.messages_of_deployments import OF_DEPLOYMENTS
+from rfs.production.rollback.messages_of_governance import OF_GOVERNANCE
 
 MESSAGES: dict[str, tuple[str, str]] = {
     # — using it —
@@ -390,6 +391,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
     **OF_CONDITIONS,
     **OF_DATABASES,
     **OF_DEPLOYMENTS,
+    **OF_GOVERNANCE,
 }
 
 

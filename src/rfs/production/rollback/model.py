@@ -325,6 +325,8 @@ class RollbackRecord(msgspec.Struct, frozen=True, kw_only=True):
         late: what was written between the plan and the stop of the services.
         left: the SAFETY checkpoints of what was there each time it was turned back or carried on later.
         inside: the components, with ", " between, one of whose services asked for it; None when asked from outside.
+        request: the request for approval that it was done with; None where it needed none.
+        break_glass: it was done whatever the policy says.
     """
 
     rollback_id: str
@@ -340,6 +342,8 @@ class RollbackRecord(msgspec.Struct, frozen=True, kw_only=True):
     kind: str = "rollback"
     undoes: str | None = None
     inside: str | None = None
+    request: str | None = None
+    break_glass: bool = False
     error: str | None = None
     outage: float | None = None
     health: HealthReport | None = None

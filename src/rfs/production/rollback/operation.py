@@ -76,6 +76,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         undoes: the operation that this one takes back.
         downgrade: the migrations that it takes back, which are the plan's only component's; else None.
         inside: the components whose services asked for it, and were stopped by it; None when asked from outside.
+        request: the request for approval that it was done with; None where it needed none.
+        break_glass: it was done whatever the policy says.
         surrounded: the hooks before it were run, or one of them, so that those after it must be.
         stopped_at, started_at: the ends of the outage, UTC.
         late: the first of what was written between `safety` and `before`; `late_count` is how many.
@@ -98,6 +100,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     undoes: str | None = None
     downgrade: Downgrade | None = None
     inside: str | None = None
+    request: str | None = None
+    break_glass: bool = False
     surrounded: bool = False
     finished_at: datetime | None = None
     stopped_at: datetime | None = None
@@ -159,6 +163,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
             kind=self.kind,
             undoes=self.undoes,
             inside=self.inside,
+            request=self.request,
+            break_glass=self.break_glass,
             error=self.error,
             outage=self.outage,
             health=self.health,

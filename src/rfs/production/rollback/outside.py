@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from rfs.production.rollback import errors
+from rfs.production.rollback.approvals import Consent
 from rfs.production.rollback.errors import ConflictError, GoingOnError, RollbackError
 from rfs.production.rollback.model import new_id
 from rfs.production.rollback.plan import Plan
@@ -69,6 +70,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         inside: the components whose services the caller belongs to.
         caller: its process id.
         wait: seconds to wait for the lock.
+        consent: who asks, and what they have for it.
     """
 
     settings: Settings
@@ -78,6 +80,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     inside: tuple[str, ...]
     caller: int
     wait: float = 0.0
+    consent: Consent = Consent()
 
 
 class Channel:

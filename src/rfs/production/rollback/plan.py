@@ -61,6 +61,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         bake: how long a guarded deployment is watched when its command has ended and it is well.
         on_interrupt: what becomes of one whose guard is interrupted or killed.
         on_hangup: what its guard does when the terminal is closed.
+        approval_required: a rollback that somebody asks for needs the approvals of `[approvals]`.
     """
 
     auto_rollback: bool = True
@@ -123,6 +124,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         components: in the order in which they are restored.
         steps: what the engine walks, forward as they stand.
         selection: of components of which only a part is restored, by name, what: paths from the root, or dotted keys.
+        approvals: how many approvals it needs.
+        approvers: who may give them.
     """
 
     target: str
@@ -137,6 +140,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     estimate: Estimate = Estimate(0.0, 0.0)
     health_gates: bool = True
     selection: dict[str, tuple[str, ...]] = {}
+    approvals: int = 0
+    approvers: tuple[str, ...] = ()
     format: int = FORMAT
 
     @property

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 import msgspec
 
 from rfs.production.rollback import selectors
+from rfs.production.rollback.approvals import ApprovalRequest, Consent, Stands
 from rfs.production.rollback.capturing import Drift, Part
 from rfs.production.rollback.catalog import Catalog, entry
 from rfs.production.rollback.engine import Engine
@@ -27,6 +28,7 @@ from rfs.production.rollback.wiring import load_parts, recorded_parts
 
 if TYPE_CHECKING:
     from rfs.production.rollback.deployments import Deployments
+    from rfs.production.rollback.freezing import InForce
     from rfs.production.rollback.guarded import Deployment
     from rfs.production.rollback.operationlog import OperationLog
 
@@ -61,6 +63,8 @@ class Status(msgspec.Struct, frozen=True):
         deployment: the guarded deployment, or rollback, that is not decided yet.
         guarded: a living process looks after it.
         due: nobody does, and it is to be taken back or given up by now.
+        frozen: the freeze that keeps deployments from being made now.
+        waiting: requests for approval that are not over, each with how it stands.
     """
 
     app: str
@@ -71,6 +75,8 @@ class Status(msgspec.Struct, frozen=True):
     deployment: Deployment | None
     guarded: bool
     due: bool
+    frozen: InForce | None = None
+    waiting: tuple[tuple[ApprovalRequest, Stands], ...] = ()
 
 
 class Recoverable:
@@ -86,6 +92,7 @@ class Recoverable:
         work: folder of local state, with one folder for each component.
         left: what is done now is done by another process, since this one is inside services; see outside.py.
         carried: in a process that does something for one inside services, the components of those.
+        consent: who asks for what is done, and what they have for it.
     """
 
     def __init__(self, settings: Settings, *, reporter: Reporter | None = None, wait: float = 0.0) -> None:
@@ -106,6 +113,7 @@ class Recoverable:
             self.engine.around = Around(parse_hooks(settings.hooks, settings.path, list(self.parts)), settings.home)
         self.carried: tuple[str, ...] = ()
         self.left = False
+        self.consent = Consent()
 
     @classmethod
     def open(cls, config: str | None = None, *, reporter: Reporter | None = None, wait: float = 0.0) -> Self:
@@ -152,6 +160,13 @@ class Recoverable:
         from rfs.production.rollback.deployments import Deployments  # status needs none where none is open
 
         return Deployments(self.catalog, self.store)
+
+    @property
+    def person(self) -> str:
+        """Who is at work."""
+        from rfs.production.rollback.identity import person  # seldom needed
+
+        return self.consent.person or person()
 
     @property
     def log(self) -> OperationLog:
@@ -365,6 +380,7 @@ class Recoverable:
             inside=inside.components,
             caller=os.getpid(),
             wait=self.wait,
+            consent=msgspec.structs.replace(self.consent, person=self.person),
         )
         log = os.path.join(self.work, "_outside.log")  # no component's name begins with "_"
         self.left = True

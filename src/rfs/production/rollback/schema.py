@@ -15,9 +15,11 @@ from typing import Any
 import msgspec
 
 import rfs
+from rfs.production.rollback.approvals import ApprovalsTable
 from rfs.production.rollback.around import Hook
 from rfs.production.rollback.driver import Driver
 from rfs.production.rollback.duration import Duration
+from rfs.production.rollback.freezing import FreezeTable
 from rfs.production.rollback.health import Check
 from rfs.production.rollback.plan import Policy
 from rfs.production.rollback.retention import Retention
@@ -53,6 +55,8 @@ def json_schema() -> dict[str, Any]:
             "health": {"type": "array", "items": _table(Check)},
             "hooks": {"type": "array", "items": _table(Hook)},
             "schedules": {"type": "array", "items": _table(ScheduleTable)},
+            "approvals": _table(ApprovalsTable),
+            "freeze": {"type": "array", "items": _table(FreezeTable)},
             "policy": _table(Policy),
             "retention": _table(Retention),
         },

@@ -23,7 +23,7 @@ from rfs.production.rollback.secret import absolute
 
 FILE_NAME = "rfs.toml"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-LATER = ("instances", "conditions", "approvals", "freeze", "notify", "external")
+LATER = ("instances", "conditions", "notify", "external")
 
 # Fields that hold seconds, and that rfs.toml may write as "5m".
 DURATIONS: dict[type[msgspec.Struct], tuple[str, ...]] = {
@@ -57,7 +57,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         path: absolute path of rfs.toml.
         home: its folder; relative paths in it are relative to that.
         name: the application's name.
-        health, hooks, schedules: the `[[health]]`, `[[hooks]]` and `[[schedules]]` tables as they stand.
+        health, hooks, schedules, freeze: the `[[health]]`, `[[hooks]]`, … tables as they stand.
+        approvals: the `[approvals]` table as it stands, or None.
     """
 
     path: str
@@ -68,6 +69,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     health: tuple[dict[str, Any], ...] = ()
     hooks: tuple[dict[str, Any], ...] = ()
     schedules: tuple[dict[str, Any], ...] = ()
+    approvals: dict[str, Any] | None = None
+    freeze: tuple[dict[str, Any], ...] = ()
     policy: Policy = Policy()
     retention: Retention = DEFAULT
 
@@ -103,6 +106,8 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     health: list[dict[str, Any]] = []
     hooks: list[dict[str, Any]] = []
     schedules: list[dict[str, Any]] = []
+    approvals: dict[str, Any] | None = None
+    freeze: list[dict[str, Any]] = []
     policy: Policy = Policy()
     retention: Retention = DEFAULT
 
@@ -157,6 +162,8 @@ def parse(text: str, path: str) -> Settings:
         health=_tables(document, tables, "health"),
         hooks=_tables(document, tables, "hooks"),
         schedules=_tables(document, tables, "schedules"),
+        approvals=_table(document, tables, "approvals"),
+        freeze=_tables(document, tables, "freeze"),
         policy=_policy(document, tables.get("policy", {})),
         retention=_retention(document, tables.get("retention")),
     )
@@ -268,10 +275,15 @@ def _tables(document: Source, top: Mapping[str, Any], name: str) -> tuple[dict[s
     return tuple(tables)
 
 
+def _table(document: Source, top: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    table = top.get(name)
+    if not (table is None or isinstance(table, dict)):
+        document.bad((name,), f"it takes a table: [{name}]")
+    return table
+
+
 def _policy(document: Source, table: Any) -> Policy:
     policy = document.convert(table, Policy, ("policy",))
-    if policy.approval_required:
-        document.later(("policy", "approval_required"))
     for key in ("max_rollback_time", "recovery_time"):
         if getattr(policy, key) <= 0:
             document.bad(("policy", key), "it must be longer than nothing")

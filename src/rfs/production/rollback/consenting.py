@@ -1,0 +1,138 @@
+"""An application whose policy asks people: what has to be approved, and what a freeze keeps from being done.
+
+Nothing here stands in the way of what goes back by itself: a guard's rollback, the way back of one that failed, what a
+crash interrupted, a deadline that nobody confirmed. See docs/governance.md.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from rfs.production.rollback.catalog import FREEZES
+from rfs.production.rollback.errors import ApprovalNeededError
+from rfs.production.rollback.model import Downgrade
+from rfs.production.rollback.operation import Operation
+from rfs.production.rollback.plan import Plan
+from rfs.production.rollback.pulse import Reporter
+from rfs.production.rollback.recovery import interruptible
+from rfs.production.rollback.settings import Settings
+from rfs.production.rollback.settling import Settling
+
+if TYPE_CHECKING:
+    from rfs.production.rollback.approvals import ApprovalRequest, Stands
+    from rfs.production.rollback.freezing import Freeze, InForce
+    from rfs.production.rollback.governance import Governance
+
+
+class Consenting(Settling, ABC):
+    """Args: as of Recoverable."""
+
+    def __init__(self, settings: Settings, *, reporter: Reporter | None = None, wait: float = 0.0) -> None:
+        super().__init__(settings, reporter=reporter, wait=wait)
+        if settings.approvals is not None or settings.freeze or settings.policy.approval_required:
+            _ = self.governance  # what rfs.toml says of it is checked before anything is done
+
+    @cached_property
+    def governance(self) -> Governance:
+        """What the policy asks of people."""
+        from rfs.production.rollback.governance import Governance  # most applications have none
+
+        return Governance(self.settings, self.catalog, self.store)
+
+    def with_needs(self, plan: Plan) -> Plan:
+        """Return a plan with what it needs of people, and what they should know."""
+        if (frozen := self.frozen()) is not None:
+            text = f"Deployments are frozen {frozen.told}; that stops no rollback."
+            plan = msgspec.structs.replace(plan, warnings=(*plan.warnings, text))
+        table = self.governance.table if self.settings.policy.approval_required else None
+        if table is None:
+            return plan
+        return msgspec.structs.replace(plan, approvals=table.required, approvers=table.approvers)
+
+    # — approvals —
+
+    def approved(self, kind: str, plan: Plan, reason: str, undoes: str | None) -> str | None:
+        """Return the request that a plan may be carried out with; see Governance.require for what it raises."""
+        if not (self.settings.policy.approval_required or self.consent.request):
+            return None
+        from rfs.production.rollback.governance import Asked
+
+        asked = Asked(
+            kind=kind, target=plan.target, components=plan.components, reason=reason, plan=plan, undoes=undoes
+        )
+        return self.governance.require(asked, self.consent)
+
+    def approved_all(self, operations: Sequence[Operation], plans: Sequence[Plan], reason: str) -> None:
+        """Have several undos approved before the first of them is done.
+
+        Raises:
+            ApprovalNeededError: approvals of at least one are missing; all that are missing were asked for.
+        """
+        missing: list[str] = []
+        for each, plan in zip(operations, plans, strict=True):
+            try:
+                self.approved("undo" if each.undoes is None else "redo", plan, reason, each.operation_id)
+            except ApprovalNeededError as error:
+                missing.append(error.request)
+        if missing:
+            raise ApprovalNeededError("approval.several", requests=", ".join(missing))
+
+    def approved_down(self, way: Downgrade, reason: str) -> str | None:
+        """Return the request that migrations may be taken back with; as `approved`."""
+        if not (self.settings.policy.approval_required or self.consent.request):
+            return None
+        from rfs.production.rollback.governance import Asked
+
+        target = f"{way.component} {' '.join(way.targets)}"
+        asked = Asked(kind="migration", target=target, components=(way.component,), reason=reason, downgrade=way)
+        return self.governance.require(asked, self.consent)
+
+    def waiting(self) -> tuple[tuple[ApprovalRequest, Stands], ...]:
+        """Return the requests for approval that are not over, each with how it stands."""
+        return tuple(self.governance.waiting()) if self.settings.policy.approval_required else ()
+
+    @interruptible
+    def vote(self, selector: str, *, approves: bool, reason: str = "") -> tuple[ApprovalRequest, Stands]:
+        """Approve or reject a request, as whoever is at work; see Governance.vote."""
+        with self._patiently("approve" if approves else "reject"):
+            return self.governance.vote(selector, self.person, approves=approves, reason=reason)
+
+    # — freezes —
+
+    def frozen(self) -> InForce | None:
+        """Return the freeze that is in force now, or None."""
+        known = self.settings.freeze or self.catalog.noted(FREEZES) is not None
+        return self.governance.frozen() if known else None
+
+    def require_unfrozen(self, what: str) -> None:
+        """Refuse a deployment, or a scheduled rollback, that a freeze blocks; see Governance.require_unfrozen."""
+        if self.frozen() is not None:
+            self.governance.require_unfrozen(what, self.consent)
+
+    @interruptible
+    def freeze(self, reason: str, until: datetime | None = None) -> Freeze:
+        """Declare a freeze: until a time (UTC), or until it is lifted.
+
+        Raises:
+            UsageError: it would be over already.
+            RollbackError: it cannot be written down.
+        """
+        with self._patiently("freeze"):
+            return self.governance.freeze(self.person, reason, until)
+
+    @interruptible
+    def unfreeze(self, reason: str = "") -> list[Freeze]:
+        """Lift every declared freeze; returns those.
+
+        Raises:
+            NotFoundError: none is in force.
+            RollbackError: it cannot be written down.
+        """
+        with self._patiently("unfreeze"):
+            return self.governance.unfreeze(self.person, reason)
