@@ -153,6 +153,8 @@ def test_an_unknown_key_is_named_with_its_line_and_what_was_meant(text: str, say
         (SMALL + '[policy]\nmax_rollback_time = "soon"\n', "policy.max_rollback_time (line 4) is not usable: 'soon'"),
         (SMALL + "[policy]\nrecovery_time = 0\n", "policy.recovery_time (line 4) is not usable: it must be longer"),
         (SMALL + '[policy]\nmin_reversibility = "good"\n', "policy.min_reversibility (line 4) is not usable: invalid"),
+        (SMALL + "[[approvals]]\nrequired = 1\n", "approvals (line 3) is not usable: it takes a table: [approvals]"),
+        (SMALL + '[freeze]\ncron = "0 1 * * *"\n', "freeze (line 3) is not usable: it takes tables: [[freeze]]"),
         (SMALL + "[retention]\nkeep_last = -1\n", "retention.keep_last (line 4) is not usable: it is negative"),
         (SMALL + "[retention]\nkeep_last = 1.5\n", "it takes a whole number, not a number"),
         (SMALL + "[retention]\nkeep_last = 0\n", "retention (line 3) is not usable: it keeps nothing"),
@@ -175,7 +177,7 @@ def test_sections_of_later_releases_are_refused_never_ignored(section: str, form
 
 @pytest.mark.parametrize(
     "text",
-    ['[store]\nmirror = "s3://b"\n', "[policy]\napproval_required = true\n"],
+    ['[store]\nmirror = "s3://b"\n'],
 )
 def test_keys_of_later_releases_are_refused_never_ignored(text: str) -> None:
     assert refused(SMALL + text).key == "settings.later"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from rfs.production.rollback.approvals import Consent
 from rfs.production.rollback.errors import UsageError
+from rfs.production.rollback.model import Consent
 
 REQUEST = click.option("--request", metavar="ID", help="Go on with this request, now that it is approved.")
 BREAK_GLASS = click.option(

@@ -21,8 +21,8 @@ from rfs.production.rollback.errors import ChangeFailedError
 
 if TYPE_CHECKING:
     from rfs.production.rollback.application import Application
-    from rfs.production.rollback.approvals import Consent
     from rfs.production.rollback.guarding import Guard, Outcome
+    from rfs.production.rollback.model import Consent
 
 _LOOK_SECONDS = 0.2
 

@@ -32,7 +32,6 @@ from rfs.production.rollback.model import (
 from rfs.production.rollback.operation import Operation
 from rfs.production.rollback.plan import Plan, differs, make_migration_plan, make_plan, select
 from rfs.production.rollback.recovery import InsideError, Status, interruptible
-from rfs.production.rollback.scoping import scope_of
 
 if TYPE_CHECKING:
     from rfs.production.rollback.guarded import Deployment
@@ -416,6 +415,8 @@ class Application(Consenting):
             GoingOnError: it stops this very process, and goes on outside it.
             RollbackError: it was refused, or nothing is to be taken back; nothing was changed.
         """
+        from rfs.production.rollback.scoping import scope_of
+
         try:
             with self.exclusively(f"migrate down to {target}"):
                 way = self.plan_down(target, component)
@@ -468,6 +469,8 @@ class Application(Consenting):
         measure: bool = True,
     ) -> Plan:
         """Make the plan; without `measure` no component is compared with the live state, which takes a scan."""
+        from rfs.production.rollback.scoping import scope_of  # status needs none, and start-up is a goal
+
         chosen = {name: tuple(keys) for name, keys in (selection or {}).items()}
         keys = [chosen.get(name, ()) for name in self.parts]
         scopes = [
@@ -476,7 +479,7 @@ class Application(Consenting):
         ]
         taking_part = [scope for scope in scopes if scope.want is not None or scope.runs]
         plan = make_plan(target, taking_part, self.settings.policy, utc_now())
-        from rfs.production.rollback.selection import splits, staying  # status needs none, and start-up is a goal
+        from rfs.production.rollback.selection import splits, staying
 
         left_out = staying(self.parts, target)
         if measure and len(captures) < len(self.parts):

@@ -42,20 +42,6 @@ class ApprovalsTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             raise ValueError("expire must be longer than nothing")
 
 
-class Consent(msgspec.Struct, frozen=True, kw_only=True):
-    """How whoever asks for something may do so.
-
-    Attributes:
-        person: who asks, where a program vouches for that; else whoever runs the process.
-        request: the id of a request for approval to go on with, or None: that of the same plan, if there is one.
-        break_glass: why it is done whatever the policy says, or "".
-    """
-
-    person: str = ""
-    request: str | None = None
-    break_glass: str = ""
-
-
 class Vote(msgspec.Struct, frozen=True):
     """What one approver said."""
 

@@ -34,6 +34,7 @@ class DeploymentRollbackManager(RollbackManager):
         confirm_by: Literal["health", "person"] = "health",
         bake: float | timedelta | None = None,
         watches: Sequence[ConditionalRollback | Callable[[datetime], str | Awaitable[str | None] | None]] = (),
+        break_glass: str = "",
     ) -> Result[dict[str, Any], RollbackError]:
         """Take a checkpoint of type AUTOMATIC, make the change, watch the application, and keep it or go back.
 
@@ -46,6 +47,7 @@ class DeploymentRollbackManager(RollbackManager):
             confirm_by: "person": it goes back unless `rfs confirm` comes before the bake is over.
             bake: seconds, or a timedelta, that it is watched for once it is well; `[policy] bake` when left out.
             watches: conditions beside the health checks: rules, or functions, sync or async, as guarding.Watch has it.
+            break_glass: why it is made whatever freezes deployments; recorded.
 
         Returns:
             Success of `{"deployment_id", "guard_id", "checkpoint_id", "version", "status", "notes"}` when it was
@@ -66,6 +68,7 @@ class DeploymentRollbackManager(RollbackManager):
                 confirm_by=confirm_by,
                 bake=bake.total_seconds() if isinstance(bake, timedelta) else bake,
                 watches=tuple(partial(caller.call, "condition", _asked(each)) for each in watches),
+                break_glass=break_glass,
             )
             outcome = Guard(app).run(_change_of(change, caller), trial)
             return {**_summary(outcome.deployment), "notes": [*outcome.notes, *outcome.warnings]}

@@ -17,7 +17,6 @@ import msgspec
 from rfs.production.rollback.approvals import (
     ApprovalRequest,
     ApprovalsTable,
-    Consent,
     Stands,
     Vote,
     binding,
@@ -39,7 +38,7 @@ from rfs.production.rollback.errors import (
 from rfs.production.rollback.freezing import Freeze, FreezeTable, InForce, in_force
 from rfs.production.rollback.identity import person
 from rfs.production.rollback.ledger import Ledger, Put
-from rfs.production.rollback.model import Downgrade, new_id, storable, utc_now
+from rfs.production.rollback.model import Consent, Downgrade, new_id, storable, utc_now
 from rfs.production.rollback.plan import Plan
 from rfs.production.rollback.settings import Settings, Source
 from rfs.production.rollback.store import Store
@@ -112,7 +111,7 @@ class Governance:
             NotFoundError, UsageError: there is no such request, or none is needed.
             RollbackError: a new request cannot be written down.
         """
-        if consent.break_glass:
+        if consent.break_glass or consent.automatic:
             return None
         if not self.needed or self.table is None:
             if consent.request is not None:

@@ -19,6 +19,7 @@ from rfs.core.result import Result
 from rfs.production.rollback import upkeep
 from rfs.production.rollback.application import Application
 from rfs.production.rollback.errors import GoingOnError, IntegrityError, RollbackError, UsageError
+from rfs.production.rollback.governed import Governed
 from rfs.production.rollback.hooks import (
     FACETS,
     Described,
@@ -54,7 +55,7 @@ T = TypeVar("T")
 Op = TypeVar("Op")  # of operations
 
 
-class RollbackManager:
+class RollbackManager(Governed):
     """Checkpoints and rollbacks of one application.
 
     Args:
@@ -151,6 +152,8 @@ class RollbackManager:
         condition: object = None,
         paths: Sequence[str] = (),
         keys: Sequence[str] = (),
+        request: str | None = None,
+        break_glass: str = "",
     ) -> Result[dict[str, Any], RollbackError]:
         """Roll the application back, or back to the state before when that fails.
 
@@ -161,6 +164,8 @@ class RollbackManager:
             components: only these.
             at, condition: of a SCHEDULED and of a CONDITIONAL rollback; refused with IMMEDIATE.
             paths, keys: only these files and folders, and these keys of a configuration (`"a.b"`, or `"NAME:a.b"`).
+            request: go on with this request for approval; without it, with that of the same plan, if there is one.
+            break_glass: why it is done whatever the policy says; recorded.
 
         Returns:
             Success of `{"rollback_id", "status", "rolled_back_to"}`; a Failure says where the system is now.
@@ -171,6 +176,7 @@ class RollbackManager:
 
         def act(app: Application) -> dict[str, Any]:
             _require_immediate(strategy, at=at, condition=condition)
+            app.consent = msgspec.structs.replace(app.consent, request=request, break_glass=break_glass)
             only, part = tuple(components or ()), chosen(app.parts, paths, keys)
             roll_back = partial(app.rollback, selector, reason=reason, only=only, selection=part)
             return _summary(*_or_going_on(app, lambda: [roll_back()]))
@@ -229,6 +235,8 @@ class RollbackManager:
         component: str | None = None,
         operation: str | None = None,
         conflicts: Literal["refuse", "ours", "theirs"] = "refuse",
+        request: str | None = None,
+        break_glass: str = "",
     ) -> Result[list[dict[str, Any]], RollbackError]:
         """Take back the last `n` operations of the log, newest first: rollbacks, versions, tracked changes.
 
@@ -236,6 +244,7 @@ class RollbackManager:
             component: only operations that touched it count, and only it is taken back.
             operation: the id of the one that is to be taken back, instead.
             conflicts: what becomes of what was changed since: nothing is done; it stays; it is overwritten, too.
+            request, break_glass: see `rollback_to_checkpoint`.
         """
         from rfs.production.rollback import undo  # few programs need it, and it takes a while
         from rfs.production.rollback.merging import Resolution
@@ -243,6 +252,7 @@ class RollbackManager:
         meant = partial(undo.undo, component=component, operation=operation, how=Resolution(conflicts))
 
         def act(app: Application) -> list[dict[str, Any]]:
+            app.consent = msgspec.structs.replace(app.consent, request=request, break_glass=break_glass)
             return [_summary(each) for each in _or_going_on(app, lambda: meant(app, n))]
 
         return await self._do(act)
@@ -391,10 +401,11 @@ class RollbackManager:
         if not overridden:
             described = {name: each for name, each in described.items() if name in self._registered}
         if not described and not checks:
-            return Application(settings)
+            return self._known(Application(settings))
         make_store(settings)
-        return HookedApplication(
-            settings, described=described, checks=checks, replaces_checks="health_check" in checks, loop=loop
+        replaces = "health_check" in checks
+        return self._known(
+            HookedApplication(settings, described=described, checks=checks, replaces_checks=replaces, loop=loop)
         )
 
     async def _do(self, act: Callable[[Application], T]) -> Result[T, RollbackError]:

@@ -45,7 +45,7 @@ OF_GOVERNANCE: dict[str, tuple[str, str]] = {
         "Each approver counts once; it has {given} of {required}.",
     ),
     "approval.unneeded": (
-        "--request {request} was given, and [policy] approval_required is not set.",
+        "The request {request} was given, and [policy] approval_required is not set.",
         "Leave --request out.",
     ),
     "approval.none": ("There is no request {selector}.", "`rfs approve` lists what is waiting."),
@@ -54,8 +54,8 @@ OF_GOVERNANCE: dict[str, tuple[str, str]] = {
         "Give more of it.",
     ),
     "glass.reason": (
-        "--break-glass goes past the policy, and needs a reason.",
-        "Give --reason TEXT; it is recorded.",
+        "To break the glass is to go past the policy, and needs a reason.",
+        "Give --break-glass with --reason TEXT; it is recorded.",
     ),
     # — freezes —
     "freeze.frozen": (

@@ -372,6 +372,22 @@ class RollbackRecord(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.convert(data, cls)
 
 
+class Consent(msgspec.Struct, frozen=True, kw_only=True):
+    """How whoever asks for something may do so.
+
+    Attributes:
+        person: who asks, where a program vouches for that; else whoever runs the process.
+        request: the id of a request for approval to go on with, or None: that of the same plan, if there is one.
+        break_glass: why it is done whatever the policy says, or "".
+        automatic: nobody asks: a condition tripped, say. It waits for nobody.
+    """
+
+    person: str = ""
+    request: str | None = None
+    break_glass: str = ""
+    automatic: bool = False
+
+
 def in_utc(moment: datetime) -> datetime:
     """Return a time in UTC; one without a time zone is taken as local time."""
     return moment if moment.tzinfo is UTC else moment.astimezone(UTC)

@@ -189,7 +189,7 @@ class AutoRollbackManager:
             target = await asyncio.to_thread(self._target, trouble)
         except RollbackError as error:
             return Failure(error)
-        return await self.manager.rollback_to_checkpoint(target, reason=f"{REASON}{reason}")
+        return await self.manager.automatically().rollback_to_checkpoint(target, reason=f"{REASON}{reason}")
 
     def _target(self, trouble: datetime) -> DeploymentCheckpoint:
         usable = [

@@ -27,9 +27,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from rfs.production.rollback import errors
-from rfs.production.rollback.approvals import Consent
 from rfs.production.rollback.errors import ConflictError, GoingOnError, RollbackError
-from rfs.production.rollback.model import new_id
+from rfs.production.rollback.model import Consent, new_id
 from rfs.production.rollback.plan import Plan
 from rfs.production.rollback.pulse import Beat
 from rfs.production.rollback.settings import Settings

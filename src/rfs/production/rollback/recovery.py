@@ -11,13 +11,19 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 import msgspec
 
 from rfs.production.rollback import selectors
-from rfs.production.rollback.approvals import ApprovalRequest, Consent, Stands
 from rfs.production.rollback.capturing import Drift, Part
 from rfs.production.rollback.catalog import Catalog, entry
 from rfs.production.rollback.engine import Engine
 from rfs.production.rollback.errors import ConflictError, HeldError, NotFoundError, RollbackError, UsageError
 from rfs.production.rollback.lock import actor, exclusive
-from rfs.production.rollback.model import Component, DeploymentCheckpoint, HealthReport, OperationStatus, storable
+from rfs.production.rollback.model import (
+    Component,
+    Consent,
+    DeploymentCheckpoint,
+    HealthReport,
+    OperationStatus,
+    storable,
+)
 from rfs.production.rollback.operation import LEFT, OPEN, Mark, Operation, position
 from rfs.production.rollback.plan import Plan
 from rfs.production.rollback.pulse import Beat, Reporter
@@ -27,6 +33,7 @@ from rfs.production.rollback.store import Store
 from rfs.production.rollback.wiring import load_parts, recorded_parts
 
 if TYPE_CHECKING:
+    from rfs.production.rollback.approvals import ApprovalRequest, Stands
     from rfs.production.rollback.deployments import Deployments
     from rfs.production.rollback.freezing import InForce
     from rfs.production.rollback.guarded import Deployment
