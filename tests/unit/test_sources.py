@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,7 +25,7 @@ from rfs.production.rollback import settings
 from rfs.production.rollback.conditions import Sample
 from rfs.production.rollback.errors import RollbackError, UsageError
 from rfs.production.rollback.settings import ComponentTable
-from rfs.production.rollback.sources import Source, SourceContext, open_source, parse_source
+from rfs.production.rollback.sources import SPECS, Source, SourceContext, open_source, parse_source
 
 
 @contextmanager
@@ -514,3 +515,20 @@ def test_a_line_without_end_and_a_folder(tmp_path: Path) -> None:
         lines(log, "", "ok")
         assert said(source.measure()) == (0.5, 2)
     assert re.search("directory", measured(tmp_path, {"log": ".", "pattern": "x"}).error)
+
+
+# — the documentation —
+
+
+def test_every_example_of_the_page_is_right_and_every_key_is_on_it() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "sources.md").read_text()
+    seen: dict[str, set[str]] = {kind: set() for kind in SPECS}
+    for block in re.findall(r"```toml\n(.*?)```", page, re.DOTALL):
+        (table,) = tomllib.loads(block)["conditions"]
+        keys = {key: table[key] for key in table if key not in ("name", "trip", "min_samples", "action")}
+        spec = parse_source(keys, settings.Source("docs/sources.md", ""), ("conditions", 0))
+        (kind,) = (kind for kind in SPECS if isinstance(spec, SPECS[kind]))
+        seen[kind] |= set(keys)
+    for kind, keys in seen.items():
+        for key in set(SPECS[kind].__struct_fields__) - keys:
+            assert f"`{key} = " in page, f"{key} of {kind}"
