@@ -73,7 +73,8 @@ def _shown(session: Session, app: Application, request: ApprovalRequest) -> tupl
         way = request.downgrade
         return f"{line}\nIt takes back: {printable(', '.join(way.versions)) if way is not None else ''}", ()
     asked = request.plan
-    made = app.plan(asked.target, only=asked.components, selection=asked.selection)
+    undoes = app.catalog.operation(request.undoes) if request.undoes is not None else None
+    made = app.plan(asked.target, only=asked.components, selection=asked.selection, undoes=undoes)
     changed = ("The plan is another one by now: the request is of no use any more.",) * (made.hash != asked.hash)
     text = plan_text(made, checked=bool(app.settings.health), everything=session.verbose)
     return f"{line}\n{text}", (*changed, *made.warnings)

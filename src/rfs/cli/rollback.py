@@ -344,7 +344,7 @@ def _undo_plan(
     head = f"{head} {short(operation.operation_id)}:"
     if isinstance(operation, Operation):
         chosen, part = app.part_to_undo(operation, names, *meant)
-        made = app.plan(operation.state_before, only=chosen, selection=part)
+        made = app.plan(operation.state_before, only=chosen, selection=part, undoes=operation)
         text = plan_text(made, checked=bool(app.settings.health), everything=session.verbose)
         data = {"undoes": operation.operation_id, **plan_json(made, everything=session.verbose)}
         return f"{head}\n{text}", data, made.warnings

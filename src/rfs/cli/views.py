@@ -235,9 +235,21 @@ def plan_text(plan: Plan, *, checked: bool, everything: bool) -> str:
     if checked:
         gate = "; a failing health check " + ("turns it back" if plan.health_gates else "only warns")
     lines.append(f"It is {plan.reversibility}; {estimate}{gate}.")
+    lines += external_lines(plan)
     if plan.approvals:
         lines.append(f"It needs {counted(plan.approvals, 'approval')}, of: {printable(', '.join(plan.approvers))}.")
     return "\n".join(lines)
+
+
+def external_lines(plan: Plan) -> list[str]:
+    """Return a line for each thing that a plan leaves behind outside of the application."""
+    lines = []
+    for each in plan.external:
+        then = "nothing makes it good" if not each.compensate else printable(" ".join(each.compensate))
+        if each.compensate:
+            then = f"then {then}" if each.runs else "its compensation is not run, as this goes forward in time"
+        lines.append(f"  {printable(each.name)}: {each.reversibility}; {then}")
+    return ["Outside of the application, and not taken back:", *lines] if lines else []
 
 
 def _backward_lines(changes: Sequence[Change], *, everything: bool) -> list[str]:

@@ -30,7 +30,7 @@ from rfs.production.rollback.model import (
     utc_now,
 )
 from rfs.production.rollback.operation import Operation
-from rfs.production.rollback.plan import Plan, differs, make_migration_plan, make_plan, select
+from rfs.production.rollback.plan import Plan, differs, make_migration_plan, select
 from rfs.production.rollback.recovery import InsideError, Status, interruptible
 
 if TYPE_CHECKING:
@@ -120,11 +120,13 @@ class Application(Consenting):
         only: Sequence[str] = (),
         without: Sequence[str] = (),
         selection: Mapping[str, Sequence[str]] | None = None,
+        undoes: Operation | None = None,
     ) -> Plan:
         """Return what a rollback to a checkpoint would do, lose and need. Changes nothing.
 
         Args:
             selection: see `rollback`.
+            undoes: the operation that it would take back.
 
         Raises:
             NotFoundError: no such checkpoint or component.
@@ -132,7 +134,8 @@ class Application(Consenting):
         """
         self._require_components()
         target = self.find(selector)
-        return self.with_needs(self._plan_captures(target, self._chosen(target, only, without, selection), selection))
+        captures = self._chosen(target, only, without, selection)
+        return self.with_needs(self.plan_captures(target, captures, selection, undoes=undoes))
 
     @interruptible
     def status(self) -> Status:
@@ -243,8 +246,8 @@ class Application(Consenting):
                 done: list[Operation] = []
                 if len(meant) > 1:
                     plans = [
-                        self._plan_captures(before, captures, part, measure=False)
-                        for _, part, before, captures in meant
+                        self.plan_captures(before, captures, part, measure=False, undoes=each)
+                        for each, part, before, captures in meant
                     ]
                     self.approved_all([each for each, *_ in meant], plans, reason)
                 for each, part, before, captures in meant:
@@ -300,7 +303,8 @@ class Application(Consenting):
         """Roll back, with the lock held. `automatic`: what nobody asks for now waits for nobody's approval."""
         engine = self.engine
         engine.require_blobs(captures.values())
-        plan = self._plan_captures(target, captures, selection, measure=False)
+        taken = self.catalog.operation(undoes) if undoes is not None else None
+        plan = self.plan_captures(target, captures, selection, measure=False, undoes=taken, automatic=automatic)
         if expected is not None and (change := differs(expected, plan)):
             raise ConflictError("plan.changed", what=change)
         request = None if automatic else self.approved(kind, plan, reason, undoes)
@@ -459,38 +463,6 @@ class Application(Consenting):
         part = self.parts[name]
         changes = tuple(part.driver.changes(part.component, self.engine.blobs, want, safety))
         return list(part.driver.losses(part.component, self.engine.blobs, want, changes))
-
-    def _plan_captures(
-        self,
-        target: DeploymentCheckpoint,
-        captures: Mapping[str, Capture],
-        selection: Mapping[str, Sequence[str]] | None = None,
-        *,
-        measure: bool = True,
-    ) -> Plan:
-        """Make the plan; without `measure` no component is compared with the live state, which takes a scan."""
-        from rfs.production.rollback.scoping import scope_of  # status needs none, and start-up is a goal
-
-        chosen = {name: tuple(keys) for name, keys in (selection or {}).items()}
-        keys = [chosen.get(name, ()) for name in self.parts]
-        scopes = [
-            scope_of(self.engine, self.parts[n], captures.get(n), measure, k)
-            for n, k in zip(self.parts, keys, strict=True)
-        ]
-        taking_part = [scope for scope in scopes if scope.want is not None or scope.runs]
-        plan = make_plan(target, taking_part, self.settings.policy, utc_now())
-        from rfs.production.rollback.selection import splits, staying
-
-        left_out = staying(self.parts, target)
-        if measure and len(captures) < len(self.parts):
-            left_out += splits(self.parts, target, captures)
-        if any(part.migrator is not None for part in self.parts.values()):
-            from rfs.production.rollback.downgrading import compatibility
-
-            left_out += compatibility(self.parts, self.engine.blobs, target, captures)
-        if not self.checks_health:
-            left_out.append("No health checks are configured: only the read-back proves the rollback.")
-        return msgspec.structs.replace(plan, warnings=(*plan.warnings, *left_out), selection=chosen)
 
     def _require_components(self) -> None:
         if not self.parts:

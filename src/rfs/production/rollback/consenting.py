@@ -1,4 +1,4 @@
-"""An application whose policy asks people: what has to be approved, and what a freeze keeps from being done.
+"""An application with a policy: what a plan holds by it, what has to be approved, and what a freeze stops.
 
 Nothing here stands in the way of what goes back by itself: a guard's rollback, the way back of one that failed, what a
 crash interrupted, a deadline that nobody confirmed. See docs/governance.md.
@@ -7,7 +7,7 @@ crash interrupted, a deadline that nobody confirmed. See docs/governance.md.
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -16,9 +16,9 @@ import msgspec
 
 from rfs.production.rollback.catalog import FREEZES
 from rfs.production.rollback.errors import ApprovalNeededError
-from rfs.production.rollback.model import Downgrade
+from rfs.production.rollback.model import Capture, DeploymentCheckpoint, Downgrade, Reversibility, utc_now
 from rfs.production.rollback.operation import Operation
-from rfs.production.rollback.plan import Plan
+from rfs.production.rollback.plan import Action, Plan, Scope, Step, make_plan
 from rfs.production.rollback.pulse import Reporter
 from rfs.production.rollback.recovery import interruptible
 from rfs.production.rollback.settings import Settings
@@ -26,6 +26,7 @@ from rfs.production.rollback.settling import Settling
 
 if TYPE_CHECKING:
     from rfs.production.rollback.approvals import ApprovalRequest, Stands
+    from rfs.production.rollback.external import ExternalTable
     from rfs.production.rollback.freezing import Freeze, InForce
     from rfs.production.rollback.governance import Governance
 
@@ -37,6 +38,10 @@ class Consenting(Settling, ABC):
         super().__init__(settings, reporter=reporter, wait=wait)
         if settings.approvals is not None or settings.freeze or settings.policy.approval_required:
             _ = self.governance  # what rfs.toml says of it is checked before anything is done
+        if settings.external:
+            _ = self.external
+        # Also what began when rfs.toml named something external is finished.
+        self.engine.steps[Action.COMPENSATE] = self._compensate
 
     @cached_property
     def governance(self) -> Governance:
@@ -54,6 +59,90 @@ class Consenting(Settling, ABC):
         if table is None:
             return plan
         return msgspec.structs.replace(plan, approvals=table.required, approvers=table.approvers)
+
+    # — what is external —
+
+    @cached_property
+    def external(self) -> tuple[ExternalTable, ...]:
+        """What rollbacks leave behind outside of the application."""
+        if not self.settings.external:
+            return ()
+        from rfs.production.rollback.external import parse_external  # most applications have none
+
+        return parse_external(self.settings.external, self.settings.path, list(self.parts))
+
+    def plan_captures(
+        self,
+        target: DeploymentCheckpoint,
+        captures: Mapping[str, Capture],
+        selection: Mapping[str, Sequence[str]] | None = None,
+        *,
+        measure: bool = True,
+        undoes: Operation | None = None,
+        automatic: bool = False,
+    ) -> Plan:
+        """Make the plan.
+
+        Args:
+            measure: without it no component is compared with the live state, which takes a scan.
+            undoes, automatic: see `made_plan`.
+        """
+        from rfs.production.rollback.scoping import scope_of  # status needs none, and start-up is a goal
+
+        chosen = {name: tuple(keys) for name, keys in (selection or {}).items()}
+        keys = [chosen.get(name, ()) for name in self.parts]
+        scopes = [
+            scope_of(self.engine, self.parts[n], captures.get(n), measure, k)
+            for n, k in zip(self.parts, keys, strict=True)
+        ]
+        taking_part = [scope for scope in scopes if scope.want is not None or scope.runs]
+        plan = self.made_plan(target, taking_part, undoes, automatic=automatic)
+        from rfs.production.rollback.selection import splits, staying
+
+        left_out = staying(self.parts, target)
+        if measure and len(captures) < len(self.parts):
+            left_out += splits(self.parts, target, captures)
+        if any(part.migrator is not None for part in self.parts.values()):
+            from rfs.production.rollback.downgrading import compatibility
+
+            left_out += compatibility(self.parts, self.engine.blobs, target, captures)
+        if not self.checks_health:
+            left_out.append("No health checks are configured: only the read-back proves the rollback.")
+        return msgspec.structs.replace(plan, warnings=(*plan.warnings, *left_out), selection=chosen)
+
+    def made_plan(
+        self, target: DeploymentCheckpoint, scopes: Sequence[Scope], undoes: Operation | None, *, automatic: bool
+    ) -> Plan:
+        """Return the plan that brings components to a checkpoint, with what is external.
+
+        Args:
+            undoes: what it takes back.
+            automatic: it goes back by itself, as it was agreed to; as by break-glass, no policy refuses it.
+
+        Raises:
+            IrreversibleError: as of plan.make_plan.
+        """
+        from rfs.production.rollback.external import compensated_by, external_of, ungated
+
+        policy = wanted = self.settings.policy
+        free = automatic or self.consent.automatic or bool(self.consent.break_glass)
+        if free:
+            policy = msgspec.structs.replace(policy, min_reversibility=Reversibility.UNKNOWN)
+        restored = [scope.component for scope in scopes if scope.want is not None]
+        plan = make_plan(target, scopes, policy, utc_now(), external_of(self.external, restored, undoes))
+        told = ungated(plan, wanted.min_reversibility) if free else []
+        if undoes is not None:
+            told += compensated_by(undoes)
+        return msgspec.structs.replace(plan, warnings=(*plan.warnings, *told))
+
+    def _compensate(self, operation: Operation, step: Step) -> Operation:
+        from rfs.production.rollback.external import compensate
+
+        journal = self.catalog.journal(operation.operation_id)
+        target = self.catalog.checkpoint(operation.plan.target)
+        app, home = self.settings.name, self.settings.home
+        said = compensate(operation, step, journal, target, app=app, home=home)
+        return msgspec.structs.replace(operation, warnings=(*operation.warnings, *said))
 
     # — approvals —
 

@@ -62,7 +62,7 @@ class Engine(Capturer):
     """Args: parts: as for Capturer. check: runs the health checks.
 
     Attributes:
-        before_stop: called before the services of a component are stopped, with its name; may raise as a driver does.
+        steps: what does each action. before_stop: called before a component's services are stopped; may raise.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Engine(Capturer):
         self._begun: str | None = None
         self._watched = False
         self._found: dict[str, Capture] | None = None
-        self._steps: dict[Action, Callable[[Operation, Step], Operation]] = {
+        self.steps: dict[Action, Callable[[Operation, Step], Operation]] = {
             Action.STAGE: self._stage,
             Action.STOP: self._stop,
             Action.DELTA: self._delta,
@@ -230,13 +230,16 @@ class Engine(Capturer):
     def _take(self, operation: Operation, step: Step) -> Operation:
         if step.action is not Action.STAGE:
             operation = self._surround(operation)
+        if step.action is Action.COMPENSATE:  # all else is done and proven, and is not to be turned back any more
+            self.beat.reset()
+            self.beat.deafen()
         self.catalog.mark(entry(operation, step.id, Mark.INTENT))
         if step.action is not Action.STAGE and operation.stopped_at is None:
             operation = msgspec.structs.replace(operation, stopped_at=utc_now())
             self._allow_forward(operation)
         try:
             with self.beat.doing(step.id.replace(":", " ")), disk_faults_told():
-                operation = self._steps[step.action](operation, step)
+                operation = self.steps[step.action](operation, step)
         except Exception as failure:
             self.catalog.mark(entry(operation, step.id, Mark.FAILED, storable(str(failure))))
             raise

@@ -57,6 +57,11 @@ OF_GOVERNANCE: dict[str, tuple[str, str]] = {
         "To break the glass is to go past the policy, and needs a reason.",
         "Give --break-glass with --reason TEXT; it is recorded.",
     ),
+    # — external systems —
+    "external.irreversible": (
+        "The rollback would leave behind what no rollback takes back: {found}; the policy asks for at least {wanted}.",
+        "Add compensate to that [[external]], lower [policy] min_reversibility, or give --break-glass --reason TEXT.",
+    ),
     # — freezes —
     "freeze.frozen": (
         "{what} is refused: deployments are frozen {told}.",

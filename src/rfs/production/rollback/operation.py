@@ -295,7 +295,7 @@ def way_back(plan: Plan, where: Position) -> list[Step]:
         return []
     if not where.touched:
         return [step for step in plan.steps if step.action is Action.START]
-    steps = [step for step in plan.steps if step.action not in (Action.STAGE, Action.DELTA)]
+    steps = [step for step in plan.steps if step.action not in (Action.STAGE, Action.DELTA, Action.COMPENSATE)]
     turn = {name: -number for number, name in enumerate(dict.fromkeys(step.component for step in steps if _data(step)))}
     data = iter(sorted(filter(_data, steps), key=lambda step: turn[step.component]))
     return _left_kept(plan, where, [next(data) if _data(step) else step for step in steps])

@@ -45,6 +45,8 @@ class Action(enum.StrEnum):
     HEALTH = "health"
     # In no plan: the engine puts it in after the stops where what is live may be nobody's copy yet.
     LEFT = "left"
+    # Makes good, by a command of the user's, what no rollback takes back; when all else is done and proven.
+    COMPENSATE = "compensate"
     # Changes a component in place, by code of the application's own; on the way back the component is restored.
     MIGRATE = "migrate"
 
@@ -57,7 +59,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         max_rollback_time: from the stop of the services to the end of the health check.
         recovery_time: a reserve of its own for going back to the state before.
         health_check_required: a failing required check turns the rollback back.
-        min_reversibility: a plan with a worse step is refused.
+        min_reversibility: a plan with a worse step, or that leaves something external behind that is worse, is refused.
         bake: how long a guarded deployment is watched when its command has ended and it is well.
         on_interrupt: what becomes of one whose guard is interrupted or killed.
         on_hangup: what its guard does when the terminal is closed.
@@ -82,6 +84,32 @@ class Step(msgspec.Struct, frozen=True):
     action: Action
     component: str | None = None
     reversibility: Reversibility = Reversibility.IDEMPOTENT
+
+
+class External(msgspec.Struct, frozen=True, kw_only=True):
+    """A system outside of the application, in which the application has effects.
+
+    Attributes:
+        reversibility: of those effects, as declared.
+        compensate: program and arguments that make them good, with the fields of external.FIELDS; empty without one.
+        timeout: seconds until that is ended.
+        runs: it is run, as the plan goes back in time.
+    """
+
+    name: str
+    reversibility: Reversibility
+    compensate: tuple[str, ...] = ()
+    timeout: float = 60.0
+    runs: bool = True
+
+    @property
+    def effective(self) -> Reversibility:
+        """How well its effects can be taken back, by its command where it has one."""
+        return min(self.reversibility, Reversibility.COMPENSABLE, key=_rank) if self.compensate else self.reversibility
+
+
+def _rank(reversibility: Reversibility) -> int:
+    return reversibility.rank
 
 
 class Scope(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,6 +152,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         components: in the order in which they are restored.
         steps: what the engine walks, forward as they stand.
         selection: of components of which only a part is restored, by name, what: paths from the root, or dotted keys.
+        external: what it leaves behind outside of the application.
         approvals: how many approvals it needs.
         approvers: who may give them.
     """
@@ -140,17 +169,19 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     estimate: Estimate = Estimate(0.0, 0.0)
     health_gates: bool = True
     selection: dict[str, tuple[str, ...]] = {}
+    external: tuple[External, ...] = ()
     approvals: int = 0
     approvers: tuple[str, ...] = ()
     format: int = FORMAT
 
     @property
     def hash(self) -> str:
-        """SHA-256 over target, components, selection, kinds of step and reversibility: never counts or sizes,
-        which always move on a live system."""
+        """SHA-256 over target, components, selection, kinds of step, reversibility and what is external: never counts
+        or sizes, which always move on a live system."""
         words = [str(self.format), self.target, *self.components]
         words += [f"{step.id}={step.reversibility}" for step in self.steps]
         words += [f"{name}: {key}" for name, keys in sorted(self.selection.items()) for key in keys]
+        words += [f"{each.name}={each.reversibility}={' '.join(each.compensate)}" for each in self.external]
         from hashlib import sha256  # loads OpenSSL, which looking does not need
 
         return sha256("\n".join(words).encode()).hexdigest()
@@ -164,7 +195,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return not any(self.changes.values())
 
 
-def make_plan(target: DeploymentCheckpoint, scopes: Sequence[Scope], policy: Policy, now: datetime) -> Plan:
+def make_plan(
+    target: DeploymentCheckpoint,
+    scopes: Sequence[Scope],
+    policy: Policy,
+    now: datetime,
+    external: Sequence[External] = (),
+) -> Plan:
     """Return the plan that brings the components in `scopes` to `target`.
 
     Args:
@@ -173,10 +210,11 @@ def make_plan(target: DeploymentCheckpoint, scopes: Sequence[Scope], policy: Pol
             services: those are stopped and started, whatever was selected. In any order.
         policy: decides whether the plan is allowed, and whether health gates it.
         now: UTC.
+        external: what it leaves behind outside of the application.
 
     Raises:
         UsageError: the components depend on each other in a circle.
-        IrreversibleError: a step is worse than `policy.min_reversibility`.
+        IrreversibleError: a step, or what is external, is worse than `policy.min_reversibility`.
     """
     names = order({scope.component: scope.depends_on for scope in scopes})
     by_name = {scope.component: scope for scope in scopes}
@@ -188,6 +226,16 @@ def make_plan(target: DeploymentCheckpoint, scopes: Sequence[Scope], policy: Pol
         raise IrreversibleError(
             "rollback.irreversible", found=worst, wanted=policy.min_reversibility, steps=", ".join(bad)
         )
+    left = [each for each in external if each.effective.rank > policy.min_reversibility.rank]
+    if left:
+        found = ", ".join(f"{each.name} ({each.effective})" for each in left)
+        raise IrreversibleError("external.irreversible", found=found, wanted=policy.min_reversibility)
+    worst = max([worst, *(each.effective for each in external)], key=_rank)
+    steps += [
+        Step(f"{Action.COMPENSATE}:{each.name}", Action.COMPENSATE, None, each.effective)
+        for each in external
+        if each.compensate and each.runs
+    ]
     warnings = [sentence for scope in ordered for sentence in scope.warnings]
     return Plan(
         target=target.checkpoint_id,
@@ -201,6 +249,7 @@ def make_plan(target: DeploymentCheckpoint, scopes: Sequence[Scope], policy: Pol
         warnings=tuple(warnings),
         estimate=estimate(ordered),
         health_gates=policy.health_check_required,
+        external=tuple(external),
     )
 
 
@@ -310,6 +359,8 @@ def differs(old: Plan, new: Plan) -> str:
         return f"the components were {', '.join(old.components)} and are {', '.join(new.components)}"
     if old.selection != new.selection:
         return "what was chosen of the components is something else"
+    if old.external != new.external:
+        return "what is declared as external differs"
     before = {(step.id, step.reversibility) for step in old.steps}
     after = {(step.id, step.reversibility) for step in new.steps}
     return "the steps differ: " + ", ".join(sorted(step for step, _ in before ^ after))

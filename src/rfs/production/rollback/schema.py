@@ -19,6 +19,7 @@ from rfs.production.rollback.approvals import ApprovalsTable
 from rfs.production.rollback.around import Hook
 from rfs.production.rollback.driver import Driver
 from rfs.production.rollback.duration import Duration
+from rfs.production.rollback.external import ExternalTable
 from rfs.production.rollback.freezing import FreezeTable
 from rfs.production.rollback.health import Check
 from rfs.production.rollback.plan import Policy
@@ -57,6 +58,7 @@ def json_schema() -> dict[str, Any]:
             "schedules": {"type": "array", "items": _table(ScheduleTable)},
             "approvals": _table(ApprovalsTable),
             "freeze": {"type": "array", "items": _table(FreezeTable)},
+            "external": {"type": "array", "items": _table(ExternalTable)},
             "policy": _table(Policy),
             "retention": _table(Retention),
         },

@@ -23,7 +23,7 @@ from rfs.production.rollback.secret import absolute
 
 FILE_NAME = "rfs.toml"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-LATER = ("instances", "conditions", "notify", "external")
+LATER = ("instances", "conditions", "notify")
 
 # Fields that hold seconds, and that rfs.toml may write as "5m".
 DURATIONS: dict[type[msgspec.Struct], tuple[str, ...]] = {
@@ -57,7 +57,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         path: absolute path of rfs.toml.
         home: its folder; relative paths in it are relative to that.
         name: the application's name.
-        health, hooks, schedules, freeze: the `[[health]]`, `[[hooks]]`, … tables as they stand.
+        health, hooks, schedules, freeze, external: the `[[health]]`, `[[hooks]]`, … tables as they stand.
         approvals: the `[approvals]` table as it stands, or None.
     """
 
@@ -71,6 +71,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     schedules: tuple[dict[str, Any], ...] = ()
     approvals: dict[str, Any] | None = None
     freeze: tuple[dict[str, Any], ...] = ()
+    external: tuple[dict[str, Any], ...] = ()
     policy: Policy = Policy()
     retention: Retention = DEFAULT
 
@@ -108,6 +109,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     schedules: list[dict[str, Any]] = []
     approvals: dict[str, Any] | None = None
     freeze: list[dict[str, Any]] = []
+    external: list[dict[str, Any]] = []
     policy: Policy = Policy()
     retention: Retention = DEFAULT
 
@@ -164,6 +166,7 @@ def parse(text: str, path: str) -> Settings:
         schedules=_tables(document, tables, "schedules"),
         approvals=_table(document, tables, "approvals"),
         freeze=_tables(document, tables, "freeze"),
+        external=_tables(document, tables, "external"),
         policy=_policy(document, tables.get("policy", {})),
         retention=_retention(document, tables.get("retention")),
     )
