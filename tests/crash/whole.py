@@ -395,7 +395,7 @@ class RollbackDoneFirst(Rollback):
         def wrong(engine: Engine, operation: Operation, step: Step) -> Operation:
             engine.catalog.mark(entry(operation, step.id, Mark.INTENT))
             engine.catalog.mark(entry(operation, step.id, Mark.DONE))
-            operation = engine._steps[step.action](operation, step)
+            operation = engine.steps[step.action](operation, step)
             engine.catalog.put_operation(operation)
             return operation
 

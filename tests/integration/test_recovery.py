@@ -37,7 +37,7 @@ def die(operation: Operation, step: Step) -> Operation:
 
 def die_before_verification(app: Application) -> None:
     """Roll back to the latest checkpoint; it dies when everything is restored."""
-    app.engine._steps[Action.VERIFY] = die
+    app.engine.steps[Action.VERIFY] = die
     with pytest.raises(Killed):
         app.rollback("@latest")
 
@@ -246,7 +246,7 @@ def test_health_is_what_rfs_toml_says_now(half_done_with_service: Small) -> None
 def test_prune_and_forget_keep_all_that_a_held_operation_took(half_done: Small) -> None:
     edit(half_done, "[store]", "[retention]\nkeep_last = 1\n[store]")
     with half_done.open() as app:
-        app.engine._steps[Action.VERIFY] = die
+        app.engine.steps[Action.VERIFY] = die
         # Dies when it has kept what is there, and not yet written down where.
         put = app.catalog.put_operation
         app.catalog.put_operation = lambda o, mark=None: die(o, LEFT) if o.left else put(o, mark)
@@ -333,17 +333,17 @@ def test_what_was_interrupted_once_can_be_done_later(tmp_path: Path) -> None:
                 with pytest.raises(InterruptedByUserError):
                     act()
             act()
-        begun = app.engine._steps[Action.RESTORE]
+        begun = app.engine.steps[Action.RESTORE]
 
         def interrupted(operation: Operation, step: Step) -> Operation:
             app.beat.interrupt()
             return begun(operation, step)
 
-        app.engine._steps[Action.RESTORE] = interrupted
+        app.engine.steps[Action.RESTORE] = interrupted
         with pytest.raises(InterruptedByUserError):
             app.rollback("@latest")
         assert small.is_at(2)
-        app.engine._steps[Action.RESTORE] = begun
+        app.engine.steps[Action.RESTORE] = begun
         app.rollback("@-1")
         assert small.is_at(1)
         # What came too late for one call is meant for the next: nobody asked it to be forgotten.
@@ -364,7 +364,7 @@ def write_on_it(small: Small, text: str) -> None:
 def test_what_was_written_on_half_restored_data_is_kept_each_time(half_done: Small) -> None:
     write_on_it(half_done, "after the first reboot")
     with half_done.open() as app:
-        app.engine._steps[Action.VERIFY] = die
+        app.engine.steps[Action.VERIFY] = die
         with pytest.raises(Killed):
             app.recover(reason="the power is back")
     write_on_it(half_done, "after the second reboot")
@@ -448,7 +448,7 @@ def test_a_stop_that_never_succeeds_can_be_skipped(half_done: Small) -> None:
         def gone(operation: Operation, step: Step) -> Operation:
             raise RollbackError("service.no_stop", unit="db", why="it is gone")
 
-        app.engine._steps[Action.STOP] = gone
+        app.engine.steps[Action.STOP] = gone
         with pytest.raises(RollbackError, match="NEEDS ATTENTION"):
             app.recover()
         with pytest.raises(RevertedError):

@@ -192,7 +192,7 @@ def test_a_rollback_that_was_killed_is_recovered_though_the_service_came_back(
     child = os.fork()
     if child == 0:
         with shop.open() as app:
-            app.engine._steps[action] = lambda *_: os.kill(os.getpid(), 9)
+            app.engine.steps[action] = lambda *_: os.kill(os.getpid(), 9)
             app.rollback("@latest")
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -9
     assert prop("shop", "ActiveState") == "inactive"

@@ -537,7 +537,7 @@ def test_what_cannot_be_kept_is_not_restored_over_until_somebody_says_so(world: 
     engine = world.engine()
     operation = world.begin(engine)
     world.web.fail_in = {"restore"}
-    engine._steps[Action.VERIFY] = lambda *_: (_ for _ in ()).throw(Killed)
+    engine.steps[Action.VERIFY] = lambda *_: (_ for _ in ()).throw(Killed)
     with pytest.raises(Killed):
         engine.run(operation)
     world.web.fail_in = set()
@@ -570,7 +570,7 @@ def test_definitions_edited_while_it_lay_open_are_kept(world: World) -> None:
     # A service's definitions are restored, too: what somebody mended in them by hand is somebody's work.
     engine = world.engine()
     operation = world.begin(engine)
-    engine._steps[Action.RESTORE] = lambda *_: (_ for _ in ()).throw(Killed)
+    engine.steps[Action.RESTORE] = lambda *_: (_ for _ in ()).throw(Killed)
     with pytest.raises(Killed):
         engine.run(operation)
     world.web.value = "mended by hand"
