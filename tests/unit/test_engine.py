@@ -624,7 +624,7 @@ def test_done_before_the_step_would_be_caught(tmp_path: Path) -> None:
         def _take(self, operation: Operation, step: Any) -> Operation:
             self.catalog.mark(entry(operation, step.id, Mark.INTENT))
             self.catalog.put_operation(operation, entry(operation, step.id, Mark.DONE))
-            return self._steps[step.action](operation, step)
+            return self.steps[step.action](operation, step)
 
     mixed = 0
     for point in range(60):
