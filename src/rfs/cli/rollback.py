@@ -311,7 +311,8 @@ def _undone(
         undo.settle(app)
     if session.dry_run or not session.yes:
         meant = undo.to_undo(app, number, named, component)
-        shown = [_undo_plan(session, app, operation, names, (named, how)) for operation, names in meant]
+        which = meant[0][0].operation_id if len(meant) == 1 else named
+        shown = [_undo_plan(session, app, operation, names, (which, how)) for operation, names in meant]
         text = "\n\n".join(each for each, _, _ in shown)
         warnings = tuple(dict.fromkeys(warning for _, _, found in shown for warning in found))
         if session.dry_run:

@@ -29,7 +29,7 @@ from rfs.production.rollback.model import (
     storable,
     utc_now,
 )
-from rfs.production.rollback.operation import Operation
+from rfs.production.rollback.operation import EDIT, Operation
 from rfs.production.rollback.plan import Plan, differs, make_migration_plan, select
 from rfs.production.rollback.recovery import InsideError, Status, interruptible
 
@@ -240,7 +240,9 @@ class Application(Consenting):
             with self.exclusively("undo"):
                 # All are looked at first: the second must not be refused when the first is done.
                 asked = self._to_undo(number, operation, component)
-                chosen = [(each, *self.part_to_undo(each, names, operation, how)) for each, names in asked]
+                # Since an edit more may have been edited, which is in no log yet.
+                edit = next((each.operation_id for each, _ in asked if len(asked) == 1 and each.kind == EDIT), None)
+                chosen = [(each, *self.part_to_undo(each, names, operation or edit, how)) for each, names in asked]
                 meant = [(each, part, *self._before(each, names)) for each, names, part in chosen]
                 self.require_outside()
                 done: list[Operation] = []

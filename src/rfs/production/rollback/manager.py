@@ -38,7 +38,7 @@ from rfs.production.rollback.model import (
     RollbackStrategy,
 )
 from rfs.production.rollback.onthread import as_result, in_thread
-from rfs.production.rollback.operation import DEPLOYMENT, Operation
+from rfs.production.rollback.operation import DEPLOYMENT, EDIT, Operation
 from rfs.production.rollback.operationlog import AnyOperation
 from rfs.production.rollback.plan import Plan
 from rfs.production.rollback.plan import Policy as RollbackPolicy
@@ -324,7 +324,7 @@ class RollbackManager(Governed):
     def get_rollback_history(self) -> list[RollbackRecord]:
         """Return the records of all operations, newest first."""
         with self._open() as app:
-            return [each.record() for each in app.catalog.operations() if each.kind != DEPLOYMENT]
+            return [each.record() for each in app.catalog.operations() if each.kind not in (DEPLOYMENT, EDIT)]
 
     async def health_check(self) -> HealthReport:
         """Run the health checks; the report is falsy when a required one failed. A hook: a subclass may override it."""

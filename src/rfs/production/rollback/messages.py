@@ -13,6 +13,7 @@ from rfs.production.rollback.messages_of_conditions import OF_CONDITIONS
 from rfs.production.rollback.messages_of_databases import OF_DATABASES
 from rfs.production.rollback.messages_of_deployments import OF_DEPLOYMENTS
 from rfs.production.rollback.messages_of_governance import OF_GOVERNANCE
+from rfs.production.rollback.messages_of_tracking import OF_TRACKING
 
 MESSAGES: dict[str, tuple[str, str]] = {
     # — using it —
@@ -392,6 +393,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
     **OF_DATABASES,
     **OF_DEPLOYMENTS,
     **OF_GOVERNANCE,
+    **OF_TRACKING,
 }
 
 

@@ -57,6 +57,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 DEPLOYMENT = "deployment"
+EDIT = "edit"
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +65,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         kind: "rollback", "undo", "redo" (the undo of an undo) or "migration"; or "deployment", a guarded change that
-            stays: it has no steps, and `safety` is the checkpoint that its guard took before it.
+            stays: it has no steps, and `safety` is the checkpoint that its guard took before it. Or "edit", what was
+            changed outside of rfs and noticed by it: it has no steps either, and led from `safety` to the target.
         components: all of rfs.toml as it was when it began, which is what it acts on whatever rfs.toml
             says later; empty in records of older releases.
         safety: the checkpoint taken online before anything began.
@@ -79,6 +81,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         request: the request for approval that it was done with; None where it needed none.
         break_glass: it was done whatever the policy says.
         surrounded: the hooks before it were run, or one of them, so that those after it must be.
+        made: of an edit, the moments between which it was made; it began to be recorded later.
         stopped_at, started_at: the ends of the outage, UTC.
         late: the first of what was written between `safety` and `before`; `late_count` is how many.
     """
@@ -103,6 +106,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     request: str | None = None
     break_glass: bool = False
     surrounded: bool = False
+    made: tuple[datetime, datetime] | None = None
     finished_at: datetime | None = None
     stopped_at: datetime | None = None
     started_at: datetime | None = None
@@ -125,6 +129,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         """Where it goes, in a word or two for people."""
         if self.kind == DEPLOYMENT:
             return self.reason
+        if self.kind == EDIT:
+            return ", ".join(self.plan.components)
         if self.plan.selection:
             return f"{self.plan.target} {', '.join(key for keys in self.plan.selection.values() for key in keys)}"
         return self.plan.target if self.downgrade is None else " ".join(self.downgrade.targets)
@@ -317,6 +323,7 @@ class Touched(msgspec.Struct, frozen=True):
     """What of a plan decides what its operation needs."""
 
     components: tuple[str, ...] = ()
+    target: str = ""
 
 
 class Trace(msgspec.Struct, frozen=True, kw_only=True):
@@ -326,6 +333,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     status: OperationStatus
     created_at: datetime
     safety: str
+    kind: str = ""
     plan: Touched = Touched()
     before: str | None = None
     left: str | None = None

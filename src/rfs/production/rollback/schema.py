@@ -21,6 +21,7 @@ from rfs.production.rollback.driver import Driver
 from rfs.production.rollback.duration import Duration
 from rfs.production.rollback.external import ExternalTable
 from rfs.production.rollback.freezing import FreezeTable
+from rfs.production.rollback.edits import TrackTable
 from rfs.production.rollback.health import Check
 from rfs.production.rollback.plan import Policy
 from rfs.production.rollback.retention import Retention
@@ -61,6 +62,7 @@ def json_schema() -> dict[str, Any]:
             "external": {"type": "array", "items": _table(ExternalTable)},
             "policy": _table(Policy),
             "retention": _table(Retention),
+            "track": _table(TrackTable),
         },
     }
 

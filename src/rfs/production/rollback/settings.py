@@ -59,6 +59,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         name: the application's name.
         health, hooks, schedules, freeze, external: the `[[health]]`, `[[hooks]]`, … tables as they stand.
         approvals: the `[approvals]` table as it stands, or None.
+        track: the `[track]` table as it stands, or None.
     """
 
     path: str
@@ -72,6 +73,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     approvals: dict[str, Any] | None = None
     freeze: tuple[dict[str, Any], ...] = ()
     external: tuple[dict[str, Any], ...] = ()
+    track: dict[str, Any] | None = None
     policy: Policy = Policy()
     retention: Retention = DEFAULT
 
@@ -110,6 +112,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     approvals: dict[str, Any] | None = None
     freeze: list[dict[str, Any]] = []
     external: list[dict[str, Any]] = []
+    track: dict[str, Any] | None = None
     policy: Policy = Policy()
     retention: Retention = DEFAULT
 
@@ -167,6 +170,7 @@ def parse(text: str, path: str) -> Settings:
         approvals=_table(document, tables, "approvals"),
         freeze=_tables(document, tables, "freeze"),
         external=_tables(document, tables, "external"),
+        track=_table(document, tables, "track"),
         policy=_policy(document, tables.get("policy", {})),
         retention=_retention(document, tables.get("retention")),
     )

@@ -11,7 +11,7 @@ from rfs.production.rollback.driver import BlobSource, overrides
 from rfs.production.rollback.errors import ConflictError, NotFoundError
 from rfs.production.rollback.merging import Clash, Resolution
 from rfs.production.rollback.model import Capture, Change, Ref
-from rfs.production.rollback.operation import DEPLOYMENT, Operation
+from rfs.production.rollback.operation import DEPLOYMENT, EDIT, Operation
 from rfs.production.rollback.operationlog import AnyOperation, OperationLog
 
 Selection = dict[str, tuple[str, ...]]
@@ -38,7 +38,8 @@ def part_to_undo(
     for name in names:
         sides = _sides(engine.catalog, operation, name)
         part = engine.parts[name]
-        if how == Resolution.WHOLE or not overrides(part.driver, "select") or not _is_older(log, operation, name):
+        able = how != Resolution.WHOLE and overrides(part.driver, "select")
+        if not able or not _may_be_built_on(log, operation, name):
             sides = None
         found = None if sides is None else _changed(part, engine.blobs, operation, *sides)
         if found is None:
@@ -67,6 +68,11 @@ def _sides(catalog: Catalog, operation: Operation, name: str) -> tuple[Capture, 
     return found[0], found[1]
 
 
+def _may_be_built_on(log: OperationLog, operation: Operation, name: str) -> bool:
+    """Tell whether something may have changed a component since; after an edit that need not be in the log yet."""
+    return operation.kind == EDIT or _is_older(log, operation, name)
+
+
 def _is_older(log: OperationLog, operation: Operation, name: str) -> bool:
     """Tell whether something that stands came after an operation and touched the component."""
     newer: dict[str, AnyOperation] = {}
@@ -92,6 +98,8 @@ def _changed(
     if c.name in operation.plan.selection:
         made = driver.among(made, operation.plan.selection[c.name])
     since = {each.key: each for each in driver.changes(c, blobs, after, None)}
+    if not since and operation.kind == EDIT:
+        return None
     left = {each.key: each for each in driver.changes(c, blobs, before, None)}
     keys: list[str] = []
     apart: dict[str, tuple[Ref | None, Ref | None, Ref | None]] = {}

@@ -14,11 +14,12 @@ from rfs.production.rollback.capturing import Part
 from rfs.production.rollback.catalog import Brief
 from rfs.production.rollback.deployments import RECORD
 from rfs.production.rollback.driver import Finding, overrides
+from rfs.production.rollback.edits import NOTE, needed
 from rfs.production.rollback.errors import ConflictError, IntegrityError, NotFoundError, RollbackError
 from rfs.production.rollback.guarded import Deployment
 from rfs.production.rollback.lock import holder
 from rfs.production.rollback.model import Capture, CheckpointType, DeploymentCheckpoint, OperationStatus, utc_now
-from rfs.production.rollback.operation import Operation, Trace, undoable
+from rfs.production.rollback.operation import EDIT, Operation, Trace, undoable
 from rfs.production.rollback.retention import Retained, apply
 from rfs.production.rollback.scheduled import lock_path, parse_schedules
 from rfs.production.rollback.store import Damage, Pruned
@@ -68,6 +69,7 @@ def holds(app: Application, briefs: Iterable[Brief]) -> dict[str, str]:
     for brief in briefs:
         if brief.type is CheckpointType.SAFETY and brief.operation_id is None and brief.created_at > recent:
             reasons[brief.checkpoint_id] = "a backup of the last days"
+    reasons.update(dict.fromkeys(needed(app.catalog.noted(NOTE)), "tracking goes on from it"))
     good = next((c for c in app.catalog.ordinary() if c.verified_healthy), None)
     if good is not None:
         reasons[good.checkpoint_id] = "the last verified healthy one"
@@ -81,7 +83,8 @@ def _undoing(able: Iterable[Trace]) -> dict[str, str]:
     return {
         each: f"needed to undo {operation.operation_id}"
         for operation in able
-        for each in (operation.safety, operation.state_before)
+        # What was changed since an edit is told by the state after it.
+        for each in (operation.safety, operation.state_before, *([operation.plan.target] * (operation.kind == EDIT)))
     }
 
 
@@ -133,8 +136,8 @@ def forget(app: Application, selectors: Sequence[str]) -> list[DeploymentCheckpo
     """
     with app.unsettled("forget"):
         chosen = [app.find(selector) for selector in selectors]
-        needed = {**_undoing(_still_undoable(app.catalog.traces())), **_open_needs(app, app.catalog.briefs())}
-        _refuse_needed(chosen, needed)
+        needs = {**_undoing(_still_undoable(app.catalog.traces())), **_open_needs(app, app.catalog.briefs())}
+        _refuse_needed(chosen, needs)
         app.catalog.forget([checkpoint.checkpoint_id for checkpoint in chosen])
         _discard(app, app.catalog.checkpoint_ids(""), chosen, dry_run=False)
         return chosen

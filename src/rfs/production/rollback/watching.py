@@ -1,4 +1,4 @@
-"""The daemon: it settles what nobody looks after, and does what `[[schedules]]` says when it is due.
+"""The daemon: it settles what nobody looks after, does what `[[schedules]]` says, and records edits (`[track]`).
 
 Whatever it has to remember is in the store, so that it may be stopped, killed and started again at any moment.
 Each turn opens the application anew: an edit of rfs.toml counts from the next one on.
@@ -7,6 +7,7 @@ Each turn opens the application anew: an edit of rfs.toml counts from the next o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from threading import Event
 from typing import Any, Literal
@@ -14,11 +15,14 @@ from typing import Any, Literal
 import msgspec
 
 from rfs.production.rollback.application import Application
+from rfs.production.rollback.edits import parse_track
 from rfs.production.rollback.errors import InterruptedByUserError, RollbackError
 from rfs.production.rollback.lock import exclusive
 from rfs.production.rollback.model import CheckpointType, utc_now
+from rfs.production.rollback.noticing import require_watchfiles
 from rfs.production.rollback.schedule import due, following
 from rfs.production.rollback.scheduled import ScheduleTable, lock_path, parse_schedules
+from rfs.production.rollback.tracking import Tracker
 
 # How late a deadline may be noticed; one look takes about a tenth of a second of processor time.
 _NAP_SECONDS = 10.0
@@ -31,7 +35,7 @@ class Told(msgspec.Struct, frozen=True):
     """Something that the daemon did, or could not do.
 
     Attributes:
-        what: "started", "stopped", "settled", "checkpoint", "prune", "drill" or "error".
+        what: "started", "stopped", "settled", "checkpoint", "prune", "drill", "edit" or "error".
         text: a sentence.
         subject: the id of the checkpoint or operation that it is about, or "".
     """
@@ -53,6 +57,7 @@ class Watcher:
         self._working: Application | None = None
         self._failed: dict[str, datetime] = {}
         self._said: dict[str, str] = {}
+        self._tracker = Tracker(self._say, self._complain, self.wake)
 
     def stop(self) -> None:
         """End soon; may be called from a signal handler.
@@ -77,11 +82,15 @@ class Watcher:
         """
         with Application.open(self.config) as app:
             place, count = lock_path(app.settings), len(parse_schedules(app.settings, list(app.parts)))
-        with exclusive(place, "rfs watch"):
+            tracked = parse_track(app.settings, {name: part.component.kind for name, part in app.parts.items()})
+        if tracked is not None and not once:
+            require_watchfiles()
+        with exclusive(place, "rfs watch"), closing(self._tracker):
             if not once:
-                self._say("started", f"Watching {self.config}: {count} scheduled.")
+                also = f", {', '.join(tracked.components)} tracked" if tracked is not None else ""
+                self._say("started", f"Watching {self.config}: {count} scheduled{also}.")
             while True:
-                nap = self._turn()
+                nap = self._turn(once=once)
                 if once or self._stopped:
                     break
                 self._woken.wait(nap)
@@ -89,12 +98,13 @@ class Watcher:
             if not once:
                 self._say("stopped", "Stopped.")
 
-    def _turn(self) -> float:
+    def _turn(self, *, once: bool) -> float:
         """Do what is due; return how many seconds until the next look."""
         try:
             with Application.open(self.config) as app:
                 urgent = self._settle(app)
                 waits = [self._scheduled(app, table) for table in parse_schedules(app.settings, list(app.parts))]
+                waits.append(self._tracker.turn(app, once=once))
             self._said.pop("turn", None)
         except RollbackError as error:
             self._complain("turn", error)
@@ -171,12 +181,15 @@ class Watcher:
             self._say(table.do, notice)
         app.notices.clear()
 
-    def _complain(self, about: str, error: RollbackError) -> None:
-        """Tell an error, once for as long as it stays the same."""
+    def _complain(self, about: str, error: RollbackError | None) -> None:
+        """Tell an error, once for as long as it stays the same; None: it is over."""
+        if error is None:
+            self._said.pop(about, None)
+            return
         text = f"{error} {error.hint}".strip()
         if self._said.get(about) != text:
             self._said[about] = text
-            self._say("error", text if about in ("turn", "settle") else f"{about}: {text}")
+            self._say("error", text if about in ("turn", "settle", "track") else f"{about}: {text}")
 
     def _say(self, what: str, text: str, subject: str = "") -> None:
         self._tell(Told(utc_now(), what, text, subject))
