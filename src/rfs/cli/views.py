@@ -300,6 +300,7 @@ def operation_json(operation: Operation) -> dict[str, Any]:
     data["safety"] = operation.safety
     data["selection"] = as_json(operation.plan.selection)
     data["downgrade"] = as_json(operation.downgrade)
+    data["made"] = as_json(operation.made)
     return data
 
 
@@ -328,6 +329,7 @@ def operation_text(operation: Operation, *, everything: bool, alive: bool) -> st
         ("by", operation.actor + (f", inside {operation.inside}" if operation.inside else "")),
         ("approved", f"request {operation.request}" if operation.request else ""),
         ("policy", style("BREAK-GLASS", fg="red", bold=True) if operation.break_glass else ""),
+        *((word, nice_time(at)) for word, at in zip(("made after", "made before"), operation.made or (), strict=False)),
         ("began", nice_time(operation.created_at)),
         ("ended", nice_time(operation.finished_at) if operation.finished_at else ""),
         ("outage", nice_seconds(operation.outage) if operation.outage is not None else ""),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 OF_TRACKING: dict[str, tuple[str, str]] = {
     "track.missing": (
-        "[track] needs the package watchfiles, which is not installed.",
+        "What [track] asks for needs the package watchfiles, which is not installed.",
         "Run `pip install 'rfs-rollback[track]'`, or take [track] out of rfs.toml.",
     ),
     "track.large": (

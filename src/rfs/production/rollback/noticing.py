@@ -110,8 +110,6 @@ class Noticer:
             # A limit of inotify, a folder that is not there, or a file system that has nothing like it.
             with self._guard:
                 self._why.update(dict.fromkeys(names, str(error)))
-            for name in names:
-                self._noticed(name)
         finally:
             self._begun[deep].set()
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
 from threading import Lock
+from typing import Any
 
 import msgspec
 
@@ -29,7 +30,7 @@ from rfs.production.rollback.edits import (
     standing,
     told,
 )
-from rfs.production.rollback.errors import LockedError, NotFoundError, RollbackError
+from rfs.production.rollback.errors import InterruptedByUserError, LockedError, NotFoundError, RollbackError, TimedOutError
 from rfs.production.rollback.model import (
     Capture,
     Change,
@@ -58,7 +59,7 @@ class _MovedError(Exception):
 
 class Tracker:
     """Args:
-    say: told (what, text, subject) of an edit that was recorded.
+    say: told (what, text, subject) of an edit that was recorded, and that they are from now on.
     complain: given (about, error), and (about, None) when it is over.
     wake: called, in another thread, when there is something new to wait for.
     """
@@ -145,8 +146,11 @@ class Tracker:
             self._followed = followed
             # What was written before it was noticed is to be found as well.
             self._compare.clear()
+            self._say("tracking", f"Edits of {', '.join(table.components)} are recorded.", "")
         why = self._noticer.why if self._noticer is not None else {}
         if why:
+            soon = utc_now() + timedelta(seconds=parse_duration(table.at_most))
+            self._compare.update({name: min(soon, self._compare[name]) for name in why.keys() & self._compare.keys()})
             seconds = round(parse_duration(table.at_most))
             facts = {"components": ", ".join(sorted(why)), "why": next(iter(why.values())), "seconds": seconds}
             self._complain("track", RollbackError("track.blind", **facts))
@@ -276,9 +280,16 @@ class Tracker:
 
 
 def _checkpoint(app: Application, name: str, message: str, operation_id: str | None = None) -> DeploymentCheckpoint:
-    return app.engine.checkpoint(
-        [name], CheckpointType.SAFETY, health=lambda: None, message=message, operation_id=operation_id
-    )
+    facts: dict[str, Any] = {"message": message, "operation_id": operation_id, "deployment_id": ""}
+    kind = CheckpointType.SAFETY
+    try:
+        # As an ordinary capture, which leaves an index by which the next one is quick.
+        return app.engine.checkpoint([name], kind, in_place=[name], health=lambda: None, **facts)
+    except (InterruptedByUserError, TimedOutError):
+        raise
+    except RollbackError:
+        # What is missing, or something else than it should be, is a state as well.
+        return app.engine.checkpoint([name], kind, health=lambda: None, **facts)
 
 
 def _remember(app: Application, name: str, expected: Expected) -> None:

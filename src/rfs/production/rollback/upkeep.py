@@ -14,11 +14,12 @@ from rfs.production.rollback.capturing import Part
 from rfs.production.rollback.catalog import Brief
 from rfs.production.rollback.deployments import RECORD
 from rfs.production.rollback.driver import Finding, overrides
-from rfs.production.rollback.edits import NOTE, needed
+from rfs.production.rollback.edits import NOTE, needed, parse_track
 from rfs.production.rollback.errors import ConflictError, IntegrityError, NotFoundError, RollbackError
 from rfs.production.rollback.guarded import Deployment
 from rfs.production.rollback.lock import holder
 from rfs.production.rollback.model import Capture, CheckpointType, DeploymentCheckpoint, OperationStatus, utc_now
+from rfs.production.rollback.noticing import require_watchfiles
 from rfs.production.rollback.operation import EDIT, Operation, Trace, undoable
 from rfs.production.rollback.retention import Retained, apply
 from rfs.production.rollback.scheduled import lock_path, parse_schedules
@@ -325,6 +326,7 @@ def examine(app: Application) -> list[Finding]:
     findings += _clock(app)
     findings += _space(app)
     findings += _schedules(app)
+    findings += _tracked(app)
     return findings
 
 
@@ -336,6 +338,18 @@ def _schedules(app: Application) -> list[Finding]:
     if not scheduled or holder(lock_path(app.settings)):
         return []
     return [Finding("warning", "Nobody does what [[schedules]] says: `rfs watch` does not run.", "Run `rfs watch`.")]
+
+
+def _tracked(app: Application) -> list[Finding]:
+    try:
+        if parse_track(app.settings, {name: part.component.kind for name, part in app.parts.items()}) is None:
+            return []
+        require_watchfiles()
+    except RollbackError as error:
+        return [Finding("error", str(error), error.hint)]
+    if holder(lock_path(app.settings)):
+        return []
+    return [Finding("warning", "Nobody records edits, as [track] says: `rfs watch` does not run.", "Run `rfs watch`.")]
 
 
 def _clock(app: Application) -> list[Finding]:

@@ -35,7 +35,8 @@ class Told(msgspec.Struct, frozen=True):
     """Something that the daemon did, or could not do.
 
     Attributes:
-        what: "started", "stopped", "settled", "checkpoint", "prune", "drill", "edit" or "error".
+        what: "started", "stopped", "settled", "checkpoint", "prune", "drill", "tracking", "edit" or
+            "error".
         text: a sentence.
         subject: the id of the checkpoint or operation that it is about, or "".
     """
@@ -87,8 +88,7 @@ class Watcher:
             require_watchfiles()
         with exclusive(place, "rfs watch"), closing(self._tracker):
             if not once:
-                also = f", {', '.join(tracked.components)} tracked" if tracked is not None else ""
-                self._say("started", f"Watching {self.config}: {count} scheduled{also}.")
+                self._say("started", f"Watching {self.config}: {count} scheduled.")
             while True:
                 nap = self._turn(once=once)
                 if once or self._stopped:

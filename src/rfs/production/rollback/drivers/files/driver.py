@@ -19,7 +19,7 @@ from rfs.production.rollback.drivers.files.look import Look, nothing_changed
 from rfs.production.rollback.drivers.files.options import FilesOptions, Rules, root_of
 from rfs.production.rollback.drivers.files.places import Place
 from rfs.production.rollback.drivers.files.stage import Stage, is_there, release
-from rfs.production.rollback.drivers.files.tree import Tree, absent_tree
+from rfs.production.rollback.drivers.files.tree import Tree, absent_tree, under
 from rfs.production.rollback.drivers.meta import check_owner, shown
 from rfs.production.rollback.errors import RollbackError
 from rfs.production.rollback.model import Capture, Change, ChangeKind, Component, Fingerprint, Loss, Ref, Restored
@@ -340,8 +340,8 @@ class FilesDriver(Driver):
 
     def among(self, changes: Sequence[Change], keys: Sequence[str]) -> list[Change]:
         """Return the changes at these paths and in the folders there."""
-        paths = [shown(key) for key in keys]
-        return [each for each in changes if any(each.key == path or each.key.startswith(path + "/") for path in paths)]
+        paths = {shown(key) for key in keys}
+        return [each for each in changes if each.key in paths or under(each.key, paths)]
 
 
 def _captured(c: Component, rules: Rules, tree: Tree, written: manifest.Written, warnings: Sequence[str]) -> Capture:

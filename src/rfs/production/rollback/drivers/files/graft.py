@@ -43,48 +43,71 @@ def graft(want: Tree, onto: Tree, paths: Sequence[str], component: str) -> Tree:
     """
     if want.absent or onto.absent:
         raise ConflictError("select.absent", component=component)
-    tree = Tree(onto.top, dict(onto.blocks), onto.link, [])
+    draft = _Draft(want, onto, component)
     for path in paths:
         if want.find(path) is None and onto.find(path) is None:
             raise NotFoundError("select.none", what=shown(path), component=component)
-        _put(want, tree, path, component)
+        draft.put(path)
+    tree = Tree(onto.top, draft.closed(), onto.link, [])
     chosen = set(paths)
     tree.groups = _groups(want, onto, chosen)
     return tree
 
 
-def _put(want: Tree, tree: Tree, path: str, component: str) -> None:
-    folder, _, name = path.rpartition("/")
-    line = _lines(want.blocks.get(folder)).get(name)
-    for inner in [each for each in tree.blocks if each == path or each.startswith(path + "/")]:
-        del tree.blocks[inner]
-    if line is None:
-        lines = _lines(tree.blocks.get(folder))
-        lines.pop(name, None)
-        if folder in tree.blocks:
-            tree.blocks[folder] = _block(lines, tree.blocks[folder])
-        return
-    if folder not in tree.blocks:
-        _make_way(want, tree, folder, component)
-    lines = _lines(tree.blocks[folder])
-    lines[name] = line
-    tree.blocks[folder] = _block(lines, tree.blocks[folder])
-    if path in want.blocks:
-        for inner in want.inside(path):
-            tree.blocks[inner] = want.blocks[inner]
+class _Draft:
+    """The folders of a tree that is made. Those in which something is changed are taken apart once, however often."""
 
+    def __init__(self, want: Tree, onto: Tree, component: str) -> None:
+        self._want = want
+        self._component = component
+        self._blocks = dict(onto.blocks)
+        self._open: dict[str, dict[str, _Line]] = {}
+        self._wanted: dict[str, dict[str, _Line]] = {}
 
-def _make_way(want: Tree, tree: Tree, folder: str, component: str) -> None:
-    """Put a folder of `want` there, empty, with those above it."""
-    above, _, name = folder.rpartition("/")
-    if above not in tree.blocks:
-        _make_way(want, tree, above, component)
-    lines = _lines(tree.blocks[above])
-    if name in lines:
-        raise ConflictError("select.way", what=shown(folder), component=component)
-    lines[name] = _lines(want.blocks[above])[name]
-    tree.blocks[above] = _block(lines, tree.blocks[above])
-    tree.blocks[folder] = empty_block()
+    def put(self, path: str) -> None:
+        """Let what is at a path be as it is wanted."""
+        folder, _, name = path.rpartition("/")
+        line = self._wanted_in(folder).get(name)
+        if path in self._blocks:
+            for inner in [each for each in self._blocks if each == path or each.startswith(path + "/")]:
+                del self._blocks[inner]
+                self._open.pop(inner, None)
+        if line is None:
+            if folder in self._blocks:
+                self._lines(folder).pop(name, None)
+            return
+        if folder not in self._blocks:
+            self._make_way(folder)
+        self._lines(folder)[name] = line
+        if path in self._want.blocks:
+            for inner in self._want.inside(path):
+                self._blocks[inner] = self._want.blocks[inner]
+
+    def _make_way(self, folder: str) -> None:
+        """Put a wanted folder there, empty, with those above it."""
+        above, _, name = folder.rpartition("/")
+        if above not in self._blocks:
+            self._make_way(above)
+        lines = self._lines(above)
+        if name in lines:
+            raise ConflictError("select.way", what=shown(folder), component=self._component)
+        lines[name] = self._wanted_in(above)[name]
+        self._blocks[folder] = empty_block()
+
+    def _lines(self, folder: str) -> dict[str, _Line]:
+        if folder not in self._open:
+            self._open[folder] = _lines(self._blocks[folder])
+        return self._open[folder]
+
+    def _wanted_in(self, folder: str) -> dict[str, _Line]:
+        if folder not in self._wanted:
+            self._wanted[folder] = _lines(self._want.blocks.get(folder))
+        return self._wanted[folder]
+
+    def closed(self) -> dict[str, Block]:
+        """Return the folders."""
+        changed = {folder: _block(lines, self._blocks[folder]) for folder, lines in self._open.items()}
+        return {**self._blocks, **changed}
 
 
 def _groups(want: Tree, onto: Tree, chosen: set[str]) -> list[list[str]]:
