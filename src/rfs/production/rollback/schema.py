@@ -19,9 +19,9 @@ from rfs.production.rollback.approvals import ApprovalsTable
 from rfs.production.rollback.around import Hook
 from rfs.production.rollback.driver import Driver
 from rfs.production.rollback.duration import Duration
+from rfs.production.rollback.edits import TrackTable
 from rfs.production.rollback.external import ExternalTable
 from rfs.production.rollback.freezing import FreezeTable
-from rfs.production.rollback.edits import TrackTable
 from rfs.production.rollback.health import Check
 from rfs.production.rollback.plan import Policy
 from rfs.production.rollback.retention import Retention

@@ -30,7 +30,13 @@ from rfs.production.rollback.edits import (
     standing,
     told,
 )
-from rfs.production.rollback.errors import InterruptedByUserError, LockedError, NotFoundError, RollbackError, TimedOutError
+from rfs.production.rollback.errors import (
+    InterruptedByUserError,
+    LockedError,
+    NotFoundError,
+    RollbackError,
+    TimedOutError,
+)
 from rfs.production.rollback.model import (
     Capture,
     Change,
