@@ -212,6 +212,7 @@ def test_what_is_open_is_found_without_looking_at_what_is_not(many: Catalog, pat
     for name in ("open_operations", "ordinary_checkpoints"):
         db.execute(f"DROP INDEX {name}")
     db.execute("DROP TABLE deployments")
+    db.execute("DROP TABLE deferred")
     db.close()
     Catalog(path).close()
     db = apsw.Connection(path)

@@ -22,7 +22,7 @@ COMMANDS = {
     "checkpoint": ("checkpoint", "Take a checkpoint; list, show, compare, pin and forget them."),
     "guard": ("guard", "Run a command that changes the application; keep that, or take it back."),
     "confirm": ("guard", "Keep what is waiting to be confirmed."),
-    "cancel": ("guard", "Take back what is waiting to be confirmed, or is being watched."),
+    "cancel": ("guard", "Take back what waits to be confirmed; call off a scheduled or an armed rollback."),
     "extend": ("guard", "Give what is waiting to be confirmed another deadline."),
     "approve": ("govern", "Agree to a rollback that waits for approvals; list what waits."),
     "reject": ("govern", "Refuse a rollback that waits for approvals."),

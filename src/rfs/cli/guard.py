@@ -14,6 +14,7 @@ import click
 from rfs.cli.answer import Answer
 from rfs.cli.common import CommonCommand
 from rfs.cli.consent import BREAK_GLASS, consent_of
+from rfs.cli.later import called_off, meant, would_call_off
 from rfs.cli.session import Session, bad_usage, seconds_of
 from rfs.cli.text import counted, nice_time, printable
 from rfs.cli.views import deployment_json
@@ -206,11 +207,21 @@ def extend(session: Session, selector: str | None, span: str) -> Answer:
 @click.argument("selector", metavar="[ID]", required=False)
 @click.pass_obj
 def cancel(session: Session, selector: str | None) -> Answer:
-    """Take back, now, what is waiting to be confirmed or is still being watched."""
+    """Take back, now, what is waiting to be confirmed or is still being watched.
+
+    With the ID of a scheduled or an armed rollback: it is not made.
+    """
     if session.dry_run:
+        with session.application(changes=False) as app:
+            found_later = meant(app, selector)
+        if found_later is not None:
+            session.take_reason()
+            return would_call_off(found_later)
         return _pending(session, selector, "taken back")
     reason = session.take_reason()
     with session.application(changes=True) as app:
+        if meant(app, selector) is not None:
+            return called_off(app.call_off(selector or "", reason=reason))
         found, owned = app.cancel(selector, reason=reason)
         while owned and found.is_open and app.deployments.owned():
             time.sleep(_LOOK_SECONDS)  # its guard does it; what it writes down wakes nobody

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rfs.cli import later
 from rfs.cli.answer import Answer
 from rfs.cli.common import CommonCommand
 from rfs.cli.selecting import complete_operation
@@ -39,12 +40,15 @@ def log(session: Session, limit: int) -> Answer:
         # One more than is shown: counting them all would take the longer, the longer the log.
         found = list(islice(app.log.history(), None if session.verbose else limit + 1))
         alive = app.is_worked_on()
+        asked = later.without_operation(app, None if session.verbose else limit)
     shown = found if session.verbose else found[:limit]
     text = log_table(shown, alive=alive) if shown else "Nothing was done yet."
     if len(found) > len(shown):
         text += "\n… and older ones (-v or -n shows them)"
+    if asked:
+        text += "\n\n" + later.asked_table(asked)
     brief = "\n".join(each.operation_id for each in shown)
-    return Answer([logged_json(each) for each in shown], text, brief)
+    return Answer([*(later.deferred_json(each) for each in asked), *map(logged_json, shown)], text, brief)
 
 
 @click.command(cls=CommonCommand)
@@ -56,6 +60,8 @@ def show(session: Session, selector: str) -> Answer:
     from rfs.production.rollback.operation import Operation
 
     with session.application(changes=False) as app:
+        if (asked := later.only_asked(app, selector)) is not None:
+            return later.shown(asked)
         operation = app.log.find(selector)
         if not isinstance(operation, Operation):
             return _show_small(app, operation)

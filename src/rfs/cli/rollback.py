@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rfs.cli import later
 from rfs.cli.answer import Answer
 from rfs.cli.common import CommonCommand
 from rfs.cli.consent import BREAK_GLASS, REQUEST, consent_of
@@ -123,6 +124,7 @@ def _read_plan(path: str) -> Plan:
 @_key
 @_table
 @click.option("--confirm", "span", metavar="TIME", help="Go back by itself unless `rfs confirm` comes within it.")
+@click.option("--at", metavar="TIME", help='Later: "2026-12-01T03:00+09:00", "03:00" or "in 2h". `rfs watch` does it.')
 @REQUEST
 @BREAK_GLASS
 @click.pass_obj
@@ -137,6 +139,7 @@ def rollback(
     keys: tuple[str, ...],
     tables: tuple[str, ...],
     span: str | None,
+    at: str | None,
     request: str | None,
     break_glass: bool,
 ) -> Answer:
@@ -159,11 +162,13 @@ def rollback(
     consent = consent_of(request=request, break_glass=break_glass, reason=session.reason)
     if target is None:
         bad_usage("CHECKPOINT is missing", "Name one, or @latest or @last-good; `rfs checkpoint list` shows them.")
+    moment = later.moment_of(at, trial=seconds is not None, break_glass=break_glass)
     if session.dry_run:
         return _only_planned(session, target, only, without, parts=parts, expected=expected)
     if not session.interactive:
         session.ask_reason()
-    session.must_answer("Roll back?")
+    question = "Roll back?" if at is None else "Roll back at that time?"
+    session.must_answer(question)
     with session.application(changes=True) as app:
         app.consent = consent
         # Nobody is asked why before it is sure that there is something to do.
@@ -175,11 +180,12 @@ def rollback(
             seen = app.plan(target, only=only, without=without, selection=selection)
             _refuse_if_changed(expected, seen)
             text = plan_text(seen, checked=bool(app.settings.health), everything=session.verbose)
-            session.show_and_confirm(text, seen.warnings, "Roll back?")
+            session.show_and_confirm(text, seen.warnings, question)
             expected = seen
-        act = partial(
-            app.rollback, target, reason=reason, only=only, without=without, selection=selection, expected=expected
-        )
+        meant: dict[str, Any] = {"only": only, "without": without, "selection": selection, "expected": expected}
+        if moment is not None:
+            return later.deferred(app, app.defer(target, at=moment, reason=reason, **meant))
+        act = partial(app.rollback, target, reason=reason, **meant)
         if seconds is None:
             operation = act()
         else:

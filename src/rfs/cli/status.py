@@ -52,7 +52,14 @@ def quick(words: Sequence[str]) -> int:
 
 def current(session: Session, *, exit_code: bool) -> Answer:
     """Answer with the live state against the last checkpoint, and the open operation."""
-    from rfs.cli.views import as_json, checkpoint_json, deployment_json, operation_json, request_json
+    from rfs.cli.views import (
+        as_json,
+        checkpoint_json,
+        deferred_json,
+        deployment_json,
+        operation_json,
+        request_json,
+    )
 
     with session.application(changes=False) as app:
         found = app.status()
@@ -68,6 +75,7 @@ def current(session: Session, *, exit_code: bool) -> Answer:
         "deployment": deployment_json(found.deployment) if found.deployment is not None else None,
         "freeze": as_json(found.frozen),
         "waiting": [request_json(request, stand) for request, stand in found.waiting],
+        "deferred": [deferred_json(each) for each in found.deferred],
     }
     code = 0
     left = found.open_operation is not None and (found.open_operation.status == "held" or not found.running)
@@ -79,7 +87,7 @@ def current(session: Session, *, exit_code: bool) -> Answer:
 
 
 def _status_text(found: Status) -> str:
-    from rfs.cli.views import health_phrase, request_line, status_word
+    from rfs.cli.views import deferred_line, health_phrase, request_line, status_word
 
     lines = [style(found.app, bold=True)]
     latest = found.latest
@@ -93,6 +101,7 @@ def _status_text(found: Status) -> str:
     if found.frozen is not None:
         lines.append(f"{style('Frozen', fg='yellow')}: nothing may be deployed {printable(found.frozen.told)}.")
     lines += [request_line(request, stand) for request, stand in found.waiting]
+    lines += [deferred_line(each) for each in found.deferred]
     if found.running:
         lines.append(f"Running now: {found.running}")
     if found.deployment is not None:

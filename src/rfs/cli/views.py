@@ -30,6 +30,7 @@ from rfs.production.rollback.plan import Action, Plan
 
 if TYPE_CHECKING:
     from rfs.production.rollback.approvals import ApprovalRequest, Stands
+    from rfs.production.rollback.deferred import Deferred
 
 STATUS_COLORS = {
     OperationStatus.COMPLETED: "green",
@@ -154,6 +155,24 @@ def deployment_json(found: Deployment) -> dict[str, Any]:
         for key, value in built.items()
         if key not in ("revision", "format", "group", "boot_id", "components")
     }
+
+
+# — scheduled and armed rollbacks —
+
+
+def deferred_json(found: Deferred) -> dict[str, Any]:
+    """Return what programs may know of a scheduled or an armed rollback: what they may of an operation, and more."""
+    data: dict[str, Any] = as_json(found.record())
+    return {**data, "condition": found.condition, "rule": found.rule, "selection": as_json(found.selection)}
+
+
+def deferred_line(found: Deferred) -> str:
+    """Return one that waits in a line."""
+    when = nice_time(found.at) if found.at is not None else f"when {printable(found.condition)} trips"
+    asked = f" ([[schedules]] {printable(found.rule)})" if found.rule else f", asked for by {found.actor}"
+    why = f"; it waits: {printable(found.why)}" if found.why else ""
+    word = str(found.status).capitalize()
+    return f"{word}: rollback {style(found.rollback_id, fg='cyan')} to {printable(found.target)}, {when}{asked}{why}"
 
 
 # — health —

@@ -14,7 +14,7 @@ import msgspec
 
 from rfs.production.rollback import selectors
 from rfs.production.rollback.capturing import Drift, drift_of, require_kind
-from rfs.production.rollback.consenting import Consenting
+from rfs.production.rollback.deferring import Deferring
 from rfs.production.rollback.errors import ConflictError, NotFoundError, UsageError
 from rfs.production.rollback.lock import actor, holder
 from rfs.production.rollback.model import (
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from rfs.production.rollback.guarded import Deployment
 
 
-class Application(Consenting):
+class Application(Deferring):
     """What can be done with an application: checkpoint, look, plan, roll back, undo.
 
     `beat.interrupt()` may be called from a signal handler or another thread: the call that is running, or
@@ -151,7 +151,8 @@ class Application(Consenting):
         due = open_ is not None and self.due() is not None
         running = holder(self.lock_path)
         found = Status(self.settings.name, latest, tuple(drift), open_operation, running, open_, guarded, due)
-        return msgspec.structs.replace(found, frozen=self.frozen(), waiting=self.waiting())
+        later = tuple(self.catalog.waiting_deferred())
+        return msgspec.structs.replace(found, frozen=self.frozen(), waiting=self.waiting(), deferred=later)
 
     def is_worked_on(self) -> bool:
         """Tell whether an operation runs now, in whatever process."""
@@ -301,6 +302,8 @@ class Application(Consenting):
         undoes: str | None = None,
         began: Callable[[str], None] | None = None,
         automatic: bool = False,
+        operation_id: str | None = None,
+        **recorded: Any,
     ) -> Operation:
         """Roll back, with the lock held. `automatic`: what nobody asks for now waits for nobody's approval."""
         engine = self.engine
@@ -310,7 +313,7 @@ class Application(Consenting):
         if expected is not None and (change := differs(expected, plan)):
             raise ConflictError("plan.changed", what=change)
         request = None if automatic else self.approved(kind, plan, reason, undoes)
-        operation_id = new_id()
+        operation_id = operation_id or new_id()
         safety = self._safety(kind, operation_id, captures, deployment_id=target.deployment_id)
         composed = engine.compose(target, safety, plan, operation_id) if plan.selection else None
         captures = captures if composed is None else composed.captures
@@ -319,14 +322,8 @@ class Application(Consenting):
         if began is not None:
             began(operation_id)
         wanted = None if composed is None else composed.checkpoint_id
-        facts: dict[str, Any] = {
-            "reason": reason,
-            "undoes": undoes,
-            "wanted": wanted,
-            "request": request,
-            "automatic": automatic,
-        }
-        return self._carry_out(operation_id, kind, plan, safety, **facts)
+        facts = {"undoes": undoes, "wanted": wanted, "request": request, **recorded}
+        return self._carry_out(operation_id, kind, plan, safety, reason=reason, automatic=automatic, **facts)
 
     def _bring_back(self, deployment: Deployment, reason: str, began: Callable[[str], None]) -> Operation:
         if deployment.operation_id is None:
@@ -359,11 +356,8 @@ class Application(Consenting):
         safety: DeploymentCheckpoint,
         *,
         reason: str,
-        undoes: str | None = None,
-        wanted: str | None = None,
-        downgrade: Downgrade | None = None,
-        request: str | None = None,
         automatic: bool = False,
+        **recorded: Any,
     ) -> Operation:
         glass = "" if automatic else self.consent.break_glass
         operation = Operation(
@@ -375,15 +369,12 @@ class Application(Consenting):
             created_at=utc_now(),
             components=tuple(part.component for part in self.parts.values()),
             safety=safety.checkpoint_id,
-            undoes=undoes,
-            wanted=wanted,
-            downgrade=downgrade,
             inside=", ".join(self.carried) or None,
-            request=request,
             break_glass=bool(glass),
             warnings=(f"BREAK-GLASS: {self.person} went past the policy: {storable(glass)}.",) if glass else (),
             max_rollback_time=self.settings.policy.max_rollback_time,
             recovery_time=self.settings.policy.recovery_time,
+            **recorded,
         )
         self.engine.begin(operation)
         return self.engine.run(operation)

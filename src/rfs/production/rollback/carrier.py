@@ -30,6 +30,7 @@ _REQUEST_SECONDS = 60.0
 
 _CALLS: dict[str, Callable[[Application, Request], list[Operation]]] = {
     "rollback": lambda app, request: [app.rollback(**request.arguments, expected=request.expected)],
+    "fire": lambda app, request: [app.fire(**request.arguments)],
     "migrate_down": lambda app, request: [app.migrate_down(**request.arguments)],
     "undo": lambda app, request: app.undo(**request.arguments),
     "recover": lambda app, request: app.recover(**request.arguments),

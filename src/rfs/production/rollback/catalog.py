@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from rfs.production.rollback.database import Database
+from rfs.production.rollback.deferred_table import DEFERRED, WAITING_INDEX, DeferredTable
 from rfs.production.rollback.errors import NotFoundError, RollbackError
 from rfs.production.rollback.model import FORMAT, Capture, CheckpointType, DeploymentCheckpoint, utc_now
 from rfs.production.rollback.operation import Entry, Mark, Operation, Trace
@@ -52,7 +53,7 @@ CREATE {temporary} TABLE IF NOT EXISTS deployments (
 OPEN_DEPLOYMENT = "phase IN ('prepared', 'changing', 'baking', 'reverting')"
 INDEX = f"CREATE INDEX IF NOT EXISTS open_deployments ON deployments (seq) WHERE {OPEN_DEPLOYMENT};"
 # The last of them: a catalog that has not got it is brought up to date.
-LAST_INDEX = "SELECT 1 FROM sqlite_schema WHERE name = 'open_deployments'"
+LAST_INDEX = "SELECT 1 FROM sqlite_schema WHERE name = 'waiting_deferred'"
 FREEZES = "freezes"
 """The small fact under which the declared freezes are kept."""
 PAGE = 50
@@ -74,7 +75,7 @@ class Brief(msgspec.Struct, frozen=True, kw_only=True):
 _BRIEFS, _TRACES = msgspec.json.Decoder(Brief), msgspec.json.Decoder(Trace)
 
 
-class Catalog:
+class Catalog(DeferredTable):
     """Args: path: the database file; made when missing. give_way: see Database.
 
     Raises:
@@ -100,12 +101,14 @@ class Catalog:
         if version == FORMAT and db.execute(LAST_INDEX).get is not None:
             return
         if version == FORMAT and db.readonly("main"):
-            # That of an older release, to be looked at: it has no such deployments.
+            # That of an older release, to be looked at: it has not got all of them.
             db.pragma("temp_store", 2)
-            db.execute(DEPLOYMENTS.format(temporary="TEMPORARY"))
+            for name, table in (("deployments", DEPLOYMENTS), ("deferred", DEFERRED)):
+                if db.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (name,)).get is None:
+                    db.execute(table.format(temporary="TEMPORARY"))
             return
         with transaction(db):
-            db.execute(SCHEMA + DEPLOYMENTS.format(temporary="") + INDEX)
+            db.execute(SCHEMA + (DEPLOYMENTS + DEFERRED).format(temporary="") + INDEX + WAITING_INDEX)
             db.pragma("user_version", FORMAT)
 
     def _rows(self, query: str, values: tuple[object, ...] = ()) -> list[Any]:

@@ -18,6 +18,7 @@ import msgspec
 from rfs.core.result import Result
 from rfs.production.rollback import upkeep
 from rfs.production.rollback.application import Application
+from rfs.production.rollback.asking import require_fitting, told_of, with_deferred
 from rfs.production.rollback.errors import GoingOnError, IntegrityError, RollbackError, UsageError
 from rfs.production.rollback.governed import Governed
 from rfs.production.rollback.hooks import (
@@ -160,24 +161,28 @@ class RollbackManager(Governed):
         Args:
             checkpoint: an id, another selector, or a checkpoint.
             reason: for the history.
-            strategy: this release knows IMMEDIATE, and refuses the others.
+            strategy: IMMEDIATE; or SCHEDULED, which writes it down for `rfs watch` and returns at once. This release
+                refuses the others.
             components: only these.
-            at, condition: of a SCHEDULED and of a CONDITIONAL rollback; refused with IMMEDIATE.
+            at: when, of a SCHEDULED rollback; a time without a zone is local.
+            condition: of a CONDITIONAL rollback; refused with the others.
             paths, keys: only these files and folders, and these keys of a configuration (`"a.b"`, or `"NAME:a.b"`).
             request: go on with this request for approval; without it, with that of the same plan, if there is one.
             break_glass: why it is done whatever the policy says; recorded.
 
         Returns:
             Success of `{"rollback_id", "status", "rolled_back_to"}`; a Failure says where the system is now.
-            The status is "completed"; or "running" when this process belongs to a service that is being stopped
-            for it right now. It then goes on outside this process, and `get_rollback_history` tells how it ended.
+            The status is "completed"; "scheduled"; or "running" when this process belongs to a service that is being
+            stopped for it right now. It then goes on outside this process; `get_rollback_history` tells how it ended.
         """
         selector = _selector(checkpoint)
 
         def act(app: Application) -> dict[str, Any]:
-            _require_immediate(strategy, at=at, condition=condition)
+            require_fitting(strategy, at=at, condition=condition)
             app.consent = msgspec.structs.replace(app.consent, request=request, break_glass=break_glass)
             only, part = tuple(components or ()), chosen(app.parts, paths, keys)
+            if at is not None:
+                return told_of(app.defer(selector, at=at, reason=reason, only=only, selection=part))
             roll_back = partial(app.rollback, selector, reason=reason, only=only, selection=part)
             return _summary(*_or_going_on(app, lambda: [roll_back()]))
 
@@ -290,6 +295,10 @@ class RollbackManager(Governed):
 
         return await self._do(lambda app: RollbackManager(copy_application(app, folder)))
 
+    async def cancel_rollback(self, rollback_id: str, reason: str = "") -> Result[str, RollbackError]:
+        """Let a scheduled or an armed rollback not be made; Success of its id."""
+        return await self._do(lambda app: app.call_off(rollback_id, reason=reason).rollback_id)
+
     # — looking —
 
     async def plan(
@@ -322,9 +331,10 @@ class RollbackManager(Governed):
             return app.catalog.checkpoints()
 
     def get_rollback_history(self) -> list[RollbackRecord]:
-        """Return the records of all operations, newest first."""
+        """Return the records of all operations, newest first, and of scheduled and armed rollbacks."""
         with self._open() as app:
-            return [each.record() for each in app.catalog.operations() if each.kind not in (DEPLOYMENT, EDIT)]
+            done = [each.record() for each in app.catalog.operations() if each.kind not in (DEPLOYMENT, EDIT)]
+            return with_deferred(done, app.catalog.deferred())
 
     async def health_check(self) -> HealthReport:
         """Run the health checks; the report is falsy when a required one failed. A hook: a subclass may override it."""
@@ -422,14 +432,6 @@ def _or_going_on(app: Application, call: Callable[[], list[Op]]) -> list[Op | Op
         return [*call()]
     except GoingOnError as going_on:
         return [app.catalog.operation(going_on.operation)]
-
-
-def _require_immediate(strategy: RollbackStrategy, **given: object) -> None:
-    if strategy is not RollbackStrategy.IMMEDIATE:
-        raise UsageError("usage", what=f"The strategy {strategy} is not in this release", hint="Use IMMEDIATE.")
-    for name, value in given.items():
-        if value is not None:
-            raise UsageError("usage", what=f"An IMMEDIATE rollback has no {name}", hint=f"Leave {name} out.")
 
 
 def _outline(app: Application, facet: Facet) -> Any:

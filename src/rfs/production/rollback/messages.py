@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from rfs.production.rollback.messages_of_components import OF_COMPONENTS
 from rfs.production.rollback.messages_of_conditions import OF_CONDITIONS
 from rfs.production.rollback.messages_of_databases import OF_DATABASES
+from rfs.production.rollback.messages_of_deferring import OF_DEFERRING
 from rfs.production.rollback.messages_of_deployments import OF_DEPLOYMENTS
 from rfs.production.rollback.messages_of_governance import OF_GOVERNANCE
 from rfs.production.rollback.messages_of_tracking import OF_TRACKING
@@ -391,6 +392,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
     **OF_COMPONENTS,
     **OF_CONDITIONS,
     **OF_DATABASES,
+    **OF_DEFERRING,
     **OF_DEPLOYMENTS,
     **OF_GOVERNANCE,
     **OF_TRACKING,

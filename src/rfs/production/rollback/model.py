@@ -319,7 +319,8 @@ class RollbackRecord(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         rollback_id: the operation's id.
         checkpoint_id: where it went, or was to go.
-        executed_at: UTC, when it began.
+        executed_at: UTC, when it began; when it was asked for, of one that did not.
+        at: UTC, when a scheduled one is due that did not begin.
         backup_id: the SAFETY checkpoint that holds the state before it.
         outage: seconds between the stop of the services and their start; None when there was none.
         late: what was written between the plan and the stop of the services.
@@ -350,12 +351,14 @@ class RollbackRecord(msgspec.Struct, frozen=True, kw_only=True):
     late: tuple[Change, ...] = ()
     left: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    at: datetime | None = None
     format: int = FORMAT
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "executed_at", in_utc(self.executed_at))
-        if self.finished_at is not None:
-            msgspec.structs.force_setattr(self, "finished_at", in_utc(self.finished_at))
+        for name in ("finished_at", "at"):
+            if (moment := getattr(self, name)) is not None:
+                msgspec.structs.force_setattr(self, name, in_utc(moment))
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-like values; `from_dict` gives back an equal record."""

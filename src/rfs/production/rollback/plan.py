@@ -64,6 +64,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         on_interrupt: what becomes of one whose guard is interrupted or killed.
         on_hangup: what its guard does when the terminal is closed.
         approval_required: a rollback that somebody asks for needs the approvals of `[approvals]`.
+        misfire_grace: how long after its time a scheduled rollback still fires, when nothing could fire it then.
     """
 
     auto_rollback: bool = True
@@ -75,6 +76,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     bake: float = 0.0
     on_interrupt: Literal["revert", "keep"] = "revert"
     on_hangup: Literal["revert", "continue"] = "revert"
+    misfire_grace: float = 3600.0
 
 
 class Step(msgspec.Struct, frozen=True):

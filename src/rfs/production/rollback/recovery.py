@@ -34,6 +34,7 @@ from rfs.production.rollback.wiring import load_parts, recorded_parts
 
 if TYPE_CHECKING:
     from rfs.production.rollback.approvals import ApprovalRequest, Stands
+    from rfs.production.rollback.deferred import Deferred
     from rfs.production.rollback.deployments import Deployments
     from rfs.production.rollback.freezing import InForce
     from rfs.production.rollback.guarded import Deployment
@@ -72,6 +73,7 @@ class Status(msgspec.Struct, frozen=True):
         due: nobody does, and it is to be taken back or given up by now.
         frozen: the freeze that keeps deployments from being made now.
         waiting: requests for approval that are not over, each with how it stands.
+        deferred: scheduled and armed rollbacks that wait.
     """
 
     app: str
@@ -84,6 +86,7 @@ class Status(msgspec.Struct, frozen=True):
     due: bool
     frozen: InForce | None = None
     waiting: tuple[tuple[ApprovalRequest, Stands], ...] = ()
+    deferred: tuple[Deferred, ...] = ()
 
 
 class Recoverable:

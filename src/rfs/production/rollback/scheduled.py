@@ -13,19 +13,21 @@ from rfs.production.rollback.errors import UsageError
 from rfs.production.rollback.schedule import Schedule
 from rfs.production.rollback.settings import Settings, Source
 
-Work = Literal["checkpoint", "prune", "drill"]
+Work = Literal["checkpoint", "prune", "drill", "rollback"]
 
 
 class ScheduleTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One `[[schedules]]` table: what `rfs watch` does every so often. Exactly one of `every` and `cron`.
 
     Attributes:
-        do: "checkpoint"; "prune", which removes what retention does not keep; or "drill", with the last checkpoint.
+        do: "checkpoint"; "prune", which removes what retention does not keep; "drill", with the last checkpoint; or
+            "rollback".
         every: how long between two.
         cron: five fields: minute, hour, day of month, month, day of week.
         time_zone: IANA name in which `cron` is meant.
-        components: of a checkpoint or a drill: these only.
-        message: of a checkpoint.
+        components: of a checkpoint, a drill or a rollback: these only.
+        message: of a checkpoint; of a rollback, its reason.
+        to: where a rollback goes: a tag, "@last-good", or what else names a checkpoint.
     """
 
     do: Work = "checkpoint"
@@ -34,12 +36,15 @@ class ScheduleTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     time_zone: str = "UTC"
     components: tuple[str, ...] = ()
     message: str = ""
+    to: str = ""
 
     def __post_init__(self) -> None:
         if self.do == "prune" and self.components:
-            raise ValueError("components belongs to a checkpoint or a drill")
-        if self.do != "checkpoint" and self.message:
-            raise ValueError("message belongs to a checkpoint")
+            raise ValueError("components belongs to a checkpoint, a drill or a rollback")
+        if self.do not in ("checkpoint", "rollback") and self.message:
+            raise ValueError("message belongs to a checkpoint or a rollback")
+        if (self.do == "rollback") != bool(self.to):
+            raise ValueError('to belongs to a rollback, which needs it: to = "@last-good", for example')
         try:
             self.schedule()
         except UsageError as error:
@@ -55,7 +60,8 @@ class ScheduleTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         """What it does and when, in words: it is remembered under this."""
         when = f"every {self.every}" if self.every is not None else f"at {self.cron} {self.time_zone}"
         of = f" of {', '.join(self.components)}" if self.components else ""
-        return f"{self.do}{of} {when}"
+        where = f" to {self.to}" if self.to else ""
+        return f"{self.do}{where}{of} {when}"
 
 
 def parse_schedules(settings: Settings, components: Sequence[str]) -> list[ScheduleTable]:

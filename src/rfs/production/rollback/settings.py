@@ -27,7 +27,7 @@ LATER = ("instances", "conditions", "notify")
 
 # Fields that hold seconds, and that rfs.toml may write as "5m".
 DURATIONS: dict[type[msgspec.Struct], tuple[str, ...]] = {
-    Policy: ("max_rollback_time", "recovery_time", "bake"),
+    Policy: ("max_rollback_time", "recovery_time", "bake", "misfire_grace"),
     Retention: ("keep_within",),
 }
 

@@ -100,6 +100,10 @@ def _open_needs(app: Application, briefs: Iterable[Brief]) -> dict[str, str]:
         with suppress(NotFoundError):  # the rollback that it is about was not begun
             states.append(app.catalog.operation(deployment.operation_id or "").state_before)
         needs = dict.fromkeys(filter(None, states), why)
+    for waiting in app.catalog.waiting_deferred():
+        with suppress(RollbackError):  # what a rule of rfs.toml names may not be there; then nothing is held
+            why = f"needed by the {waiting.strategy} rollback {waiting.rollback_id}"
+            needs[app.find(waiting.target).checkpoint_id] = why
     operation = app.catalog.open_operation()
     if operation is None:
         return needs

@@ -6,7 +6,7 @@ Each turn opens the application anew: an edit of rfs.toml counts from the next o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from threading import Event
@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from rfs.production.rollback import firing
 from rfs.production.rollback.application import Application
 from rfs.production.rollback.edits import parse_track
 from rfs.production.rollback.errors import InterruptedByUserError, RollbackError
@@ -35,8 +36,8 @@ class Told(msgspec.Struct, frozen=True):
     """Something that the daemon did, or could not do.
 
     Attributes:
-        what: "started", "stopped", "settled", "checkpoint", "prune", "drill", "tracking", "edit" or
-            "error".
+        what: "started", "stopped", "settled", "checkpoint", "prune", "drill", "tracking", "edit", "rollback" (that was
+            scheduled), "refused" (such a one, which is not made) or "error".
         text: a sentence.
         subject: the id of the checkpoint or operation that it is about, or "".
     """
@@ -103,7 +104,9 @@ class Watcher:
         try:
             with Application.open(self.config) as app:
                 urgent = self._settle(app)
-                waits = [self._scheduled(app, table) for table in parse_schedules(app.settings, list(app.parts))]
+                tables = parse_schedules(app.settings, list(app.parts))
+                waits = [self._deferred(app, tables)]
+                waits += [self._scheduled(app, table) for table in tables if table.do != "rollback"]
                 waits.append(self._tracker.turn(app, once=once))
             self._said.pop("turn", None)
         except RollbackError as error:
@@ -127,6 +130,16 @@ class Watcher:
             for notice in app.notices:
                 self._say("settled", notice)
         return deployment is not None
+
+    def _deferred(self, app: Application, tables: Sequence[ScheduleTable]) -> float:
+        """Make the scheduled rollbacks that are due; return in how many seconds the next one is."""
+        if self._stopped:
+            return 0.0
+        wait = firing.turn(app, tables, self._say)
+        for notice in app.notices:
+            self._say("settled", notice)
+        app.notices.clear()
+        return wait
 
     def _scheduled(self, app: Application, table: ScheduleTable) -> float:
         """Do it when it is due; return in how many seconds it is due the next time."""

@@ -70,9 +70,18 @@ def schema(path: str) -> dict[str, str]:
     """Return the statements that made the tables, indexes, views and triggers of a private copy, by name."""
     connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
     try:
-        return {name: (sql or "")[:_SQL_SHOWN] for _, name, sql in connection.execute(_SCHEMA.format(side="main"))}
+        return {name: _shortened(sql or "") for _, name, sql in connection.execute(_SCHEMA.format(side="main"))}
     finally:
         connection.close()
+
+
+def _shortened(sql: str) -> str:
+    if len(sql) <= _SQL_SHOWN:
+        return sql
+    from hashlib import sha256  # loads OpenSSL, which looking does not need
+
+    # What compares two schemas must see a column that was added at the end.
+    return f"{sql[:_SQL_SHOWN]}… ({sha256(sql.encode()).hexdigest()[:8]})"
 
 
 def facts_changed(component: str, before: Facts, after: Facts) -> list[Change]:

@@ -1,0 +1,35 @@
+"""The texts about rollbacks that are made later: a part of `messages`."""
+
+from __future__ import annotations
+
+OF_DEFERRING: dict[str, tuple[str, str]] = {
+    "deferred.no_time": (
+        "{text!r} is not a time.",
+        'Write "2026-12-01T03:00+09:00" (without the zone: local time), "03:00" or "in 2h".',
+    ),
+    "deferred.past": ("The time {text!r} is over.", "Give one that is to come, or leave --at out to roll back now."),
+    "deferred.none": (
+        "No scheduled or armed rollback begins with {selector}.",
+        "`rfs status` lists those that wait, `rfs log` also those that are over.",
+    ),
+    "deferred.many": (
+        "{selector} is the beginning of {count} scheduled or armed rollbacks: {matches}.",
+        "Write more of the id.",
+    ),
+    "deferred.over": (
+        "The rollback {rollback} waits no longer: it is {status}.",
+        "`rfs log` tells what became of it.",
+    ),
+    "deferred.changed": (
+        "The plan is another one than was agreed to: {what}.",
+        "Look at it with `rfs plan`, and schedule it again if it is still wanted.",
+    ),
+    "deferred.guarded": (
+        "The {kind} {guard} is {phase}, and is decided first.",
+        "It fires afterwards, unless that is too late for it.",
+    ),
+    "deferred.held": (
+        "The checkpoint is needed by the {strategy} rollback {rollback}.",
+        "`rfs cancel {rollback}` gives that up.",
+    ),
+}
