@@ -53,16 +53,6 @@ class Deferring(Consenting, ABC):
     ) -> dict[str, Capture]: ...
 
     @abstractmethod
-    def _plan_captures(
-        self,
-        target: DeploymentCheckpoint,
-        captures: Mapping[str, Capture],
-        selection: Mapping[str, Sequence[str]] | None = None,
-        *,
-        measure: bool = True,
-    ) -> Plan: ...
-
-    @abstractmethod
     def _roll_back(
         self,
         target: DeploymentCheckpoint,
@@ -112,7 +102,7 @@ class Deferring(Consenting, ABC):
             target = self.find(selector)
             captures = self._chosen(target, only, without, selection)
             self.engine.require_blobs(captures.values())
-            plan = self._plan_captures(target, captures, selection, measure=False)
+            plan = self.plan_captures(target, captures, selection, measure=False)
             if expected is not None and (change := differs(expected, plan)):
                 raise ConflictError("plan.changed", what=change)
             request = self.approved("rollback", plan, reason, None)
@@ -280,9 +270,11 @@ class Deferring(Consenting, ABC):
     ) -> None:
         from rfs.production.rollback.plan import differs
 
+        # Refused where somebody would be who asked for it now.
+        plan = self.plan_captures(target, captures, found.selection, measure=False)
         if found.plan is None:
             return
-        change = differs(found.plan, self._plan_captures(target, captures, found.selection, measure=False))
+        change = differs(found.plan, plan)
         if not change:
             now = self._schemas(captures)
             other = sorted(name for name in found.schema.keys() | now if found.schema.get(name) != now.get(name))
