@@ -11,11 +11,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from itertools import takewhile
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
 from rfs.production.rollback.errors import UsageError
+
+Action = Literal["rollback", "alert", "checkpoint"]
 
 
 class Outcome(StrEnum):
@@ -54,9 +56,9 @@ class ConditionalRollback(msgspec.Struct, frozen=True):
 
     Attributes:
         name: for people.
-        condition: returns a number, or an awaitable of one.
+        condition: returns a number, a Sample, or an awaitable of one.
         threshold: trips strictly above it; strictly below it with `below`.
-        action: what to do when it trips.
+        action: what to do when it trips: "rollback", "alert", or take a "checkpoint", of type CONDITIONAL.
         below: small values are the bad ones.
         clear: how far the value must come back to be well again; the threshold when left out.
         lasting: seconds between the first and the last failing sample of a run before it trips.
@@ -69,10 +71,10 @@ class ConditionalRollback(msgspec.Struct, frozen=True):
         margin: fraction by which a condition that failed before the change must get worse to count.
         baseline: the values since the change must also be worse than those before it, by `is_worse`. What else
             changed at that moment, the load for one, is not told apart from the change.
-        dry_run: it is judged and told, and nothing is rolled back.
+        dry_run: it is judged and told, and nothing is done.
         interval: seconds between two measurements.
         timeout: seconds that one may take; longer counts as failed.
-        cooldown: seconds after an automatic rollback in which there is no other.
+        cooldown: seconds after an automatic rollback, or a checkpoint that it had taken, in which there is no other.
         max_auto_rollbacks: so many within `window` seconds; then only a person may.
 
     Raises:
@@ -80,9 +82,9 @@ class ConditionalRollback(msgspec.Struct, frozen=True):
     """
 
     name: str
-    condition: Callable[[], float | Awaitable[float]]
+    condition: Callable[[], float | Sample | Awaitable[float | Sample]]
     threshold: float
-    action: Literal["rollback", "alert"] = "rollback"
+    action: Action = "rollback"
     below: bool = False
     clear: float | None = None
     lasting: float = 0.0
@@ -102,8 +104,9 @@ class ConditionalRollback(msgspec.Struct, frozen=True):
     window: float = 86_400.0
 
     def __post_init__(self) -> None:
-        if self.action not in ("rollback", "alert"):
-            raise UsageError("usage", what=f"{self.name} has no action {self.action!r}", hint="rollback or alert.")
+        if self.action not in get_args(Action):
+            hint = "rollback, alert or checkpoint."
+            raise UsageError("usage", what=f"{self.name} has no action {self.action!r}", hint=hint)
         if not math.isfinite(self.threshold):
             raise UsageError("usage", what=f"The threshold of {self.name} is no number", hint="Give a finite one.")
         limits: tuple[float, ...] = (self.lasting, self.failure_limit, self.consecutive_error_limit, self.min_samples)
@@ -180,31 +183,40 @@ class Decision(StrEnum):
     NOTHING = "nothing"
     ALERT = "alert"
     ROLLBACK = "rollback"
+    CHECKPOINT = "checkpoint"
 
 
 def decide(
-    condition: ConditionalRollback, verdict: Verdict, now: datetime, rollbacks: Sequence[datetime]
+    condition: ConditionalRollback, verdict: Verdict, now: datetime, earlier: Sequence[datetime]
 ) -> tuple[Decision, str]:
     """Return what a verdict calls for, and why, in a sentence without its full stop.
 
     Args:
         now: UTC.
-        rollbacks: when the automatic rollbacks so far were, UTC.
+        earlier: when the automatic rollbacks so far were, UTC; with the action "checkpoint", the checkpoints that this
+            condition had taken.
     """
     if verdict.outcome is not Outcome.FAILURE:
         return (Decision.ALERT, verdict.why) if verdict.alert else (Decision.NOTHING, "")
     if condition.action == "alert":
         return Decision.ALERT, verdict.why
+    taking = condition.action == "checkpoint"
     if condition.dry_run:
-        return Decision.ALERT, f"{verdict.why}; it would be rolled back, but this is a dry run"
+        would = "a checkpoint would be taken" if taking else "it would be rolled back"
+        return Decision.ALERT, f"{verdict.why}; {would}, but this is a dry run"
     # After a clock that was set back, what lies in the future counts as just now.
-    ago = [max((now - each).total_seconds(), 0.0) for each in rollbacks]
-    if any(seconds < condition.cooldown for seconds in ago):
-        return Decision.ALERT, f"{verdict.why}; the last automatic rollback was less than {condition.cooldown:g} s ago"
-    if sum(seconds < condition.window for seconds in ago) >= condition.max_auto_rollbacks:
-        many = f"there were {condition.max_auto_rollbacks} automatic rollbacks within {condition.window:g} s"
-        return Decision.ALERT, f"{verdict.why}; {many}, and only a person may go on"
-    return Decision.ROLLBACK, verdict.why
+    ago = [max((now - each).total_seconds(), 0.0) for each in earlier]
+    cooling = any(seconds < condition.cooldown for seconds in ago)
+    if taking:
+        return (Decision.NOTHING, "") if cooling else (Decision.CHECKPOINT, verdict.why)
+    many = sum(seconds < condition.window for seconds in ago) >= condition.max_auto_rollbacks
+    if not cooling and not many:
+        return Decision.ROLLBACK, verdict.why
+    held = f"the last automatic rollback was less than {condition.cooldown:g} s ago"
+    if not cooling:
+        held = f"there were {condition.max_auto_rollbacks} automatic rollbacks within {condition.window:g} s, "
+        held += "and only a person may go on"
+    return Decision.ALERT, f"{verdict.why}; {held}"
 
 
 def _tripped(condition: ConditionalRollback, run: list[Sample], failing: list[Sample]) -> bool:
@@ -269,7 +281,8 @@ def _cleared(condition: ConditionalRollback, value: float, bound: float) -> bool
 # One-sided, 98 % confidence.
 _Z = 2.0537
 _EFFECT = 0.33
-_FEWEST = 8
+FEWEST = 8
+"""Values on each side that `is_worse` needs at least."""
 
 
 def is_worse(before: Sequence[float], after: Sequence[float]) -> bool:
@@ -283,7 +296,7 @@ def is_worse(before: Sequence[float], after: Sequence[float]) -> bool:
         False also when either side has fewer than eight values: that is no evidence.
     """
     m, n = len(before), len(after)
-    if min(m, n) < _FEWEST:
+    if min(m, n) < FEWEST:
         return False
     ranked = sorted([(value, 0) for value in before] + [(value, 1) for value in after])
     rank_sum = ties = 0.0

@@ -184,6 +184,22 @@ class Deployments:
         with suppress(RollbackError), self._store.batch():
             self._store.put_record("operation", msgspec.json.encode(operation))
 
+    def quarantine(self, guard_id: str, why: str) -> None:
+        """Quarantine the version of a deployment that stayed, if it has one.
+
+        Args:
+            why: a sentence without its full stop.
+        """
+        found = self.get(guard_id)
+        if not found.version or (found.quarantined and found.released_at is None):
+            return
+        facts = {"quarantined": True, "released_at": None, "why": storable(why)}
+        self._keep(
+            self._catalog.change_deployment(
+                guard_id, lambda old: msgspec.structs.replace(old, revision=old.revision + 1, **facts)
+            )
+        )
+
     def release(self, version: str) -> list[Deployment]:
         """Let a version be deployed again.
 

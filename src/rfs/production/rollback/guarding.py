@@ -16,6 +16,7 @@ from typing import Any, Literal, NoReturn, Protocol
 import msgspec
 
 from rfs.production.rollback.application import Application
+from rfs.production.rollback.baking import BakeConditions, bake_conditions
 from rfs.production.rollback.errors import (
     ChangeFailedError,
     GuardRevertedError,
@@ -155,6 +156,7 @@ class Guard:
         self._notes: list[str] = []
         self._warnings: list[str] = []
         self._broken = ""
+        self._conditions: BakeConditions | None = None
 
     def run(self, change: Change, trial: Trial) -> Outcome:
         """Make the change and keep it, or take it back.
@@ -175,7 +177,7 @@ class Guard:
             hint = "Leave out --confirm-by person, or let it be taken back (auto_rollback = true, no --no-rollback)."
             _refuse("Nothing would be taken back when nobody confirms it", hint)
         change.check()
-        with self._begun(trial, automatic) as begun:
+        with bake_conditions(app, self._tell) as self._conditions, self._begun(trial, automatic) as begun:
             deployment = self._checkpointed(begun, trial)
             try:
                 self._make(change, deployment)
@@ -201,9 +203,12 @@ class Guard:
 
     def _outcome(self, deployment: Deployment) -> Outcome:
         warnings = [*self._warnings, self._broken] if self._broken else [*self._warnings]
+        notes = self._notes
+        if self._conditions is not None:
+            warnings, notes = [*warnings, *self._conditions.warnings], [*notes, *self._conditions.notes]
         if deployment.break_glass:
             warnings.append(f"BREAK-GLASS: it was begun past the policy: {deployment.break_glass}.")
-        return Outcome(deployment, tuple(self._notes), tuple(warnings))
+        return Outcome(deployment, tuple(notes), tuple(warnings))
 
     # — the phases —
 
@@ -238,12 +243,17 @@ class Guard:
         """Take the checkpoint, and write down the deadline; only then may anything be changed."""
         app, guard_id = self.app, deployment.guard_id
         try:
+            if self._conditions is not None:
+                self._conditions.start()
             checkpoint = app.checkpoint(
                 kind=CheckpointType.AUTOMATIC,
                 deployment_id=trial.deployment_id,
                 metadata=trial.metadata,
                 message=trial.message or f"before {trial.version or trial.deployment_id or 'a guarded change'}",
             )
+            if self._conditions is not None:
+                with app.beat.call():
+                    self._conditions.compare()
         except BaseException as error:  # whatever it was, nothing has begun
             why = "no checkpoint could be taken" if isinstance(error, RollbackError) else "it was interrupted"
             app.deployments.close(guard_id, Phase.CANCELLED, why)
@@ -269,14 +279,20 @@ class Guard:
 
     def _bake(self, deployment: Deployment, trial: Trial) -> Deployment:
         deadline = utc_now() + timedelta(seconds=deployment.bake)
-        deployment = self.app.deployments.change(deployment.guard_id, phase=Phase.BAKING, deadline=deadline)
+        deployment = self.app.deployments.change(
+            deployment.guard_id, phase=Phase.BAKING, deadline=deadline, changed_at=utc_now()
+        )
+        watches = trial.watches
+        if self._conditions is not None:
+            self._conditions.begin()
+            watches = (*watches, self._conditions.tripped)
         if running := left_running(deployment):
             text = "The command left {} running, which was left alone; a rollback would end it."
             self._notes.append(text.format("1 process" if running == 1 else f"{running} processes"))
-        if not (self.app.checks_health or trial.watches or deployment.confirm_by == "person"):
+        if not (self.app.checks_health or watches or deployment.confirm_by == "person"):
             self._notes.append("No health checks are configured: only the end of the change itself was judged.")
             return self._keep(deployment.guard_id)
-        return self._watch(deployment, trial.watches)
+        return self._watch(deployment, watches)
 
     def _watch(self, deployment: Deployment, watches: Sequence[Watch]) -> Deployment:
         """Look after it until it is decided. Raises FailedError when it is to go back."""
@@ -389,6 +405,8 @@ class Guard:
     def _revert(self, deployment: Deployment, why: str, *, quarantine: bool) -> Operation | None:
         """Take it back. Whatever interrupts that now is not heeded: it must not be left half undone."""
         self.deciding = True
+        if self._conditions is not None:
+            self._conditions.pause()
         beat = self.app.beat
         with suppress(InterruptedByUserError), beat.call():
             beat.tick()  # what has been asked for already, and is being done

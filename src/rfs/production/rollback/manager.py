@@ -37,6 +37,8 @@ from rfs.production.rollback.model import (
     HealthReport,
     RollbackRecord,
     RollbackStrategy,
+    in_utc,
+    utc_now,
 )
 from rfs.production.rollback.onthread import as_result, in_thread
 from rfs.production.rollback.operation import DEPLOYMENT, EDIT, Operation
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     import asyncio
     from datetime import datetime, timedelta
 
+    from rfs.production.rollback.conditions import ConditionalRollback
     from rfs.production.rollback.scheduling import CheckpointSchedule
 
 T = TypeVar("T")
@@ -187,6 +190,30 @@ class RollbackManager(Governed):
             return _summary(*_or_going_on(app, lambda: [roll_back()]))
 
         return await self._do(act)
+
+    async def roll_back_automatically(self, reason: str, *, before: datetime) -> Result[dict[str, Any], RollbackError]:
+        """Roll back to the last checkpoint verified healthy before some time, and quarantine the version that is live.
+
+        Args:
+            reason: for the history, a sentence without its full stop.
+            before: when the trouble began.
+
+        Returns:
+            As `rollback_to_checkpoint`; a Failure also when there is no such checkpoint.
+        """
+        from rfs.production.rollback.automatic import roll_back
+
+        act = partial(roll_back, reason=reason, trouble=in_utc(before))
+        return await self._do(lambda app: _summary(*_or_going_on(app, lambda: [act(app)])))
+
+    def automatic_times(self, condition: ConditionalRollback) -> list[datetime]:
+        """Return when, as far back as a condition looks, what it may do was done by itself, UTC: see `decide`."""
+        from rfs.production.rollback.judging import ground_of, taken_by
+
+        with self._open() as app:
+            if condition.action == "checkpoint":
+                return taken_by(app, condition, utc_now())
+            return list(ground_of(app, utc_now(), [condition]).rollbacks)
 
     def schedule_checkpoint(
         self, interval: timedelta | None = None, *, components: Sequence[str] | None = None

@@ -29,12 +29,14 @@ async def measure(condition: ConditionalRollback, stopped: asyncio.Event) -> Sam
     finally:
         asked.cancel()
         over.cancel()
+    if isinstance(value, Sample):
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         return Sample(at=began, error=f"{type(value).__name__} is no number")
     return Sample(at=began, value=float(value))
 
 
-async def _asked(condition: Callable[[], float | Awaitable[float]]) -> Any:
+async def _asked(condition: Callable[[], Any]) -> Any:
     if inspect.iscoroutinefunction(condition):
         return await condition()
     # It may block; and what it returns may still have to be awaited, as with a lambda around a coroutine.

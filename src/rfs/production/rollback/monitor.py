@@ -8,17 +8,16 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from rfs.core.result import Failure, Result
-from rfs.production.rollback.conditions import ConditionalRollback, Decision, Sample, assess, decide
-from rfs.production.rollback.errors import ConflictError, NotFoundError, RollbackError, UsageError
+from rfs.production.rollback.automatic import gist
+from rfs.production.rollback.conditions import Action, ConditionalRollback, Decision, Sample, assess, decide
+from rfs.production.rollback.errors import ConflictError, RollbackError, UsageError
+from rfs.production.rollback.judging import RULE
 from rfs.production.rollback.manager import RollbackManager
 from rfs.production.rollback.measuring import measure
-from rfs.production.rollback.model import CheckpointType, DeploymentCheckpoint, utc_now
-
-REASON = "automatic: "
-"""What the reason of an automatic rollback begins with; so the history tells how many there were."""
+from rfs.production.rollback.model import CheckpointType, utc_now
 
 # A day at the usual interval; what is older tells nothing about the present.
 _REMEMBERED = 2880
@@ -53,9 +52,9 @@ class AutoRollbackManager:
     def add_rollback_condition(
         self,
         name: str,
-        condition: Callable[[], float | Awaitable[float]],
+        condition: Callable[[], float | Sample | Awaitable[float | Sample]],
         threshold: float,
-        action: Literal["rollback", "alert"] = "rollback",
+        action: Action = "rollback",
         **options: Any,
     ) -> None:
         """Add a rule; also while it is monitored.
@@ -128,7 +127,8 @@ class AutoRollbackManager:
         """Roll back to the last checkpoint verified healthy before the trouble.
 
         Where no health checks are configured, that is the newest checkpoint, safety checkpoints apart, that was taken
-        before it. The trouble began with the first failing sample of what tripped, or now.
+        before it. The trouble began with the first failing sample of what tripped, or now. The version that was live,
+        where a guarded deployment made it so, is quarantined.
 
         Returns:
             As `RollbackManager.rollback_to_checkpoint`; a Failure when there is no such checkpoint.
@@ -166,12 +166,12 @@ class AutoRollbackManager:
         if not verdict.why:
             self._told.pop(condition.name, None)
             return
-        rollbacks = await asyncio.to_thread(self._automatic) if verdict.failing else []
-        decision, why = decide(condition, verdict, now, rollbacks)
+        earlier = await asyncio.to_thread(self._earlier, condition) if verdict.failing else []
+        decision, why = decide(condition, verdict, now, earlier)
         if decision is Decision.ROLLBACK:
             # Two conditions often trip at once, for one reason.
             async with self._busy:
-                decision, why = decide(condition, verdict, utc_now(), await asyncio.to_thread(self._automatic))
+                decision, why = decide(condition, verdict, utc_now(), await asyncio.to_thread(self._earlier, condition))
                 if decision is Decision.ROLLBACK:
                     result = await self._go_back(why, verdict.since or now)
                     self._samples.clear()  # they are of the state that went
@@ -179,38 +179,25 @@ class AutoRollbackManager:
                     if isinstance(result, Failure):
                         why = f"{why}; it could not be rolled back: {result.error}"
                         decision = Decision.ALERT
-        if decision is Decision.ALERT and self._told.get(condition.name) != _gist(why):
-            self._told[condition.name] = _gist(why)
+        if decision is Decision.CHECKPOINT:
+            taken = await self._take(condition, why)
+            if isinstance(taken, Failure):
+                why = f"{why}; no checkpoint could be taken: {taken.error}"
+                decision = Decision.ALERT
+        if decision is Decision.ALERT and self._told.get(condition.name) != gist(why):
+            self._told[condition.name] = gist(why)
             _log.warning("%s.", why)
             await self.send_alert(condition.name, samples[-1].measured)
 
     async def _go_back(self, reason: str, trouble: datetime) -> Result[dict[str, Any], RollbackError]:
-        try:
-            target = await asyncio.to_thread(self._target, trouble)
-        except RollbackError as error:
-            return Failure(error)
-        return await self.manager.automatically().rollback_to_checkpoint(target, reason=f"{REASON}{reason}")
+        return await self.manager.roll_back_automatically(reason, before=trouble)
 
-    def _target(self, trouble: datetime) -> DeploymentCheckpoint:
-        usable = [
-            each
-            for each in self.manager.get_checkpoints()
-            if each.created_at < trouble and each.type is not CheckpointType.SAFETY
-        ]
-        checked = any(each.health is not None for each in usable)
-        for each in usable:
-            if not checked or (each.health is not None and each.health.healthy):
-                return each
-        raise NotFoundError("monitor.no_target")
+    async def _take(self, condition: ConditionalRollback, why: str) -> Result[str, RollbackError]:
+        facts = {RULE: condition.name, "why": why}
+        return await self.manager.create_checkpoint("", facts, type=CheckpointType.CONDITIONAL)
 
-    def _automatic(self) -> list[datetime]:
-        history = self.manager.get_rollback_history()
-        return [each.executed_at for each in history if each.reason.startswith(REASON)]
-
-
-def _gist(why: str) -> str:
-    """Return what stays the same while a value goes up and down."""
-    return "".join(letter for letter in why if not letter.isdigit())
+    def _earlier(self, condition: ConditionalRollback) -> list[datetime]:
+        return self.manager.automatic_times(condition)
 
 
 async def _wait(stopped: asyncio.Event, seconds: float) -> None:

@@ -23,7 +23,7 @@ from rfs.production.rollback.secret import absolute
 
 FILE_NAME = "rfs.toml"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-LATER = ("instances", "conditions", "notify")
+LATER = ("instances", "notify")
 
 # Fields that hold seconds, and that rfs.toml may write as "5m".
 DURATIONS: dict[type[msgspec.Struct], tuple[str, ...]] = {
@@ -57,7 +57,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         path: absolute path of rfs.toml.
         home: its folder; relative paths in it are relative to that.
         name: the application's name.
-        health, hooks, schedules, freeze, external: the `[[health]]`, `[[hooks]]`, … tables as they stand.
+        health, hooks, schedules, conditions, freeze, external: the `[[health]]`, `[[hooks]]`, … tables as they stand.
         approvals: the `[approvals]` table as it stands, or None.
         track: the `[track]` table as it stands, or None.
     """
@@ -74,6 +74,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     freeze: tuple[dict[str, Any], ...] = ()
     external: tuple[dict[str, Any], ...] = ()
     track: dict[str, Any] | None = None
+    conditions: tuple[dict[str, Any], ...] = ()
     policy: Policy = Policy()
     retention: Retention = DEFAULT
 
@@ -113,6 +114,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     freeze: list[dict[str, Any]] = []
     external: list[dict[str, Any]] = []
     track: dict[str, Any] | None = None
+    conditions: list[dict[str, Any]] = []
     policy: Policy = Policy()
     retention: Retention = DEFAULT
 
@@ -171,6 +173,7 @@ def parse(text: str, path: str) -> Settings:
         freeze=_tables(document, tables, "freeze"),
         external=_tables(document, tables, "external"),
         track=_table(document, tables, "track"),
+        conditions=_tables(document, tables, "conditions"),
         policy=_policy(document, tables.get("policy", {})),
         retention=_retention(document, tables.get("retention")),
     )

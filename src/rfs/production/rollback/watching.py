@@ -16,11 +16,13 @@ import msgspec
 
 from rfs.production.rollback import firing
 from rfs.production.rollback.application import Application
+from rfs.production.rollback.conditional import parse_conditions
 from rfs.production.rollback.edits import parse_track
 from rfs.production.rollback.errors import InterruptedByUserError, RollbackError
 from rfs.production.rollback.lock import exclusive
 from rfs.production.rollback.model import CheckpointType, utc_now
 from rfs.production.rollback.noticing import require_watchfiles
+from rfs.production.rollback.ruling import Ruler
 from rfs.production.rollback.schedule import due, following
 from rfs.production.rollback.scheduled import ScheduleTable, lock_path, parse_schedules
 from rfs.production.rollback.tracking import Tracker
@@ -37,7 +39,8 @@ class Told(msgspec.Struct, frozen=True):
 
     Attributes:
         what: "started", "stopped", "settled", "checkpoint", "prune", "drill", "tracking", "edit", "rollback" (that was
-            scheduled), "refused" (such a one, which is not made) or "error".
+            scheduled, or that a condition called for), "refused" (a scheduled one, which is not made), "alert" or
+            "recovered" (of a condition) or "error".
         text: a sentence.
         subject: the id of the checkpoint or operation that it is about, or "".
     """
@@ -60,16 +63,18 @@ class Watcher:
         self._failed: dict[str, datetime] = {}
         self._said: dict[str, str] = {}
         self._tracker = Tracker(self._say, self._complain, self.wake)
+        self._ruler = Ruler(self._say, self._complain, self.wake)
 
     def stop(self) -> None:
         """End soon; may be called from a signal handler.
 
-        A scheduled checkpoint that is being taken is given up. What is being settled is finished first.
+        A checkpoint that is being taken is given up. What is being settled, or rolled back, is finished first.
         """
         self._stopped = True
         self._woken.set()
         if self._working is not None:
             self._working.beat.interrupt()
+        self._ruler.stop()
 
     def wake(self) -> None:
         """Look at once; may be called from a signal handler."""
@@ -85,11 +90,13 @@ class Watcher:
         with Application.open(self.config) as app:
             place, count = lock_path(app.settings), len(parse_schedules(app.settings, list(app.parts)))
             tracked = parse_track(app.settings, {name: part.component.kind for name, part in app.parts.items()})
+            conditions = len(parse_conditions(app.settings)) if app.settings.conditions else 0
         if tracked is not None and not once:
             require_watchfiles()
-        with exclusive(place, "rfs watch"), closing(self._tracker):
+        with exclusive(place, "rfs watch"), closing(self._tracker), closing(self._ruler):
             if not once:
-                self._say("started", f"Watching {self.config}: {count} scheduled.")
+                measured = f", {conditions} conditions" if conditions > 1 else ", 1 condition" * conditions
+                self._say("started", f"Watching {self.config}: {count} scheduled{measured}.")
             while True:
                 nap = self._turn(once=once)
                 if once or self._stopped:
@@ -104,6 +111,8 @@ class Watcher:
         try:
             with Application.open(self.config) as app:
                 urgent = self._settle(app)
+                if not self._stopped:
+                    urgent = self._ruler.turn(app, once=once) or urgent
                 tables = parse_schedules(app.settings, list(app.parts))
                 waits = [self._deferred(app, tables)]
                 waits += [self._scheduled(app, table) for table in tables if table.do != "rollback"]
@@ -129,6 +138,7 @@ class Watcher:
                 self._complain("settle", error)
             for notice in app.notices:
                 self._say("settled", notice)
+            app.notices.clear()
         return deployment is not None
 
     def _deferred(self, app: Application, tables: Sequence[ScheduleTable]) -> float:

@@ -1,0 +1,114 @@
+"""What goes back by itself: where to, how often it did, and what becomes of the version that was live."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+import msgspec
+
+from rfs.production.rollback.application import Application
+from rfs.production.rollback.errors import NotFoundError, RollbackError
+from rfs.production.rollback.model import CheckpointType, DeploymentCheckpoint, OperationStatus
+from rfs.production.rollback.operation import DEPLOYMENT, Operation
+
+REASON = "automatic: "
+"""What the reason of an automatic rollback begins with; so the history tells how many there were."""
+
+
+def roll_back(app: Application, reason: str, trouble: datetime) -> Operation:
+    """Go back to the last checkpoint verified healthy before the trouble; quarantine the version that was live.
+
+    The quarantine comes first, so that a crash in the middle leaves it.
+
+    Args:
+        reason: a sentence without its full stop.
+        trouble: when it began, UTC.
+
+    Raises:
+        NotFoundError: monitor.no_target; nothing was done.
+        RollbackError: as for `Application.rollback`.
+    """
+    target = target_before(app.catalog.ordinary(), trouble)
+    with app.locked("quarantine"):
+        live = live_deployment(app.catalog.history())
+        if live is not None:
+            app.deployments.quarantine(live, reason)
+    app.consent = msgspec.structs.replace(app.consent, automatic=True)
+    return app.rollback(target.checkpoint_id, reason=f"{REASON}{reason}")
+
+
+def target_before(checkpoints: Iterable[DeploymentCheckpoint], trouble: datetime) -> DeploymentCheckpoint:
+    """Return where to go back to: never merely the latest.
+
+    Args:
+        checkpoints: newest first, without SAFETY ones; read no further than is needed.
+        trouble: UTC.
+
+    Raises:
+        NotFoundError: there is none from before it that was verified healthy; where none was ever checked, none that
+            was not taken because of a condition.
+    """
+    unchecked: DeploymentCheckpoint | None = None
+    checked = False
+    for each in checkpoints:
+        if each.created_at >= trouble:
+            continue
+        if each.health is not None:
+            checked = True
+            if each.health.healthy:
+                return each
+        elif unchecked is None and each.type is not CheckpointType.CONDITIONAL:
+            unchecked = each
+    if checked or unchecked is None:
+        raise NotFoundError("monitor.no_target")
+    return unchecked
+
+
+def automatic_times(operations: Iterable[Operation], since: datetime) -> list[datetime]:
+    """Return when the automatic rollbacks from `since` on were, UTC; operations are given newest first.
+
+    One that was interrupted before it had changed anything is none: it is due still.
+    """
+    found = []
+    for each in operations:
+        if each.created_at < since:
+            break
+        if each.reason.startswith(REASON) and not dropped(each):
+            found.append(each.created_at)
+    return found
+
+
+def gist(why: str) -> str:
+    """Return what of a complaint stays the same while a value goes up and down."""
+    return "".join(letter for letter in why if not letter.isdigit())
+
+
+def dropped(operation: Operation) -> bool:
+    """Tell whether a crash ended an operation before it had changed anything."""
+    return operation.status is OperationStatus.REVERTED and operation.error == str(
+        RollbackError("operation.interrupted")
+    )
+
+
+def live_deployment(operations: Iterable[Operation]) -> str | None:
+    """Return the guard's id of the deployment whose version is live, or None where that is not known.
+
+    Args:
+        operations: newest first; read no further than is needed.
+    """
+    at: datetime | None = None
+    for each in operations:
+        ended = each.finished_at or each.created_at
+        if each.status is not OperationStatus.COMPLETED or (at is not None and ended > at):
+            continue
+        if each.kind == DEPLOYMENT:
+            return each.operation_id
+        if not each.plan.selection and each.downgrade is None and _whole(each):
+            at = each.plan.target_created_at
+    return None
+
+
+def _whole(operation: Operation) -> bool:
+    restored: Sequence[str] = operation.plan.components
+    return {component.name for component in operation.components} <= set(restored)
