@@ -183,7 +183,7 @@ def test_a_condition_may_be_async_and_a_broken_one_takes_nothing_back_but_is_tol
 
 @pytest.mark.slow
 def test_a_bug_in_the_guard_leaves_nothing_undecided(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
-    def bug(self: object) -> None:
+    def bug(self: object, health: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(Guard, "_require_well", bug)

@@ -256,6 +256,31 @@ def test_a_time_limit_of_the_whole_goes_back(app: App) -> None:
     assert newest(app).phase == "reverted"
 
 
+PATIENT = """
+[[health]]
+name = "patient"
+command = ["false"]
+required = false
+retries = 100000
+interval = "10ms"
+"""
+
+
+def test_a_check_that_fails_trips_beside_one_that_is_still_being_tried(app: App) -> None:
+    app.configure(TOML + PATIENT + CHECK)
+    done = app.rfs("guard", "--bake", "1h", "--", "touch", "sick")
+    assert (done.code, "sane: test ended with status 1" in done.err) == (20, True), done
+
+
+def test_what_is_tried_with_patience_delays_no_cancellation(app: App) -> None:
+    app.configure(TOML + PATIENT)
+    with Guarded(app, "--bake", "1h", "--", "sh", "-c", app.insert("two")) as guarded:
+        guarded.phase("baking")
+        assert app.rfs("cancel").code == 0
+        assert guarded.end() == 20
+    assert app.notes == ["one"]
+
+
 @pytest.mark.slow
 def test_a_signal_in_the_bake_is_heeded_too(app: App) -> None:
     with Guarded(app, "--bake", "1h", "--", "sh", "-c", app.insert("two")) as guarded:

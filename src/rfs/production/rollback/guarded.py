@@ -41,7 +41,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
         guard_id: 12 hexadecimal digits.
         kind: "guard", or "rollback" for one that awaits its confirmation.
         deployment_id: the caller's name for it, may be empty.
-        changed_at: when its change had ended, UTC; None while it has not.
+        changing_at, changed_at: when its change began, and when that had ended, UTC; None while it has not.
         checkpoint_id: where it goes back to, of a guard; where it went, of a rollback.
         confirm_by: who keeps it: nobody but its health, or a person.
         bake: seconds that it is watched for, or waits for the person.
@@ -66,6 +66,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     phase: Phase = Phase.PREPARED
     created_at: datetime
+    changing_at: datetime | None = None
     changed_at: datetime | None = None
     confirm_by: Literal["health", "person"] = "health"
     bake: float = 0.0

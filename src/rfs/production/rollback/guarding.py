@@ -25,12 +25,11 @@ from rfs.production.rollback.errors import (
     UsageError,
 )
 from rfs.production.rollback.guarded import Deployment, Phase
-from rfs.production.rollback.model import CheckpointType, HealthReport, json_like, storable, utc_now
+from rfs.production.rollback.looking import HealthLooks
+from rfs.production.rollback.model import CheckpointType, json_like, storable, utc_now
 from rfs.production.rollback.operation import Operation
 from rfs.production.rollback.passing import Passing, marked, require_program
 
-HEALTH_SECONDS = 5.0
-"""Between two looks at the health in the bake."""
 PERSON_SECONDS = 600.0
 """How long a person is waited for who is not told otherwise."""
 _NAP_SECONDS = 0.1
@@ -267,6 +266,7 @@ class Guard:
         return app.deployments.change(
             guard_id,
             phase=Phase.CHANGING,
+            changing_at=utc_now(),
             checkpoint_id=checkpoint.checkpoint_id,
             deadline=utc_now() + timedelta(seconds=deployment.bake) if deployment.confirm_by == "person" else None,
         )
@@ -303,13 +303,10 @@ class Guard:
             self._tell(f"Waiting until {_clock(deployment)} for `rfs confirm {deployment.guard_id}`.")
         elif deployment.bake:
             self._tell(f"Watching it until {_clock(deployment)}.")
-        asked = -math.inf
-        with self.app.beat.call():
+        with self.app.beat.call(), HealthLooks(self.app) as health:
             while True:
                 self.app.beat.tick()
-                if time.monotonic() - asked >= HEALTH_SECONDS:
-                    self._require_well()
-                    asked = time.monotonic()
+                self._require_well(health)
                 for watch in watches:
                     if tripped := self._asked(watch, since):
                         raise FailedError(tripped, judged=True)
@@ -318,9 +315,12 @@ class Guard:
                     return found
                 if found.cancelled:
                     raise InterruptedByUserError("guard.cancelled")
-                if look.left() <= 0:
+                left = look.left()
+                # What is being looked at when the time is over still counts, unless nobody confirmed it anyway.
+                health.resting = left <= 0
+                if left <= 0 and (person or (not health.busy and self._is_well(health))):
                     break
-                time.sleep(min(_NAP_SECONDS, look.left()))
+                time.sleep(min(_NAP_SECONDS, left) if left > 0 else _NAP_SECONDS)
         if person:
             raise FailedError("nobody confirmed it in time")
         return self._keep(deployment.guard_id)
@@ -335,14 +335,17 @@ class Guard:
             self._broken = f"A condition could not be asked: {what.rstrip('. ')}."
             return None
 
-    def _require_well(self) -> None:
-        if not self.app.checks_health:
-            return
-        report = self.app.check_health(self.app.beat)
-        if not report and self.app.settings.policy.health_check_required:
-            why = f"the health check failed: {_failures(report)}"
-            raise FailedError(why, judged=True)
-        self._warnings = [f"The health check {check.name} failed: {check.detail}." for check in report.failures]
+    def _require_well(self, health: HealthLooks) -> None:
+        failures = health.failures()
+        required = [check for check in failures if check.required]
+        if required and self.app.settings.policy.health_check_required:
+            shown = "; ".join(f"{check.name}: {check.detail}" for check in required)
+            raise FailedError(f"the health check failed: {shown}", judged=True)
+        self._warnings = [f"The health check {check.name} failed: {check.detail}." for check in failures]
+
+    def _is_well(self, health: HealthLooks) -> bool:
+        self._require_well(health)
+        return True
 
     def _keep(self, guard_id: str) -> Deployment:
         """Keep it, unless somebody has just cancelled it."""
@@ -476,10 +479,6 @@ def _refuse(what: str, hint: str) -> NoReturn:
 def left_running(deployment: Deployment) -> int:
     """Return how many processes of its command still run."""
     return len(marked(deployment.group, deployment.guard_id)) if deployment.group is not None else 0
-
-
-def _failures(report: HealthReport) -> str:
-    return "; ".join(f"{check.name}: {check.detail}" for check in report.failures if check.required)
 
 
 def _clock(deployment: Deployment) -> str:

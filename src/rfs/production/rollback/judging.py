@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from enum import StrEnum
 
 import msgspec
 
 from rfs.production.rollback.application import Application
 from rfs.production.rollback.automatic import automatic_times
-from rfs.production.rollback.conditions import ConditionalRollback, Sample, Verdict, assess
+from rfs.production.rollback.conditions import ConditionalRollback, Outcome, Sample, Verdict, assess
 from rfs.production.rollback.model import CheckpointType
 from rfs.production.rollback.operation import DEPLOYMENT
 
@@ -58,7 +59,7 @@ def ground_of(app: Application, now: datetime, rules: Sequence[ConditionalRollba
     newest = next((each for each in app.catalog.deployments() if each.kind == "guard" and each.changed_at), None)
     changing = changed = None
     if newest is not None and (live_since is None or newest.created_at > live_since):
-        changing, changed = newest.created_at, newest.changed_at
+        changing, changed = newest.changing_at, newest.changed_at
     on_trial = app.deployments.open() is not None
     return Ground(live_since, changing, changed, tuple(rollbacks), on_trial)
 
@@ -116,3 +117,56 @@ def unbroken(samples: Sequence[Sample], rule: ConditionalRollback, now: datetime
         first -= 1
         after = samples[first].at
     return samples[first:]
+
+
+class State(StrEnum):
+    """How a condition stands. FAILING: too bad, though not for long enough yet; UNKNOWN: nobody measures it."""
+
+    OK = "ok"
+    FAILING = "failing"
+    TRIPPED = "tripped"
+    NO_DATA = "no data"
+    ERROR = "error"
+    UNKNOWN = "unknown"
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """A condition, as people look at it.
+
+    Attributes:
+        samples: what was measured, oldest first.
+        disarmed_until: with so many automatic rollbacks behind it there is no other before then, UTC; None otherwise.
+    """
+
+    rule: ConditionalRollback
+    state: State
+    verdict: Verdict
+    samples: tuple[Sample, ...] = ()
+    disarmed_until: datetime | None = None
+
+
+def standing(
+    rule: ConditionalRollback, before: Sequence[Sample], samples: Sequence[Sample], ground: Ground, now: datetime
+) -> Standing:
+    """Return how a condition stands; arguments as for `judge`."""
+    verdict = judge(rule, before, samples, ground, now)
+    since = ground.changed or ground.live_since
+    there = [each for each in samples if each.at <= now and (since is None or each.at >= since)]
+    fresh = unbroken(there, rule, now)
+    found = {
+        Outcome.SUCCESS: State.OK,
+        Outcome.FAILURE: State.TRIPPED,
+        Outcome.ERROR: State.ERROR,
+        Outcome.INCONCLUSIVE: State.FAILING if verdict.failing else State.NO_DATA,
+    }[verdict.outcome]
+    until = _disarmed_until(rule, ground.rollbacks, now) if rule.action == "rollback" else None
+    return Standing(rule, found if fresh else State.UNKNOWN, verdict, tuple(samples), until)
+
+
+def _disarmed_until(rule: ConditionalRollback, rollbacks: Sequence[datetime], now: datetime) -> datetime | None:
+    window = timedelta(seconds=rule.window)
+    counted = sorted(each for each in rollbacks if now - each < window)
+    most = rule.max_auto_rollbacks
+    if len(counted) < most:
+        return None
+    return counted[-most] + window if most else now + window

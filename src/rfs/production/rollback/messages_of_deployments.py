@@ -52,6 +52,8 @@ OF_DEPLOYMENTS: dict[str, tuple[str, str]] = {
         "It was interrupted, and the system was left as it is ({left}).",
         "`rfs rollback {checkpoint}` takes it back.",
     ),
+    # — conditions —
+    "conditions.unknown": ("There is no condition called {name}.", "There are: {known}."),
     # — drills —
     "drill.failed": (
         "The drill with checkpoint {checkpoint} failed at {component}: {why}",

@@ -5,9 +5,10 @@ What was measured, and what was told of it, is on the disk, so that it may be st
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 
 import msgspec
@@ -16,10 +17,10 @@ from rfs.production.rollback.application import Application
 from rfs.production.rollback.automatic import REASON, gist, roll_back
 from rfs.production.rollback.conditional import ConditionTable, open_condition, parse_conditions
 from rfs.production.rollback.conditions import ConditionalRollback, Decision, Outcome, Sample, Verdict, decide
-from rfs.production.rollback.errors import InterruptedByUserError, LockedError, RollbackError
-from rfs.production.rollback.judging import RULE, Ground, ground_of, judge, taken_by
+from rfs.production.rollback.errors import InterruptedByUserError, LockedError, NotFoundError, RollbackError
+from rfs.production.rollback.judging import RULE, Ground, Standing, ground_of, judge, standing, taken_by
 from rfs.production.rollback.model import CheckpointType, utc_now
-from rfs.production.rollback.samples import Event, Samples
+from rfs.production.rollback.samples import FILE, Event, Samples
 from rfs.production.rollback.sampling import Probe, Sampling
 from rfs.production.rollback.sources import SourceSpec
 
@@ -34,8 +35,8 @@ class Rules:
     Args:
         folder: of its store.
         wake: called, from another thread, when there is something to judge.
-        tell: given everything that came of a condition, with the id of what it is about, or "": the one place where an
-            alert is raised.
+        tell: given everything that came of a condition, with the id of the checkpoint or the rollback, or its name: the
+            one place where an alert is raised.
         once: one turn is all there will be.
 
     Attributes:
@@ -193,7 +194,7 @@ class Rules:
         event = Event(name, utc_now(), what, text)
         with suppress(RollbackError):  # as above; that it cannot be kept must not keep it from being told
             self._samples.tell(event)
-        self._tell(event, subject)
+        self._tell(event, subject or name)
 
 
 class Ruler:
@@ -258,3 +259,44 @@ class Ruler:
         self._say(event.what, event.text, subject)
 
 
+def standings(app: Application, name: str | None = None) -> list[Standing]:
+    """Return how the conditions of rfs.toml stand, in its order, by what is on the disk. Measures nothing.
+
+    Args:
+        name: of this one alone.
+
+    Raises:
+        UsageError: `[[conditions]]` is wrong.
+        NotFoundError: there is no such condition.
+    """
+    tables = [table for table, _ in parse_conditions(app.settings)]
+    names = [table.name for table in tables]
+    if name is not None and name not in names:
+        raise NotFoundError("conditions.unknown", name=name, known=", ".join(names) or "none")
+    rules = [table.rule() for table in tables if name in (None, table.name)]
+    now = utc_now()
+    ground = ground_of(app, now, rules)
+    with _recorded(app) as samples:
+        found = []
+        for rule in rules:
+            span = ground.compared(rule)
+            before = samples.between(rule.name, *span) if samples is not None and span is not None else []
+            measured = samples.of(rule.name) if samples is not None else []
+            found.append(standing(rule, before, measured, ground, now))
+        return found
+
+
+def events_of(app: Application, name: str) -> list[Event]:
+    """Return what came of a condition lately, newest first."""
+    with _recorded(app) as samples:
+        return samples.events(name) if samples is not None else []
+
+
+@contextmanager
+def _recorded(app: Application) -> Iterator[Samples | None]:
+    """Yield what was measured, or None where nothing was yet: whoever looks makes no file."""
+    if not os.path.exists(os.path.join(app.settings.store.path, FILE)):
+        yield None
+        return
+    with closing(Samples(app.settings.store.path)) as samples:
+        yield samples

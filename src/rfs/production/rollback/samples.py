@@ -23,6 +23,7 @@ from rfs.production.rollback.model import utc_now
 if TYPE_CHECKING:
     import apsw
 
+FILE = "conditions.db"
 KEPT = 2880
 """Samples of each condition: a day at the usual interval."""
 _EVENTS_KEPT = 500
@@ -70,7 +71,7 @@ class Samples:
     """
 
     def __init__(self, folder: str) -> None:
-        self.path = os.path.join(folder, "conditions.db")
+        self.path = os.path.join(folder, FILE)
         self._lock = Lock()
         self._added = 0
         try:

@@ -42,7 +42,7 @@ class Told(msgspec.Struct, frozen=True):
             scheduled, or that a condition called for), "refused" (a scheduled one, which is not made), "alert" or
             "recovered" (of a condition) or "error".
         text: a sentence.
-        subject: the id of the checkpoint or operation that it is about, or "".
+        subject: the id of the checkpoint or operation that it is about, the name of the condition, or "".
     """
 
     at: datetime
