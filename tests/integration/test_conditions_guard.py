@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-from typing import Any
-
 import pytest
 from cli_app import App, Ran
-from guard_kit import Guarded
-from waiting import until
 
-from rfs.production.rollback.conditions import Sample
-from rfs.production.rollback.model import utc_now
 from rfs.production.rollback.samples import Samples
 
 QUICK = 'interval = "50ms"\n'

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import signal
-import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 from cli_app import App
 from guard_kit import Guarded
 from test_conditions_guard import QUICK, configure, history, value
-from test_watch import Daemon, once, watching
+from test_watch import once, watching
 from waiting import until
 
-from rfs.production.rollback.conditions import Sample
 from rfs.production.rollback.model import utc_now
 
 RULE = f'trip = "> 0.05"\n{QUICK}'
@@ -63,12 +59,10 @@ def measured(app: App, *values: float, ago: timedelta, every: float = 30.0) -> N
     """Let these have been measured, the last of them so long ago."""
     with closing(history(app)) as samples:
         for number, each in enumerate(reversed(values)):
-            samples._change(
-                lambda db, at=utc_now() - ago - timedelta(seconds=every * number), each=each: db.execute(
-                    "INSERT INTO samples (name, at, value, weight, error) VALUES ('errors', ?, ?, 1, '')",
-                    (int(at.timestamp() * 1e6), each),
-                )
-            )
+            at = utc_now() - ago - timedelta(seconds=every * number)
+            row = (int(at.timestamp() * 1e6), each)
+            query = "INSERT INTO samples (name, at, value, weight, error) VALUES ('errors', ?, ?, 1, '')"
+            samples._change(lambda db, row=row, query=query: db.execute(query, row))
 
 
 def test_cooldown_and_the_number_of_rollbacks_outlive_a_restart(app: App) -> None:

@@ -339,8 +339,8 @@ class Guard:
         failures = health.failures()
         required = [check for check in failures if check.required]
         if required and self.app.settings.policy.health_check_required:
-            shown = "; ".join(f"{check.name}: {check.detail}" for check in required)
-            raise FailedError(f"the health check failed: {shown}", judged=True)
+            why = "the health check failed: " + "; ".join(f"{check.name}: {check.detail}" for check in required)
+            raise FailedError(why, judged=True)
         self._warnings = [f"The health check {check.name} failed: {check.detail}." for check in failures]
 
     def _is_well(self, health: HealthLooks) -> bool:

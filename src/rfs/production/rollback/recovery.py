@@ -205,16 +205,6 @@ class Recoverable:
             checks = parse_checks(self.settings.health, self.settings.path)
             return run_checks(checks, beat, home=self.settings.home, once=once)
 
-    def health_looks(self) -> list[Callable[[Beat], HealthReport]]:
-        """Return what `check_health` does, in parts that may be done beside each other."""
-        if type(self).check_health is not Recoverable.check_health:
-            return [self.check_health]
-        from rfs.production.rollback.health import parse_checks, run_checks
-
-        checks = parse_checks(self.settings.health, self.settings.path)
-        home = self.settings.home
-        return [lambda beat, check=check: run_checks([check], beat, home=home) for check in checks]  # type: ignore[misc]
-
     # — after a crash, and when held —
 
     @interruptible

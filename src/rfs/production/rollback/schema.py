@@ -17,6 +17,7 @@ import msgspec
 import rfs
 from rfs.production.rollback.approvals import ApprovalsTable
 from rfs.production.rollback.around import Hook
+from rfs.production.rollback.conditional import ConditionTable
 from rfs.production.rollback.driver import Driver
 from rfs.production.rollback.duration import Duration
 from rfs.production.rollback.edits import TrackTable
@@ -27,6 +28,7 @@ from rfs.production.rollback.plan import Policy
 from rfs.production.rollback.retention import Retention
 from rfs.production.rollback.scheduled import ScheduleTable
 from rfs.production.rollback.settings import DURATIONS, NAME_PATTERN, AppTable, ComponentHead, StoreTable
+from rfs.production.rollback.sources import SPECS
 from rfs.production.rollback.wiring import BUILT_IN
 
 PATH = os.path.join(os.path.dirname(os.path.abspath(rfs.__file__)), "schema", "rfs.schema.json")
@@ -57,6 +59,7 @@ def json_schema() -> dict[str, Any]:
             "health": {"type": "array", "items": _table(Check)},
             "hooks": {"type": "array", "items": _table(Hook)},
             "schedules": {"type": "array", "items": _table(ScheduleTable)},
+            "conditions": {"type": "array", "items": _condition()},
             "approvals": _table(ApprovalsTable),
             "freeze": {"type": "array", "items": _table(FreezeTable)},
             "external": {"type": "array", "items": _table(ExternalTable)},
@@ -64,6 +67,25 @@ def json_schema() -> dict[str, Any]:
             "retention": _table(Retention),
             "track": _table(TrackTable),
         },
+    }
+
+
+def _condition() -> dict[str, Any]:
+    """Return the schema of a condition: its own keys, and those of exactly one source."""
+    own = _table(ConditionTable)
+    sources = [_table(spec) for spec in SPECS.values()]
+    return {
+        **own,
+        "oneOf": [
+            {
+                "properties": {**dict.fromkeys(own["properties"], True), **source["properties"]},
+                "required": source["required"],
+                "additionalProperties": False,
+            }
+            for source in sources
+        ],
+        # What one source alone knows the others refuse; here all are known.
+        "additionalProperties": True,
     }
 
 
