@@ -59,6 +59,7 @@ def history(app: App) -> Samples:
     return Samples(str(app.folder / ".rfs"))
 
 
+@pytest.mark.slow
 def test_it_only_observes_when_it_is_told_to(app: App) -> None:
     configure(app, f'trip = "> 0.05"\n{QUICK}')
     done = deploy(app, "--no-rollback", *BAKE)
@@ -67,6 +68,7 @@ def test_it_only_observes_when_it_is_told_to(app: App) -> None:
     assert app.notes == ["one", "two"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("table", "before", "then", "goes_back"),
     [

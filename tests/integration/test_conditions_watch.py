@@ -65,6 +65,7 @@ def measured(app: App, *values: float, ago: timedelta, every: float = 30.0) -> N
             samples._change(lambda db, row=row, query=query: db.execute(query, row))
 
 
+@pytest.mark.slow
 def test_cooldown_and_the_number_of_rollbacks_outlive_a_restart(app: App) -> None:
     configure(app, 'trip = "> 0.05"\nmax_auto_rollbacks = 1\nwindow = "1h"\n')
     value(app, 0.5)
@@ -84,6 +85,7 @@ def test_cooldown_and_the_number_of_rollbacks_outlive_a_restart(app: App) -> Non
     assert app.notes == ["one"]
 
 
+@pytest.mark.slow
 def test_the_version_that_was_live_is_quarantined_until_it_is_released(app: App) -> None:
     configure(app, 'trip = "> 0.05"\n')
     assert app.rfs("guard", "--version", "v2", "--", "true").code == 0
@@ -112,6 +114,7 @@ def test_a_checkpoint_is_taken_and_not_again_in_the_cooldown(app: App) -> None:
     assert "a checkpoint would be taken, but this is a dry run" in told["text"]
 
 
+@pytest.mark.slow
 def test_what_was_measured_before_the_last_rollback_does_not_count(app: App) -> None:
     configure(app, 'trip = "> 0.05"\nfailure_limit = 2\ncooldown = "0s"\n')
     value(app, 0.5)
@@ -132,6 +135,7 @@ def test_what_was_measured_long_ago_or_in_the_future_does_not_count(app: App) ->
     assert whats(once(app)) == ["alert"]
 
 
+@pytest.mark.slow
 def test_what_failed_before_the_deployment_must_get_worse_also_much_later(app: App) -> None:
     configure(app, 'trip = "> 0.05"\n')
     value(app, 0.5)
@@ -141,6 +145,7 @@ def test_what_failed_before_the_deployment_must_get_worse_also_much_later(app: A
     assert whats(once(app)) == ["rollback"]
 
 
+@pytest.mark.slow
 def test_a_source_that_hangs_or_says_nothing_is_alerted_and_delays_no_other(app: App) -> None:
     hanging = 'name = "hanging"\ncommand = ["sleep", "1234"]\ntimeout = "100ms"\nconsecutive_error_limit = 1\n'
     silent = 'name = "silent"\ncommand = ["true"]\ninconclusive_limit = 1\n'
@@ -158,6 +163,7 @@ def test_a_source_that_hangs_or_says_nothing_is_alerted_and_delays_no_other(app:
     assert app.notes == ["one"]
 
 
+@pytest.mark.slow
 def test_killed_in_an_automatic_rollback_it_is_finished_by_the_next(app: App) -> None:
     configure(app, RULE)
     (app.folder / "slow-stop").touch()
@@ -174,6 +180,7 @@ def test_killed_in_an_automatic_rollback_it_is_finished_by_the_next(app: App) ->
     assert len(app.json("log")) == 1
 
 
+@pytest.mark.slow
 def test_a_history_that_is_torn_is_begun_anew(app: App) -> None:
     configure(app, 'trip = "> 0.05"\n')
     assert once(app) == []
@@ -184,6 +191,7 @@ def test_a_history_that_is_torn_is_begun_anew(app: App) -> None:
     assert [each.value for each in history(app).of("errors")] == [0.5]
 
 
+@pytest.mark.slow
 def test_what_is_on_trial_is_left_to_its_guard(app: App) -> None:
     configure(app, RULE)
     with watching(app), Guarded(app, "--bake", "1m", "--", "true") as guard:
@@ -193,6 +201,7 @@ def test_what_is_on_trial_is_left_to_its_guard(app: App) -> None:
     assert [each["reason"].startswith("automatic") for each in app.json("log")] == [False]
 
 
+@pytest.mark.slow
 def test_an_edit_counts_and_a_wrong_one_is_told(app: App) -> None:
     configure(app, 'trip = "> 5"\n' + QUICK)
     with watching(app) as daemon:

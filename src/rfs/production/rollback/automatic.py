@@ -12,6 +12,7 @@ from rfs.production.rollback.errors import NotFoundError, RollbackError
 from rfs.production.rollback.model import CheckpointType, DeploymentCheckpoint, OperationStatus
 from rfs.production.rollback.operation import DEPLOYMENT, Operation
 
+_BACK = frozenset({"rollback", "undo", "redo"})
 REASON = "automatic: "
 """What the reason of an automatic rollback begins with; so the history tells how many there were."""
 
@@ -65,6 +66,11 @@ def target_before(checkpoints: Iterable[DeploymentCheckpoint], trouble: datetime
     return unchecked
 
 
+def last_rollback(operations: Iterable[Operation]) -> datetime | None:
+    """Return when what is live was last brought back, UTC; operations are given newest first."""
+    return next((each.finished_at or each.created_at for each in operations if each.kind in _BACK), None)
+
+
 def automatic_times(operations: Iterable[Operation], since: datetime) -> list[datetime]:
     """Return when the automatic rollbacks from `since` on were, UTC; operations are given newest first.
 
@@ -104,7 +110,7 @@ def live_deployment(operations: Iterable[Operation]) -> str | None:
             continue
         if each.kind == DEPLOYMENT:
             return each.operation_id
-        if not each.plan.selection and each.downgrade is None and _whole(each):
+        if each.kind in _BACK and not each.plan.selection and _whole(each):
             at = each.plan.target_created_at
     return None
 

@@ -13,10 +13,9 @@ from enum import StrEnum
 import msgspec
 
 from rfs.production.rollback.application import Application
-from rfs.production.rollback.automatic import automatic_times
+from rfs.production.rollback.automatic import automatic_times, last_rollback
 from rfs.production.rollback.conditions import ConditionalRollback, Outcome, Sample, Verdict, assess
 from rfs.production.rollback.model import CheckpointType
-from rfs.production.rollback.operation import DEPLOYMENT
 
 COMPARED = 60
 """So many intervals before a change are compared with what comes after it."""
@@ -55,7 +54,7 @@ def ground_of(app: Application, now: datetime, rules: Sequence[ConditionalRollba
     """Return it as it is now, reading no more of the history than these rules need."""
     span = max([0.0, *(each for rule in rules for each in (rule.window, rule.cooldown))])
     rollbacks = automatic_times(app.catalog.history(), now - timedelta(seconds=span))
-    live_since = next((e.finished_at or e.created_at for e in app.catalog.history() if e.kind != DEPLOYMENT), None)
+    live_since = last_rollback(app.catalog.history())
     newest = next((each for each in app.catalog.deployments() if each.kind == "guard" and each.changed_at), None)
     changing = changed = None
     if newest is not None and (live_since is None or newest.created_at > live_since):
