@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rfs.production.rollback.merging import Resolution
     from rfs.production.rollback.operationlog import AnyOperation
     from rfs.production.rollback.plan import Plan
+    from rfs.production.rollback.restorers import Decide
 
 
 class _Parts:
@@ -228,6 +229,7 @@ def _refuse_if_changed(expected: Plan | None, made: Plan) -> None:
 
 _ours = click.option("--ours", is_flag=True, help="What was changed since stays as it is; the rest is taken back.")
 _theirs = click.option("--theirs", is_flag=True, help="What was changed since is overwritten, too.")
+_edit = click.option("--edit", is_flag=True, help="Decide about it in $VISUAL or $EDITOR: of one key, version or file.")
 
 
 @click.command(cls=CommonCommand)
@@ -236,6 +238,7 @@ _theirs = click.option("--theirs", is_flag=True, help="What was changed since is
 @click.option("--component", metavar="NAME", help="Only operations that touched it count, and only it is taken back.")
 @_ours
 @_theirs
+@_edit
 @REQUEST
 @BREAK_GLASS
 @click.pass_obj
@@ -247,38 +250,40 @@ def undo(
     component: str | None,
     ours: bool,
     theirs: bool,
+    edit: bool,
     request: str | None,
     break_glass: bool,
 ) -> Answer:
     """Take back the last operations, newest first, or the one that is named. An undo can be undone: name it.
 
     Of a change to one key, file or row, what others changed since is kept; where they changed the same, nothing is
-    done unless --ours or --theirs says what then (15).
+    done unless --ours, --theirs or --edit says what then (15).
     """
     if named is not None and number != 1:
         bad_usage("-n counts from the newest operation", "Leave out -n or OPERATION.")
-    how = _resolution(ours, theirs)
+    how, decide = _resolution(ours, theirs, edit)
     reason = session.take_reason()
     if not session.dry_run:
         session.must_answer("Undo it?")
     consent = consent_of(request=request, break_glass=break_glass, reason=reason)
     with session.application(changes=not session.dry_run) as app:
         app.consent = consent
-        return _undone(session, app, number, named, component=component, reason=reason, how=how)
+        return _undone(session, app, number, named, component=component, reason=reason, how=how, decide=decide)
 
 
 @click.command(cls=CommonCommand)
 @_ours
 @_theirs
+@_edit
 @REQUEST
 @BREAK_GLASS
 @click.pass_obj
-def redo(session: Session, *, ours: bool, theirs: bool, request: str | None, break_glass: bool) -> Answer:
+def redo(session: Session, *, ours: bool, theirs: bool, edit: bool, request: str | None, break_glass: bool) -> Answer:
     """Take back the last undo, unless something else was done since; again, and the one before it."""
     from rfs.production.rollback.undo import settle
     from rfs.production.rollback.undoing import to_redo
 
-    how = _resolution(ours, theirs)
+    how, decide = _resolution(ours, theirs, edit)
     reason = session.take_reason()
     if not session.dry_run:
         session.must_answer("Redo it?")
@@ -287,15 +292,21 @@ def redo(session: Session, *, ours: bool, theirs: bool, request: str | None, bre
         app.consent = consent
         if not session.dry_run:
             settle(app)
-        return _undone(session, app, 1, to_redo(app.log), component=None, reason=reason, how=how)
+        return _undone(session, app, 1, to_redo(app.log), component=None, reason=reason, how=how, decide=decide)
 
 
-def _resolution(ours: bool, theirs: bool) -> Resolution:
+def _resolution(ours: bool, theirs: bool, edit: bool) -> tuple[Resolution, Decide | None]:
+    """Return what becomes of conflicts, and who decides about them instead."""
     from rfs.production.rollback.merging import Resolution
 
-    if ours and theirs:
-        bad_usage("--ours and --theirs contradict each other", "Give one of them.")
-    return Resolution.OURS if ours else Resolution.THEIRS if theirs else Resolution.REFUSE
+    if ours + theirs + edit > 1:
+        bad_usage("--ours, --theirs and --edit contradict each other", "Give one of them.")
+    if not edit:
+        return Resolution.OURS if ours else Resolution.THEIRS if theirs else Resolution.REFUSE, None
+    from rfs.cli.editing import Editor, require_terminal
+
+    require_terminal()
+    return Resolution.REFUSE, Editor()
 
 
 def _undone(
@@ -307,6 +318,7 @@ def _undone(
     component: str | None,
     reason: str,
     how: Resolution,
+    decide: Decide | None,
 ) -> Answer:
     """Take operations back, once that is agreed to; or with --dry-run say what that would do."""
     from rfs.cli.logview import logged_json, small_done_text
@@ -326,7 +338,7 @@ def _undone(
         session.show_and_confirm(text, warnings, f"Take back {counted(len(meant), 'operation')}?")
         if number == 1:
             named = meant[0][0].operation_id  # what was agreed to, whatever was done meanwhile
-    done = undo.undo(app, number, operation=named, component=component, reason=reason, how=how)
+    done = undo.undo(app, number, operation=named, component=component, reason=reason, how=how, decide=decide)
     text = "\n".join(done_text(each) if isinstance(each, Operation) else small_done_text(each) for each in done)
     plans = [each for each in done if isinstance(each, Operation)]
     fresh = tuple(dict.fromkeys(warning for operation in plans for warning in fresh_warnings(operation)))

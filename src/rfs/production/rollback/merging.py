@@ -110,6 +110,32 @@ def merge_lines(base: bytes, want: bytes, onto: bytes, how: Resolution) -> tuple
     return b"".join(merged), clashes
 
 
+_HERE, _MIDDLE, _BEFORE = b"<<<<<<< now", b"=======", b">>>>>>> before the change"
+
+
+def marked(ours: bytes, theirs: bytes) -> bytes:
+    """Return a text with both sides of what differs in two, between conflict markers."""
+    from difflib import SequenceMatcher
+
+    first, second = ours.splitlines(keepends=True), theirs.splitlines(keepends=True)
+    end = b"\r\n" if first and first[0].endswith(b"\r\n") else b"\n"
+    lines: list[bytes] = []
+    for tag, a, b, c, d in SequenceMatcher(None, first, second, autojunk=False).get_opcodes():
+        if tag == "equal":
+            lines += first[a:b]
+            continue
+        # A last line without an end must not run into the marker.
+        sides = ([line if line.endswith(b"\n") else line + end for line in side] for side in (first[a:b], second[c:d]))
+        here, before = sides
+        lines += [_HERE + end, *here, _MIDDLE + end, *before, _BEFORE + end]
+    return b"".join(lines)
+
+
+def is_marked(text: bytes) -> bool:
+    """Tell whether one of the markers of `marked` is left; "=======" alone may be a text's own."""
+    return any(line.rstrip(b"\r\n") in (_HERE, _BEFORE) for line in text.splitlines(keepends=True))
+
+
 _Lines = Sequence[bytes]
 
 

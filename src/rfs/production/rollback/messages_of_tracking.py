@@ -1,8 +1,20 @@
-"""The texts of what tracking edits reports: a part of `messages`."""
+"""The texts of what tracking edits, and deciding about conflicts, reports: a part of `messages`."""
 
 from __future__ import annotations
 
 OF_TRACKING: dict[str, tuple[str, str]] = {
+    "change.no_text": (
+        "The conflict in {path} cannot be edited: it is no text, or larger than 1 MiB.",
+        "Give --ours to keep what is there now, or --theirs to overwrite it.",
+    ),
+    "edit.failed": (
+        "The editor could not be used ({command}): {why}. Nothing was changed.",
+        "Set VISUAL or EDITOR to one that is installed.",
+    ),
+    "edit.given_up": (
+        "The conflict in {path} is not decided: {why}. Nothing was changed.",
+        "Take the markers out and leave the text as it is to be; or give --ours or --theirs.",
+    ),
     "track.missing": (
         "What [track] asks for needs the package watchfiles, which is not installed.",
         "Run `pip install 'rfs-rollback[track]'`, or take [track] out of rfs.toml.",

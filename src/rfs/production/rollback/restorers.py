@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from rfs.production.rollback.drivers.writing import UnwritableError, as_said, same, write
 from rfs.production.rollback.errors import RollbackError, UsageError
-from rfs.production.rollback.merging import MISSING, Clash, Resolution, merge_content, merge_values
+from rfs.production.rollback.merging import MISSING, Clash, Resolution, is_text, merge_content, merge_values
 from rfs.production.rollback.model import Component
 from rfs.production.rollback.tracked import TrackedChange
 from rfs.production.rollback.versions import FilePlace
@@ -69,6 +69,32 @@ class Intent(Protocol):
         """Write down, durably, that this is about to be written."""
 
 
+Decide = Callable[[str, bytes, bytes], bytes]
+"""Has somebody decide about a text in conflict; see `decided`."""
+
+
+def decided(
+    decide: Decide | None, path: str, clashes: Sequence[Clash], how: Resolution, sides: Callable[[Resolution], Any]
+) -> bytes | None:
+    """Have somebody decide about conflicts in a file; None where there is nothing or nobody to decide.
+
+    Args:
+        decide: given the path, the text with what is there now in the places that conflict, and with what was there
+            before; returns the text that is to be written.
+        sides: returns the text by how the conflicts are resolved.
+
+    Raises:
+        UsageError: change.no_text.
+        RollbackError: as `decide`.
+    """
+    if decide is None or not clashes or how is not Resolution.REFUSE:
+        return None
+    ours, theirs = sides(Resolution.OURS), sides(Resolution.THEIRS)
+    if not (is_text(ours) and is_text(theirs)):
+        raise UsageError("change.no_text", path=path)
+    return decide(path, ours, theirs)
+
+
 def require_merged(what: str, clashes: Sequence[Clash], how: Resolution) -> None:
     """Refuse to go on with conflicts that nobody decided about.
 
@@ -82,9 +108,10 @@ def require_merged(what: str, clashes: Sequence[Clash], how: Resolution) -> None
 class ConfigRestorer:
     """A configuration file: one dotted key, or all of it. None stands for a key that is not there."""
 
-    def __init__(self, place: FilePlace) -> None:
+    def __init__(self, place: FilePlace, decide: Decide | None = None) -> None:
         self.name = place.component
         self._place = place
+        self._decide = decide
 
     def check(self, change: TrackedChange) -> None:
         """See Restorer."""
@@ -98,9 +125,29 @@ class ConfigRestorer:
 
     def look(self, change: TrackedChange, how: Resolution, intent: Intent) -> None:
         """See Restorer."""
-        self._merged(change, how)
+        there = self._place.content()
+        if there is None or not intent.is_done(there):
+            self._written(change, how)
 
-    def _merged(self, change: TrackedChange, how: Resolution) -> dict[str, Any]:
+    def _written(self, change: TrackedChange, how: Resolution) -> bytes:
+        """Return what the file is to say."""
+        before = self._place.content() or b""
+
+        def said(wanted: dict[str, Any]) -> bytes:
+            try:
+                return write(before, wanted, self._place.format)
+            except UnwritableError as error:
+                raise UsageError("config.unsaid", path=self._place.path, why=error) from None
+
+        merged, clashes = self._merged(change, how)
+        content = decided(self._decide, self._place.path, clashes, how, lambda how: said(self._merged(change, how)[0]))
+        if content is None:
+            require_merged(change.key or self._place.path, clashes, how)
+            return said(merged)
+        self._place.require_usable(content)
+        return content
+
+    def _merged(self, change: TrackedChange, how: Resolution) -> tuple[dict[str, Any], list[Clash]]:
         values = self._place.values()
         path = [] if change.key is None else change.key.split(".")
         there = _at(values, path)
@@ -110,18 +157,16 @@ class ConfigRestorer:
             raise UsageError("config.unsaid", path=self._place.path, why=error) from None
         base, want, there = (MISSING if each is None else each for each in (base, want, there))
         merged, clashes = merge_values(base, want, there, how, change.key or "")
-        require_merged(change.key or self._place.path, clashes, how)
         merged = None if merged is MISSING else merged
-        return (merged or {}) if not path else _with(values, path, merged)
+        return ((merged or {}) if not path else _with(values, path, merged)), clashes
 
     def restore(self, change: TrackedChange, how: Resolution, intent: Intent) -> None:
         """See Restorer. A reload that fails puts the file back."""
-        wanted = self._merged(change, how)
-        before = self._place.get()[1]
-        try:
-            content = write(before or b"", wanted, self._place.format)
-        except UnwritableError as error:
-            raise UsageError("config.unsaid", path=self._place.path, why=error) from None
+        before = self._place.content()
+        content = before if before is not None and intent.is_done(before) else self._written(change, how)
+        if self._decide is not None and content != before:
+            # What somebody decided is neither side, by which it could be known again.
+            intent.write_down(content)
         put_and_reload(self._place, before, content)
 
 
@@ -149,10 +194,11 @@ class FileRestorer:
         kept: folder of the store, in which nothing may be written.
     """
 
-    def __init__(self, name: str, home: str, kept: str) -> None:
+    def __init__(self, name: str, home: str, kept: str, decide: Decide | None = None) -> None:
         self.name = name
         self._home = home
         self._kept = kept
+        self._decide = decide
 
     def check(self, change: TrackedChange) -> None:
         """See Restorer."""
@@ -173,9 +219,12 @@ class FileRestorer:
 
     def _merged(self, change: TrackedChange, how: Resolution) -> bytes | None:
         there = self._place(change.key).content()
-        merged, clashes = merge_content(_bytes(change.new), _bytes(change.old), there, how)
-        require_merged(self._path(change.key), clashes, how)
-        return merged
+        path, sides = self._path(change.key), (_bytes(change.new), _bytes(change.old), there)
+        merged, clashes = merge_content(*sides, how)
+        content = decided(self._decide, path, clashes, how, lambda how: merge_content(*sides, how)[0])
+        if content is None:
+            require_merged(path, clashes, how)
+        return merged if content is None else content
 
     def restore(self, change: TrackedChange, how: Resolution, intent: Intent) -> None:
         """See Restorer. Lines of a text that others changed since stay."""

@@ -13,10 +13,12 @@ from rfs.production.rollback.errors import UsageError
 from rfs.production.rollback.merging import Clash, Resolution, merge_content, merge_values
 from rfs.production.rollback.restorers import (
     ConfigRestorer,
+    Decide,
     DifferentError,
     FileRestorer,
     Intent,
     Restorer,
+    decided,
     put_and_reload,
     require_merged,
 )
@@ -28,22 +30,23 @@ from rfs.production.rollback.versions import FilePlace, Versions, configured_pla
 _KINDS = {"configuration": ("config",), "database": ("sqlite", "postgresql")}
 
 
-def restorer_of(app: Application, component: str, kind: str = "change") -> Restorer:
+def restorer_of(app: Application, component: str, kind: str = "change", *, decide: Decide | None = None) -> Restorer:
     """Return what takes back changes of a component.
 
     Args:
         component: "file", "configuration", "database", or a component of rfs.toml by its name.
         kind: see TrackedChange.
+        decide: has somebody decide about conflicts in text; see restorers.decided.
 
     Raises:
         UsageError: change.no_restorer.
     """
     if kind != "change":
         place = _configuration(app, component)
-        return _VersionRestorer(app, place) if kind == "save" else _ContentRestorer(app, place)
+        return _VersionRestorer(app, place) if kind == "save" else _ContentRestorer(app, place, decide)
     if component == "file":
-        return FileRestorer(component, app.settings.home, app.settings.store.path)
-    return _configured(app, component)
+        return FileRestorer(component, app.settings.home, app.settings.store.path, decide)
+    return _configured(app, component, decide)
 
 
 def _configuration(app: Application, component: str) -> FilePlace:
@@ -54,7 +57,7 @@ def _configuration(app: Application, component: str) -> FilePlace:
     return configured_place(part.component, part.driver, app.beat)
 
 
-def _configured(app: Application, component: str) -> Restorer:
+def _configured(app: Application, component: str, decide: Decide | None) -> Restorer:
     kinds = _KINDS.get(component, ())
     meant = [part for name, part in app.parts.items() if name == component]
     if not meant:
@@ -62,7 +65,7 @@ def _configured(app: Application, component: str) -> Restorer:
     if len(meant) == 1:
         c, driver = meant[0].component, meant[0].driver
         if isinstance(driver, ConfigDriver):
-            return ConfigRestorer(configured_place(c, driver, app.beat))
+            return ConfigRestorer(configured_place(c, driver, app.beat), decide)
         if c.kind == "sqlite":
             return sqlite_rows(c.name, c.options["path"], app.settings.home)
         if c.kind == "postgresql":
@@ -84,26 +87,44 @@ def _known(app: Application) -> str:
 class _ContentRestorer:
     """A version that was applied to a file: the file as it was, with the keys that others changed since."""
 
-    def __init__(self, app: Application, place: FilePlace) -> None:
+    def __init__(self, app: Application, place: FilePlace, decide: Decide | None) -> None:
         self.name = place.component
         self._app = app
         self._place = place
+        self._decide = decide
 
     def check(self, change: TrackedChange) -> None:
         """See Restorer."""
 
     def look(self, change: TrackedChange, how: Resolution, intent: Intent) -> None:
         """See Restorer."""
-        self._merged(change, self._place.content(), how)
+        there = self._place.content()
+        if there is None or not intent.is_done(there):
+            self._written(change, there, how)
 
     def restore(self, change: TrackedChange, how: Resolution, intent: Intent) -> None:
         """See Restorer."""
         before = self._place.content()
-        put_and_reload(self._place, before, self._merged(change, before, how))
+        content = before if before is not None and intent.is_done(before) else self._written(change, before, how)
+        if self._decide is not None and content is not None and content != before:
+            # What somebody decided is neither side, by which it could be known again.
+            intent.write_down(content)
+        put_and_reload(self._place, before, content)
         with closing(Versions(self._app, self._place)) as versions:
             versions.write(*versions.point(change.old["current"], change.new["current"]))
 
-    def _merged(self, change: TrackedChange, there: bytes | None, how: Resolution) -> bytes | None:
+    def _written(self, change: TrackedChange, there: bytes | None, how: Resolution) -> bytes | None:
+        """Return what the file is to say; None: it is to go."""
+        path = self._place.path
+        merged, clashes = self._merged(change, there, how)
+        content = decided(self._decide, path, clashes, how, lambda how: self._merged(change, there, how)[0])
+        if content is None:
+            require_merged(path, clashes, how)
+            return merged
+        self._place.require_usable(content)
+        return content
+
+    def _merged(self, change: TrackedChange, there: bytes | None, how: Resolution) -> tuple[bytes | None, list[Clash]]:
         base, want = change.new["content"], change.old["content"]
         merged: bytes | None
         clashes: list[Clash]
@@ -116,8 +137,7 @@ class _ContentRestorer:
                 merged = write(there, values, self._place.format)
             except UnwritableError as error:
                 raise UsageError("config.unsaid", path=self._place.path, why=error) from None
-        require_merged(self._place.path, clashes, how)
-        return merged
+        return merged, clashes
 
     def _said(self, content: bytes | None) -> dict[str, Any] | None:
         """Return what a content says, or None when it is not there or has no keys that can be read."""

@@ -10,6 +10,7 @@ from rfs.production.rollback.changelog import ChangeLog
 from rfs.production.rollback.merging import Clash, Resolution
 from rfs.production.rollback.operation import Operation
 from rfs.production.rollback.operationlog import AnyOperation, SmallOperation
+from rfs.production.rollback.restorers import Decide
 from rfs.production.rollback.restoring import restorer_of
 from rfs.production.rollback.tracked import TrackedChange
 
@@ -57,6 +58,7 @@ def undo(
     component: str | None = None,
     reason: str = "",
     how: Resolution = Resolution.REFUSE,
+    decide: Decide | None = None,
 ) -> list[AnyOperation]:
     """Take back the last `number` operations, newest first, or one that is named; return the operations that did.
 
@@ -64,6 +66,7 @@ def undo(
         component: only operations that touched it count, and only it is taken back.
         how: what becomes of what was changed since, of operations that changed one thing, and of one with a plan that
             is named and not the newest.
+        decide: has somebody decide about conflicts in the text of a file that one change was made to.
 
     Raises:
         NotFoundError: there are fewer, or no such operation or component; nothing was changed.
@@ -77,7 +80,7 @@ def undo(
         # One call: all are looked at before the first is taken back.
         return [*app.undo(number, operation=operation, component=component, reason=reason, how=how)]
     done: list[AnyOperation] = []
-    with ChangeLog(app, partial(restorer_of, app)) as log:
+    with ChangeLog(app, partial(restorer_of, app, decide=decide)) as log:
         small = [each for each in meant if isinstance(each, SmallOperation)]
         if len(small) == len(meant):
             return [*log.take_back(small, how, reason)]

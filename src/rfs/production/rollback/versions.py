@@ -220,6 +220,18 @@ class FilePlace:
             meta = new if file.meta is None else msgspec.structs.replace(file.meta, mtime_ns=now)
             replace_file(self.path, content, meta, component=self._c.name)
 
+    def require_usable(self, content: bytes) -> None:
+        """Refuse a content that somebody typed, unless it can be read and passes the check.
+
+        Raises:
+            RollbackError: config.invalid, or as the check.
+        """
+        try:
+            read(content, self.format)
+        except UnparsableError as error:
+            raise self._invalid(error) from None
+        self.check(content)
+
     def _invalid(self, error: UnparsableError) -> RollbackError:
         return RollbackError("config.invalid", path=shown(self.path), format=NAMES[self.format], why=error)
 
