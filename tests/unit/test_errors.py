@@ -68,7 +68,6 @@ def test_a_field_left_out_never_hides_the_error() -> None:
 
 def test_a_plug_in_brings_its_own_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(messages, "MESSAGES", messages.MESSAGES.copy())
-    monkeypatch.setattr(errors, "MESSAGES", messages.MESSAGES)
     texts = {"lamp.broken": ("The lamp {lamp} is broken.", "Replace it.")}
     messages.define_messages("lamp", texts)
     messages.define_messages("lamp", texts)  # a module may be imported again

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rfs.cli import gradual
 from rfs.cli.answer import Answer
 from rfs.cli.common import CommonCommand
 from rfs.cli.selecting import COMPONENTS, complete_operation
@@ -66,11 +67,13 @@ def _would_recover(operation: object, due: tuple[Deployment, Next, str] | None, 
 @click.option("--current", type=COMPONENTS, default="", help="Take these services as rfs.toml has them now.")
 @click.pass_obj
 def resume(session: Session, selector: str | None, skip: str | None, current: tuple[str, ...]) -> Answer:
-    """Go on with a held operation from the step that failed, in the direction that it had.
+    """Go on with a held operation from the step that failed, in the direction that it had, or with a paused rollback.
 
     --reason is kept in its journal.
     """
     with session.application(changes=not session.dry_run) as app:
+        if (waves := gradual.is_meant(app, selector)) is not None:
+            return gradual.carry_on(session, app, waves)
         if session.dry_run:
             operation = app.catalog.open_operation()
             if operation is None:
@@ -90,8 +93,10 @@ def resume(session: Session, selector: str | None, skip: str | None, current: tu
 @click.argument("selector", metavar="[OPERATION]", required=False, shell_complete=complete_operation)
 @click.pass_obj
 def abort(session: Session, selector: str | None) -> Answer:
-    """Turn an open operation back now, to the state before it. --reason is kept in its journal."""
+    """Turn an open operation back now, to the state before it, or a paused gradual rollback. --reason is kept."""
     with session.application(changes=not session.dry_run) as app:
+        if (waves := gradual.is_meant(app, selector)) is not None:
+            return gradual.take_back(session, app, waves)
         if session.dry_run:
             found = app.catalog.open_operation()
             if found is None:

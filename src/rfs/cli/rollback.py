@@ -21,6 +21,7 @@ from rfs.production.rollback.errors import ConflictError, UsageError
 if TYPE_CHECKING:
     from rfs.production.rollback.application import Application
     from rfs.production.rollback.merging import Resolution
+    from rfs.production.rollback.model import Consent
     from rfs.production.rollback.operationlog import AnyOperation
     from rfs.production.rollback.plan import Plan
     from rfs.production.rollback.restorers import Decide
@@ -126,6 +127,9 @@ def _read_plan(path: str) -> Plan:
 @_table
 @click.option("--confirm", "span", metavar="TIME", help="Go back by itself unless `rfs confirm` comes within it.")
 @click.option("--at", metavar="TIME", help='Later: "2026-12-01T03:00+09:00", "03:00" or "in 2h". `rfs watch` does it.')
+@click.option(
+    "--strategy", type=click.Choice(["immediate", "gradual"]), default="immediate", help="All at once, or in waves."
+)
 @REQUEST
 @BREAK_GLASS
 @click.pass_obj
@@ -141,6 +145,7 @@ def rollback(
     tables: tuple[str, ...],
     span: str | None,
     at: str | None,
+    strategy: str,
     request: str | None,
     break_glass: bool,
 ) -> Answer:
@@ -164,6 +169,10 @@ def rollback(
     if target is None:
         bad_usage("CHECKPOINT is missing", "Name one, or @latest or @last-good; `rfs checkpoint list` shows them.")
     moment = later.moment_of(at, trial=seconds is not None, break_glass=break_glass)
+    if strategy == "gradual":
+        if parts or span is not None or at is not None or plan_file is not None:
+            raise UsageError("gradual.part")
+        return _gradual(session, target, only, without, consent=consent)
     if session.dry_run:
         return _only_planned(session, target, only, without, parts=parts, expected=expected)
     if not session.interactive:
@@ -197,6 +206,20 @@ def rollback(
     warnings = tuple(fresh_warnings(operation))
     notes = operation.plan.warnings if session.yes else ()  # otherwise they were shown before the question
     return Answer(operation_json(operation), done_text(operation), operation.operation_id, notes, warnings)
+
+
+def _gradual(
+    session: Session, target: str, only: tuple[str, ...], without: tuple[str, ...], *, consent: Consent
+) -> Answer:
+    from rfs.cli.gradual import roll_back
+
+    if not session.dry_run:
+        if not session.interactive:
+            session.ask_reason()
+        session.must_answer("Roll back, wave by wave?")
+    with session.application(changes=not session.dry_run) as app:
+        app.consent = consent
+        return roll_back(session, app, target, only, without)
 
 
 def _only_planned(

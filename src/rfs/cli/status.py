@@ -7,7 +7,7 @@ commands is a third of the time until it answers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rfs.cli.answer import Answer
 from rfs.cli.codes import ExitCode
@@ -74,16 +74,25 @@ def current(session: Session, *, exit_code: bool) -> Answer:
         "running": found.running,
         "deployment": deployment_json(found.deployment) if found.deployment is not None else None,
         "freeze": as_json(found.frozen),
+        "gradual": _gradual_json(found),
         "waiting": [request_json(request, stand) for request, stand in found.waiting],
         "deferred": [deferred_json(each) for each in found.deferred],
     }
     code = 0
     left = found.open_operation is not None and (found.open_operation.status == "held" or not found.running)
-    if exit_code and (left or found.due):
+    if exit_code and (left or found.due or (found.gradual is not None and not found.running)):
         code = int(ExitCode.HELD)
     elif exit_code and drifted:
         code = int(ExitCode.CONFLICT)
     return Answer(data, _status_text(found), ", ".join(drifted), code=code)
+
+
+def _gradual_json(found: Status) -> dict[str, Any] | None:
+    if found.gradual is None:
+        return None
+    from rfs.cli.gradual import gradual_json
+
+    return gradual_json(found.gradual)
 
 
 def _status_text(found: Status) -> str:
@@ -102,6 +111,10 @@ def _status_text(found: Status) -> str:
         lines.append(f"{style('Frozen', fg='yellow')}: nothing may be deployed {printable(found.frozen.told)}.")
     lines += [request_line(request, stand) for request, stand in found.waiting]
     lines += [deferred_line(each) for each in found.deferred]
+    if found.gradual is not None:
+        from rfs.cli.gradual import gradual_text
+
+        lines.append(gradual_text(found.gradual))
     if found.running:
         lines.append(f"Running now: {found.running}")
     if found.deployment is not None:

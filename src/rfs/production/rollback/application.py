@@ -152,7 +152,9 @@ class Application(Deferring):
         running = holder(self.lock_path)
         found = Status(self.settings.name, latest, tuple(drift), open_operation, running, open_, guarded, due)
         later = tuple(self.catalog.waiting_deferred())
-        return msgspec.structs.replace(found, frozen=self.frozen(), waiting=self.waiting(), deferred=later)
+        return msgspec.structs.replace(
+            found, frozen=self.frozen(), waiting=self.waiting(), deferred=later, gradual=self.waves()
+        )
 
     def is_worked_on(self) -> bool:
         """Tell whether an operation runs now, in whatever process."""
@@ -444,7 +446,7 @@ class Application(Deferring):
         if selection:
             only = tuple(dict.fromkeys((*only, *selection)))
         names = select(list(self.parts), only, without)
-        for name in only:
+        for name in names if only else ():
             if name not in target.captures:
                 raise NotFoundError("checkpoint.lacks", checkpoint=target.checkpoint_id, component=name)
         captures = {name: target.captures[name] for name in names if name in target.captures}

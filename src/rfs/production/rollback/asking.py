@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rfs.production.rollback.deferred import Deferred
 
 # What each strategy needs, and may not be left out.
-_NEEDS = {RollbackStrategy.IMMEDIATE: "", RollbackStrategy.SCHEDULED: "at"}
+_NEEDS = {RollbackStrategy.IMMEDIATE: "", RollbackStrategy.GRADUAL: "", RollbackStrategy.SCHEDULED: "at"}
 
 
 def require_fitting(strategy: RollbackStrategy, **given: object) -> None:

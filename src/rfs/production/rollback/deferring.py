@@ -18,7 +18,6 @@ from rfs.production.rollback.errors import (
     UsageError,
 )
 from rfs.production.rollback.lock import actor
-from rfs.production.rollback.messages import MESSAGES
 from rfs.production.rollback.model import (
     Capture,
     DeploymentCheckpoint,
@@ -186,6 +185,8 @@ class Deferring(Consenting, ABC):
 
     def _was_dropped(self, operation: Operation) -> bool:
         """Tell whether an operation was interrupted, and dropped, before it changed anything."""
+        from rfs.production.rollback.messages import MESSAGES  # many texts, and seldom needed
+
         if operation.status is not OperationStatus.REVERTED or operation.error != MESSAGES["operation.interrupted"][0]:
             return False
         return not position(operation.plan, self.catalog.journal(operation.operation_id)).outage

@@ -14,6 +14,7 @@
     ├── QuarantinedError         21
     ├── RevertedError            30   the rollback failed; the system is back at the state before
     ├── HeldError                31   it failed both ways and NEEDS ATTENTION
+    ├── PausedError              31   a gradual rollback waits for a person, between two waves
     ├── TimedOutError           124
     └── InterruptedByUserError  130
         └── GoingOnError        130   it goes on outside this process, which it stops
@@ -24,8 +25,6 @@ happened and one of what to do, so that another language is another table.
 """
 
 from __future__ import annotations
-
-from rfs.production.rollback.messages import MESSAGES
 
 
 class RollbackError(Exception):
@@ -46,6 +45,8 @@ class RollbackError(Exception):
     retryable = False
 
     def __init__(self, key: str, /, **fields: object) -> None:
+        from rfs.production.rollback.messages import MESSAGES  # many texts, and most calls go well
+
         self.key = key
         self.fields = fields
         text, hint = MESSAGES[key]
@@ -141,6 +142,12 @@ class RevertedError(RollbackError):
 
 class HeldError(RollbackError):
     """The rollback failed, and so did the way back: somebody has to look."""
+
+    code = 31
+
+
+class PausedError(RollbackError):
+    """A gradual rollback waits for a person: some instances are at the target, and the others as they were."""
 
     code = 31
 

@@ -21,6 +21,7 @@ from rfs.production.rollback.application import Application
 from rfs.production.rollback.asking import require_fitting, told_of, with_deferred
 from rfs.production.rollback.errors import GoingOnError, IntegrityError, RollbackError, UsageError
 from rfs.production.rollback.governed import Governed
+from rfs.production.rollback.gradually import roll_back_gradually
 from rfs.production.rollback.hooks import (
     FACETS,
     Described,
@@ -164,8 +165,8 @@ class RollbackManager(Governed):
         Args:
             checkpoint: an id, another selector, or a checkpoint.
             reason: for the history.
-            strategy: IMMEDIATE; or SCHEDULED, which writes it down for `rfs watch` and returns at once. This release
-                refuses the others.
+            strategy: IMMEDIATE; GRADUAL, one wave of instances after the other; or SCHEDULED, which writes it down for
+                `rfs watch` and returns at once. This release refuses CONDITIONAL.
             components: only these.
             at: when, of a SCHEDULED rollback; a time without a zone is local.
             condition: of a CONDITIONAL rollback; refused with the others.
@@ -177,6 +178,7 @@ class RollbackManager(Governed):
             Success of `{"rollback_id", "status", "rolled_back_to"}`; a Failure says where the system is now.
             The status is "completed"; "scheduled"; or "running" when this process belongs to a service that is being
             stopped for it right now. It then goes on outside this process; `get_rollback_history` tells how it ended.
+            A GRADUAL one tells "instances", too: what each runs. It is a Failure (PausedError) when it is paused.
         """
         selector = _selector(checkpoint)
 
@@ -184,6 +186,8 @@ class RollbackManager(Governed):
             require_fitting(strategy, at=at, condition=condition)
             app.consent = msgspec.structs.replace(app.consent, request=request, break_glass=break_glass)
             only, part = tuple(components or ()), chosen(app.parts, paths, keys)
+            if strategy is RollbackStrategy.GRADUAL:
+                return roll_back_gradually(app, selector, reason=reason, only=only, whole=not part)
             if at is not None:
                 return told_of(app.defer(selector, at=at, reason=reason, only=only, selection=part))
             roll_back = partial(app.rollback, selector, reason=reason, only=only, selection=part)

@@ -14,6 +14,7 @@ from rfs.production.rollback.messages_of_databases import OF_DATABASES
 from rfs.production.rollback.messages_of_deferring import OF_DEFERRING
 from rfs.production.rollback.messages_of_deployments import OF_DEPLOYMENTS
 from rfs.production.rollback.messages_of_governance import OF_GOVERNANCE
+from rfs.production.rollback.messages_of_gradual import OF_GRADUAL
 from rfs.production.rollback.messages_of_tracking import OF_TRACKING
 
 MESSAGES: dict[str, tuple[str, str]] = {
@@ -394,6 +395,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
     **OF_DATABASES,
     **OF_DEFERRING,
     **OF_DEPLOYMENTS,
+    **OF_GRADUAL,
     **OF_GOVERNANCE,
     **OF_TRACKING,
 }

@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 
 from rfs.production.rollback.errors import IrreversibleError, NotFoundError, UsageError
+from rfs.production.rollback.instances import expanded_names
 from rfs.production.rollback.model import (
     FORMAT,
     Capture,
@@ -335,13 +336,14 @@ def select(available: Sequence[str], only: Sequence[str] = (), without: Sequence
     """Return the component names that are meant, in the order they are available.
 
     Args:
-        only: when given, just these.
+        only: when given, just these. A name that belongs to each instance means that of all of them.
         without: never these.
 
     Raises:
         NotFoundError: a name is not available.
         UsageError: nothing is left.
     """
+    only, without = expanded_names(only, available), expanded_names(without, available)
     for name in [*only, *without]:
         if name not in available:
             raise NotFoundError("components.unknown", name=name, known=", ".join(available) or "none")

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from rfs.production.rollback.deferred import Deferred
     from rfs.production.rollback.deployments import Deployments
     from rfs.production.rollback.freezing import InForce
+    from rfs.production.rollback.gradual import Gradual
     from rfs.production.rollback.guarded import Deployment
     from rfs.production.rollback.operationlog import OperationLog
 
@@ -72,6 +73,7 @@ class Status(msgspec.Struct, frozen=True):
         guarded: a living process looks after it.
         due: nobody does, and it is to be taken back or given up by now.
         frozen: the freeze that keeps deployments from being made now.
+        gradual: the rollback in waves that is open.
         waiting: requests for approval that are not over, each with how it stands.
         deferred: scheduled and armed rollbacks that wait.
     """
@@ -87,6 +89,7 @@ class Status(msgspec.Struct, frozen=True):
     frozen: InForce | None = None
     waiting: tuple[tuple[ApprovalRequest, Stands], ...] = ()
     deferred: tuple[Deferred, ...] = ()
+    gradual: Gradual | None = None
 
 
 class Recoverable:
@@ -202,7 +205,8 @@ class Recoverable:
         from rfs.production.rollback.health import parse_checks, run_checks
 
         with beat.doing("checking health"):
-            checks = parse_checks(self.settings.health, self.settings.path)
+            checks, whose = parse_checks(self.settings.health, self.settings.path), self.settings.instances
+            checks = [c for c in checks if whose is None or whose.checked_with(c.name, self.engine.parts)]
             return run_checks(checks, beat, home=self.settings.home, once=once)
 
     # — after a crash, and when held —
@@ -397,7 +401,7 @@ class Recoverable:
         return [self.catalog.operation(each) for each in carry(request, log, self.beat, self.notices)]
 
     def _only_here(self) -> list[str]:
-        """Return what another process with the same settings would not have, or would do otherwise."""
+        """Return what another process with the same settings would not have."""
         there = {part.component.name: type(part.driver) for part in load_parts(self.settings, self.work).values()}
         own = sorted(name for name, part in self.parts.items() if there.get(name) is not type(part.driver))
         return own + ["check_health"] * (type(self).check_health is not Recoverable.check_health)

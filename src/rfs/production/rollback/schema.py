@@ -24,6 +24,7 @@ from rfs.production.rollback.edits import TrackTable
 from rfs.production.rollback.external import ExternalTable
 from rfs.production.rollback.freezing import FreezeTable
 from rfs.production.rollback.health import Check
+from rfs.production.rollback.instances import InstancesTable
 from rfs.production.rollback.plan import Policy
 from rfs.production.rollback.retention import Retention
 from rfs.production.rollback.scheduled import ScheduleTable
@@ -66,6 +67,7 @@ def json_schema() -> dict[str, Any]:
             "policy": _table(Policy),
             "retention": _table(Retention),
             "track": _table(TrackTable),
+            "instances": _table(InstancesTable),
         },
     }
 

@@ -17,13 +17,14 @@ import msgspec
 
 from rfs.production.rollback.duration import parse_duration
 from rfs.production.rollback.errors import NotFoundError, UsageError
+from rfs.production.rollback.instances import Instances, InstancesTable, InToml, of_each
 from rfs.production.rollback.plan import Policy
 from rfs.production.rollback.retention import DEFAULT, Retention
 from rfs.production.rollback.secret import absolute
 
 FILE_NAME = "rfs.toml"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-LATER = ("instances", "notify")
+LATER = ("notify",)
 
 # Fields that hold seconds, and that rfs.toml may write as "5m".
 DURATIONS: dict[type[msgspec.Struct], tuple[str, ...]] = {
@@ -34,13 +35,10 @@ DURATIONS: dict[type[msgspec.Struct], tuple[str, ...]] = {
 T = TypeVar("T", bound=msgspec.Struct)
 
 
-class ComponentTable(msgspec.Struct, frozen=True, kw_only=True):
-    """One `[components.NAME]`. `options` are the keys that belong to its driver, as they stand."""
+class ComponentTable(InToml, frozen=True, kw_only=True):
+    """One `[components.NAME]`."""
 
-    name: str
     kind: str
-    depends_on: tuple[str, ...] = ()
-    options: dict[str, Any] = {}
 
 
 class StoreSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +75,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     conditions: tuple[dict[str, Any], ...] = ()
     policy: Policy = Policy()
     retention: Retention = DEFAULT
+    instances: Instances | None = None
 
 
 class AppTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -117,6 +116,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     conditions: list[dict[str, Any]] = []
     policy: Policy = Policy()
     retention: Retention = DEFAULT
+    instances: InstancesTable | None = None
 
 
 def find(start: str) -> str:
@@ -160,13 +160,23 @@ def parse(text: str, path: str) -> Settings:
     _checked_name(document, app.name, ("app", "name"))
     home = os.path.dirname(path)
     components = _components(document, tables.get("components", {}))
+    health = _tables(document, tables, "health")
+    instances = None
+    if "instances" in tables:
+        table = document.convert(tables["instances"], InstancesTable, ("instances",))
+        try:
+            instances, components, health = of_each(table, components, health)
+        except ValueError as error:
+            document.bad(("instances",), str(error))
+        for name in instances.components:
+            _checked_name(document, name, ("components", name))
     return Settings(
         path=path,
         home=home,
         name=app.name,
         components=components,
         store=_store(document, tables.get("store", {}), app.name, home),
-        health=_tables(document, tables, "health"),
+        health=health,
         hooks=_tables(document, tables, "hooks"),
         schedules=_tables(document, tables, "schedules"),
         approvals=_table(document, tables, "approvals"),
@@ -176,6 +186,7 @@ def parse(text: str, path: str) -> Settings:
         conditions=_tables(document, tables, "conditions"),
         policy=_policy(document, tables.get("policy", {})),
         retention=_retention(document, tables.get("retention")),
+        instances=instances,
     )
 
 

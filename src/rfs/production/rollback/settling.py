@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from functools import partial
+from typing import TYPE_CHECKING
 
 from rfs.production.rollback.errors import (
     ConflictError,
@@ -22,6 +23,10 @@ from rfs.production.rollback.model import OperationStatus, storable, utc_now
 from rfs.production.rollback.operation import Operation
 from rfs.production.rollback.recorded import Began, edited
 from rfs.production.rollback.recovery import InsideError, Recoverable, interruptible, on_behalf
+
+if TYPE_CHECKING:
+    from rfs.production.rollback.gradual import Gradual
+    from rfs.production.rollback.waves import Waves
 
 PATIENCE_SECONDS = 10.0
 _ENDS = {Next.CANCEL: Phase.CANCELLED, Next.LEAVE: Phase.LEFT, Next.ENDED: Phase.REVERTED}
@@ -58,6 +63,7 @@ class Settling(Recoverable, ABC):
                 interrupted = self._interrupted()
                 who = on_behalf("recover", reason)
                 settled = [self._carry_on(interrupted, who)] if interrupted is not None else []
+                self._account_for_waves()
                 return settled + self._decide()
         except InsideError as inside:
             return self._carry(inside, "recover", reason=reason)
@@ -72,6 +78,7 @@ class Settling(Recoverable, ABC):
             try:
                 if interrupted is not None:
                     self._settle(interrupted, partial(self._carry_on, interrupted, on_behalf(what, "")))
+                self._account_for_waves()
                 self._decide_first()
             except InsideError as inside:
                 held.close()
@@ -80,6 +87,21 @@ class Settling(Recoverable, ABC):
                 self._tidy()
                 self._interrupted()
             yield
+
+    def waves(self) -> Gradual | None:
+        """Return the gradual rollback that is open, or None."""
+        return None if (found := self._waves()) is None else found.open()
+
+    def _waves(self) -> Waves | None:
+        if self.settings.instances is None:
+            return None
+        from rfs.production.rollback.waves import Waves  # most applications have no instances
+
+        return Waves(self.catalog, self.settings, self.beat.tick)
+
+    def _account_for_waves(self) -> None:
+        if (found := self._waves()) is not None:
+            self.notices += found.settle()
 
     def _settle(self, interrupted: Operation | None, carry_on: Callable[[], object]) -> None:
         if interrupted is None:
