@@ -121,10 +121,11 @@ REFUSED = [
     (("--path", "tree/nothing"), "select.none"),
     (("--path", "tree"), "select.where"),
     (("--path", "elsewhere"), "select.where"),
-    (("--path", "tree/\udcff"), "select.where"),
+    (("--path", "tree/\udcff"), "select.none"),
     (("--path", "tree/settings.toml"), "select.where"),
     (("--key", "nothing.here"), "select.none"),
     (("--key", "db:t"), "select.none"),
+    (("--key", 'a."b'), "usage"),
     (("--table", "t"), "select.table"),
 ]
 
@@ -372,3 +373,35 @@ def test_from_python_it_is_the_same(tree: Tree) -> None:
         assert (await manager.redo()).is_failure()
 
     asyncio.run(story())
+
+
+def test_a_key_with_a_dot_in_its_name_goes_back_alone(tree: Tree) -> None:
+    settings = tree.tree / "settings.toml"
+    settings.write_text('version = 1\n[hosts."a.example"]\nport = 1\n[hosts.a]\nexample = 1\n')
+    first = tree.json("checkpoint")["id"]
+    settings.write_text(settings.read_text().replace("= 1", "= 2"))
+    assert 'hosts."a.example".port' in tree.rfs("diff", first).out
+    tree.json("rollback", first, "--key", 'hosts."a.example".port', "--reason", "x", "-y")
+    assert settings.read_text() == 'version = 2\n[hosts."a.example"]\nport = 1\n[hosts.a]\nexample = 2\n'
+    tree.json("rollback", first, "--key", 'settings:hosts."a.example"', "--key", "hosts.a", "--reason", "x", "-y")
+    assert settings.read_text().startswith("version = 2\n")
+    tree.json("undo", "-n", "2", "-y")
+    assert settings.read_text().count("= 2") == 3
+
+
+@pytest.mark.parametrize("name", [os.fsdecode(b"tree/caf\xe9"), "tree/caf\\xe9"], ids=["as it is", "as it is shown"])
+def test_a_name_that_is_no_utf_8_goes_back_alone(tree: Tree, name: str) -> None:
+    odd, spelled = (Path(os.fsdecode(os.path.join(os.fsencode(tree.tree), each))) for each in (b"caf\xe9", b"caf\\xe9"))
+    odd.write_text("1\n")
+    first = tree.json("checkpoint")["id"]
+    odd.write_text("2\n")
+    tree.version(2)
+    done = tree.json("rollback", first, "--path", name, "--reason", "x", "-y")
+    assert odd.read_text() == "1\n"
+    assert not tree.is_at(1)
+    tree.json("undo", done["rollback_id"], "-y")
+    assert odd.read_text() == "2\n"
+    # Another file that is really called as this one is shown: nobody guesses.
+    spelled.write_text("3\n")
+    assert "Two names are shown alike" in tree.rfs("rollback", first, "--path", name, "--reason", "x", "-y").err
+    assert (odd.read_text(), spelled.read_text()) == ("2\n", "3\n")

@@ -10,6 +10,8 @@ import enum
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from rfs.production.rollback import keypath
+
 # Beyond these a file is taken as a whole: comparing lines takes time that grows with the square of their number.
 MOST_BYTES, MOST_LINES = 1 << 20, 20_000
 
@@ -56,7 +58,8 @@ def merge_values(base: Any, want: Any, onto: Any, how: Resolution, where: str = 
     merged: dict[str, Any] = {}
     clashes: list[Clash] = []
     for key in dict.fromkeys((*third, *second, *first)):
-        inner = f"{where}.{key}" if where else str(key)
+        word = keypath.join([str(key)])
+        inner = f"{where}.{word}" if where else word
         old, wanted, there = (each.get(key, MISSING) for each in (first, second, third))
         value, found = merge_values(old, wanted, there, how, inner)
         clashes += found

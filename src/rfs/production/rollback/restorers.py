@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from rfs.production.rollback import keypath
 from rfs.production.rollback.drivers.writing import UnwritableError, as_said, same, write
 from rfs.production.rollback.errors import RollbackError, UsageError
 from rfs.production.rollback.merging import MISSING, Clash, Resolution, is_text, merge_content, merge_values
@@ -116,7 +117,7 @@ class ConfigRestorer:
     def check(self, change: TrackedChange) -> None:
         """See Restorer."""
         key, old, new = change.key, change.old, change.new
-        if key is not None and not (isinstance(key, str) and all(key.split("."))):
+        if key is not None and not (isinstance(key, str) and _is_key(key)):
             raise refused(self.name, "its key is no dotted name", 'Give a key such as "server.port", or none.')
         if key is None and not (isinstance(old, dict) and isinstance(new, dict)):
             raise refused(self.name, "without a key its values are whole configurations", "Give two dictionaries.")
@@ -149,7 +150,7 @@ class ConfigRestorer:
 
     def _merged(self, change: TrackedChange, how: Resolution) -> tuple[dict[str, Any], list[Clash]]:
         values = self._place.values()
-        path = [] if change.key is None else change.key.split(".")
+        path = [] if change.key is None else keypath.split(change.key)
         there = _at(values, path)
         try:
             base, want = (as_said(each, self._place.format) for each in (change.new, change.old))
@@ -281,6 +282,13 @@ class FunctionRestorer:
         """See Restorer."""
         if not self._stays(change, how):
             self._restore(change)
+
+
+def _is_key(key: str) -> bool:
+    try:
+        return bool(keypath.split(key))
+    except ValueError:
+        return False
 
 
 def refused(name: str, why: str, hint: str) -> UsageError:

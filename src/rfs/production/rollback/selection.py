@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 
+from rfs.production.rollback import keypath
 from rfs.production.rollback.capturing import Part
 from rfs.production.rollback.driver import overrides
 from rfs.production.rollback.errors import RollbackError, UsageError
-from rfs.production.rollback.model import DeploymentCheckpoint, storable
+from rfs.production.rollback.model import DeploymentCheckpoint
 from rfs.production.rollback.wiring import inside
 
 Selection = dict[str, tuple[str, ...]]
@@ -21,7 +22,7 @@ def chosen(
 
     Args:
         paths: of files or folders of files components, as people write them.
-        keys: dotted keys of config components; "NAME:KEY" says of which.
+        keys: dotted keys of config components, as keypath has them; "NAME:KEY" says of which.
         only: the components that may be meant; all when empty.
         folder: relative paths are relative to it; the working directory when empty.
 
@@ -54,10 +55,8 @@ def _place(parts: Mapping[str, Part], path: str) -> tuple[str, str]:
     if part.driver.root(part.component) != owned or path == owned or not overrides(part.driver, "select"):
         raise UsageError("select.where", path=path, hint=f"It is all of {name}, or belongs to it: give --only {name}.")
     inner = os.path.relpath(path, owned)
-    if storable(inner) != inner:
-        hint = "Its name is not UTF-8, which a plan cannot hold: name the folder that it is in."
-        raise UsageError("select.where", path=storable(path), hint=hint)
-    return name, inner
+    # A plan holds no bytes that are not UTF-8: they are spelled out, as `rfs diff` shows them.
+    return name, os.fsencode(inner).decode("utf-8", "backslashreplace")
 
 
 def _configuration(parts: Mapping[str, Part], key: str) -> tuple[str, str]:
@@ -68,12 +67,20 @@ def _configuration(parts: Mapping[str, Part], key: str) -> tuple[str, str]:
     ]
     name, colon, inner = key.partition(":")
     if colon and name in able:
-        return name, inner
+        return name, _as_listed(inner)
     if len(able) != 1:
         known = ", ".join(able)
         hint = f'Write "NAME:{key}", with one of {known}.' if able else 'Add a component of kind = "config".'
         raise UsageError("usage", what=f"It is not clear which configuration {key} is of", hint=hint)
-    return able[0], key
+    return able[0], _as_listed(key)
+
+
+def _as_listed(key: str) -> str:
+    try:
+        return keypath.join(keypath.split(key))
+    except ValueError as error:
+        hint = """Write a.b.c, and 'a."b.c"' where a name has a dot."""
+        raise UsageError("usage", what=str(error), hint=hint) from None
 
 
 def staying(parts: Mapping[str, Part], target: DeploymentCheckpoint) -> list[str]:

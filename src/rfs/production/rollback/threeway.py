@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from rfs.production.rollback import keypath
 from rfs.production.rollback.capturing import Capturer, Part
 from rfs.production.rollback.catalog import Catalog
 from rfs.production.rollback.driver import BlobSource, overrides
@@ -104,7 +105,7 @@ def _changed(
     keys: list[str] = []
     apart: dict[str, tuple[Ref | None, Ref | None, Ref | None]] = {}
     for change in sorted(made, key=lambda each: each.key):
-        key = change.key.partition("[")[0] if driver.root(c) is None else change.key
+        key = keypath.table_of(change.key) if driver.root(c) is None else change.key
         if key in ("", "."):
             return None
         if change.key not in left:

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from rfs.production.rollback import keypath
 from rfs.production.rollback.application import Application
 from rfs.production.rollback.capturing import Part
 from rfs.production.rollback.duration import parse_duration
@@ -343,7 +344,7 @@ def _keys(part: Part, keys: Sequence[str]) -> list[str]:
     """Return keys as a part of the component is called by them; what is of the whole has none."""
     if part.driver.root(part.component) is not None:
         return [key for key in keys if key != "."]
-    named = (key.partition("[")[0] for key in keys if not key.startswith("file:"))
+    named = (keypath.table_of(key) for key in keys if not key.startswith("file:"))
     return [key for key in dict.fromkeys(named) if key]
 
 

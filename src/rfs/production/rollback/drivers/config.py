@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from rfs.production.rollback import keypath
 from rfs.production.rollback.driver import BlobSource, BlobStore, Finding, Pulse
 from rfs.production.rollback.drivers.formats import NAMES, UnparsableError, Value, format_of
 from rfs.production.rollback.drivers.meta import shown
@@ -200,13 +201,13 @@ def _with_key(c: Component, old: Mapping[str, Any], values: Mapping[str, Any], k
         NotFoundError: it is in neither.
         ConflictError: something else than a table stands where one is needed.
     """
-    *tables, last = key.split(".")
+    *tables, last = keypath.split(key)
     made = found = dict(values)
     for number, word in enumerate(tables):
         old = old.get(word, {}) if isinstance(old, Mapping) else {}
         inner = found.get(word, {})
         if not isinstance(inner, Mapping):
-            raise ConflictError("select.way", what=".".join(tables[: number + 1]), component=c.name)
+            raise ConflictError("select.way", what=keypath.join(tables[: number + 1]), component=c.name)
         found[word] = dict(inner)
         found = found[word]
     value = old.get(last, _NOTHING) if isinstance(old, Mapping) else _NOTHING

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from rfs.production.rollback import keypath
 from rfs.production.rollback.drivers.envfile import parse_dotenv, parse_systemd
 from rfs.production.rollback.drivers.formats import UnparsableError, Value
 from rfs.production.rollback.drivers.masking import MASK, is_secret_name, is_secret_value
@@ -18,7 +19,6 @@ from rfs.production.rollback.drivers.masking import MASK, is_secret_name, is_sec
 DEEPEST = 50
 MOST_KEYS = 20_000
 
-_BARE = re.compile(r"[^\s.\[\]\"]+")
 _PLACE = re.compile(r"line (\d+), column (\d+)")
 
 
@@ -92,7 +92,7 @@ class _Flat:
 def _joined(path: str, name: str) -> str:
     if is_secret_value(name):
         name = MASK
-    shown = name if _BARE.fullmatch(name) else '"' + name.replace('"', '\\"') + '"'
+    shown = keypath.join([name])
     return f"{path}.{shown}" if path else shown
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Collection, Iterator, Sequence
 from typing import ClassVar
@@ -21,10 +22,11 @@ from rfs.production.rollback.drivers.files.places import Place
 from rfs.production.rollback.drivers.files.stage import Stage, is_there, release
 from rfs.production.rollback.drivers.files.tree import Tree, absent_tree, under
 from rfs.production.rollback.drivers.meta import check_owner, shown
-from rfs.production.rollback.errors import RollbackError
+from rfs.production.rollback.errors import RollbackError, UsageError
 from rfs.production.rollback.model import Capture, Change, ChangeKind, Component, Fingerprint, Loss, Ref, Restored
 
 _EXAMPLES = 5
+_SPELLED = re.compile(rb"\\x([89a-f][0-9a-f])")
 
 # How long the look of a capture is good enough to stage by. It may well be out of date by then:
 # what became different since is staged in the outage.
@@ -333,7 +335,7 @@ class FilesDriver(Driver):
         rules = Rules(c, ())
         # Read anew: trees that were captured share their blocks with what is known of the live folder.
         wanted, there = (manifest.read(each.parts, blobs) for each in (want, onto))
-        tree = graft(wanted, there, keys, c.name)
+        tree = graft(wanted, there, [_spelled(key, wanted, there) for key in keys], c.name)
         manifest.mark_kept(tree, rules, same_keep=False)
         written = manifest.write(tree, blobs, ())
         return _captured(c, rules, tree, written, onto.warnings)
@@ -342,6 +344,20 @@ class FilesDriver(Driver):
         """Return the changes at these paths and in the folders there."""
         paths = {shown(key) for key in keys}
         return [each for each in changes if each.key in paths or under(each.key, paths)]
+
+
+def _spelled(key: str, *trees: Tree) -> str:
+    """Return the path that a key stands for: bytes that are not UTF-8 are spelled out in it, as changes show them.
+
+    Raises:
+        UsageError: select.where, two names are shown alike.
+    """
+    raw = os.fsdecode(_SPELLED.sub(lambda found: bytes([int(found[1], 16)]), os.fsencode(key)))
+    if raw == key or all(tree.find(raw) is None for tree in trees):
+        return key
+    if any(tree.find(key) is not None for tree in trees):
+        raise UsageError("select.where", path=key, hint="Two names are shown alike: name the folder that they are in.")
+    return raw
 
 
 def _captured(c: Component, rules: Rules, tree: Tree, written: manifest.Written, warnings: Sequence[str]) -> Capture:
