@@ -277,3 +277,37 @@ def _get(port: int, path: str) -> str:
         return body
     finally:
         connection.close()
+
+
+# Kills itself with -9 at a commit of the catalog: before it, or just after it.
+_KILLED = """\
+import os, sys
+from rfs.cli.main import main
+from rfs.production.rollback.catalog import Catalog
+at, after = int(sys.argv[1]), sys.argv[2] == "after"
+real, count = Catalog._change, 0
+
+def change(self, *arguments, **named):
+    global count
+    count += 1
+    if count == at and not after:
+        os.kill(os.getpid(), 9)
+    found = real(self, *arguments, **named)
+    if count == at:
+        os.kill(os.getpid(), 9)
+    return found
+
+Catalog._change = change
+sys.exit(main(sys.argv[3:]))
+"""
+
+
+def killed_at(fleet: Fleet, at: int, *words: str, after: bool = False) -> int:
+    """Run a command that kills itself at a commit of the catalog; return how it ended."""
+    done = subprocess.run(
+        [sys.executable, "-c", _KILLED, str(at), "after" if after else "before", *words],
+        cwd=fleet.home,
+        capture_output=True,
+        check=False,
+    )
+    return done.returncode

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet import TRAFFIC, Fleet, needs_haproxy
+from fleet import TRAFFIC, Fleet, killed_at, needs_haproxy
+from waiting import until
+
+from rfs.production.rollback import RollbackManager, RollbackStrategy
+from rfs.production.rollback.errors import PausedError
 
 Make = Callable[..., Fleet]
 
@@ -58,6 +63,7 @@ def test_wave_by_wave_each_instance_comes_back_and_the_others_go_on(fleet_of: Ma
     ]
 
 
+@pytest.mark.slow
 def test_all_at_once_takes_all_instances_and_a_name_means_each(fleet_of: Make) -> None:
     fleet = fleet_of(2)
     assert fleet.rfs("rollback", "v1", "--yes", "--reason", "a test").code == 0
@@ -68,6 +74,7 @@ def test_all_at_once_takes_all_instances_and_a_name_means_each(fleet_of: Make) -
     assert fleet.json("status")["drift"][0]["component"] == f"code.{fleet.names[0]}"
 
 
+@pytest.mark.slow
 def test_an_ill_wave_pauses_with_the_map_and_goes_on_when_it_is_well(fleet_of: Make) -> None:
     fleet = fleet_of(4, "waves = [1, 3, 4]\nmax_unavailable = 2")
     a, b, c, d = fleet.names
@@ -90,6 +97,7 @@ def test_an_ill_wave_pauses_with_the_map_and_goes_on_when_it_is_well(fleet_of: M
     assert fleet.rfs("resume").code == 10
 
 
+@pytest.mark.slow
 def test_a_paused_one_can_be_taken_back(fleet_of: Make) -> None:
     fleet = fleet_of(3, 'waves = ["34%", "67%", "100%"]')
     fleet.sick("v1", fleet.names[2])
@@ -150,6 +158,7 @@ def test_what_all_share_must_not_change_under_some(fleet_of: Make) -> None:
 
 
 @needs_haproxy
+@pytest.mark.slow
 def test_no_request_fails_behind_haproxy(fleet_of: Make) -> None:
     fleet = fleet_of(6, TRAFFIC)
     fleet.balance()
@@ -161,3 +170,75 @@ def test_no_request_fails_behind_haproxy(fleet_of: Make) -> None:
     assert fleet.answers[-1] == "v1"
     assert fleet.states() == dict.fromkeys(fleet.names, "no check")
     assert set(fleet.running().values()) == {"v1"}
+
+
+@needs_haproxy
+@pytest.mark.slow
+def test_requests_would_fail_if_haproxy_went_on_sending_them(fleet_of: Make) -> None:
+    fleet = fleet_of(2)  # without [instances.traffic]
+    fleet.balance()
+    with fleet.load() as failures:
+        assert gradually(fleet).code == 0
+    assert failures
+
+
+@needs_haproxy
+@pytest.mark.slow
+def test_without_haproxy_nothing_begins(fleet_of: Make) -> None:
+    fleet = fleet_of(2, TRAFFIC)
+    ran = gradually(fleet)
+    assert ran.code == 1
+    assert "HAProxy does not answer" in ran.out
+    fleet.balance()
+    fleet.configure(TRAFFIC.replace('"web"', '"shop"'))
+    assert "there is no such server" in gradually(fleet).out
+    assert fleet.json("status")["gradual"] is None
+    assert set(fleet.running().values()) == set(fleet.code().values()) == {"v2"}
+
+
+@pytest.mark.slow
+def test_from_python(fleet_of: Make) -> None:
+    fleet = fleet_of(2)
+    manager = RollbackManager(str(fleet.home / "rfs.toml"))
+    fleet.sick("v1", fleet.names[1])
+    paused = asyncio.run(manager.rollback_to_checkpoint("v1", "a test", strategy=RollbackStrategy.GRADUAL))
+    assert paused.is_failure()
+    assert isinstance(paused.error, PausedError)
+    part = asyncio.run(manager.rollback_to_checkpoint("v1", strategy=RollbackStrategy.GRADUAL, paths=["code.txt"]))
+    assert part.is_failure()
+    assert fleet.rfs("abort").code == 0
+    (fleet.home / "sick").unlink()
+    done = asyncio.run(manager.rollback_to_checkpoint("v1", "a test", strategy=RollbackStrategy.GRADUAL)).unwrap()
+    assert (done["status"], done["instances"]) == ("completed", dict.fromkeys(fleet.names, "target"))
+    records = manager.get_rollback_history()
+    assert [each.strategy for each in records[:2]] == [RollbackStrategy.GRADUAL] * 2
+
+
+@needs_haproxy
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [False, True])
+def test_killed_between_any_two_words_each_instance_is_old_or_new(fleet_of: Make, after: bool) -> None:
+    fleet = fleet_of(3, "waves = [1, 3]\n" + TRAFFIC)
+    fleet.balance()
+    words = ("rollback", "v1", "--strategy", "gradual", "--yes", "--reason", "a test", "-q")
+    ended, at, seen = -9, 2, set()
+    while ended == -9:
+        ended = killed_at(fleet, at, *words, after=after)
+        fleet.rfs("recover")
+        paused = fleet.json("status")["gradual"]
+        code = fleet.code()
+        until(lambda: fleet.running() == code)  # noqa: B023 — it is over before the next round
+        assert set(code.values()) <= {"v1", "v2"}
+        assert fleet.states() == dict.fromkeys(fleet.names, "no check")
+        if paused is not None:
+            assert paused["status"] == "paused"
+            assert where(paused) == {name: version == "v1" for name, version in code.items()}
+            seen.add(sum(where(paused).values()))
+            done, version = ("resume", "v1") if at % 2 else ("abort", "v2")
+            assert fleet.rfs(done).code == 0
+            assert set(fleet.running().values()) == set(fleet.code().values()) == {version}
+        if set(fleet.running().values()) == {"v1"}:
+            fleet.deploy("v2")
+        at += 11  # another one each time of those that a batch has
+    assert ended == 0
+    assert {0, 1, 2} <= seen
