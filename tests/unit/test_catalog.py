@@ -213,6 +213,7 @@ def test_what_is_open_is_found_without_looking_at_what_is_not(many: Catalog, pat
         db.execute(f"DROP INDEX {name}")
     db.execute("DROP TABLE deployments")
     db.execute("DROP TABLE deferred")
+    db.execute("DROP TRIGGER checkpoints_told")
     db.close()
     Catalog(path).close()
     db = apsw.Connection(path)

@@ -16,7 +16,6 @@ from rfs.production.rollback.plan import Policy
 from rfs.production.rollback.retention import DEFAULT, Retention
 from rfs.production.rollback.secret import resolve_secret
 from rfs.production.rollback.settings import (
-    LATER,
     convert_table,
     default_key,
     find,
@@ -166,13 +165,6 @@ def test_a_value_that_cannot_be_used_is_named_with_its_line(text: str, says: str
     assert says in str(error)
     assert "{" not in str(error) + error.hint
     assert error.code == 2
-
-
-@pytest.mark.parametrize("section", LATER)
-@pytest.mark.parametrize("form", ["[{}]\n", "[[{}]]\n"])
-def test_sections_of_later_releases_are_refused_never_ignored(section: str, form: str) -> None:
-    error = refused(SMALL + form.format(section))
-    assert f"{section} (line 3), which comes with a later release" in str(error)
 
 
 @pytest.mark.parametrize(

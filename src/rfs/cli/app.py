@@ -44,6 +44,7 @@ COMMANDS = {
     "verify": ("upkeep", "Read stored data back and say which checkpoints are whole."),
     "watch": ("watch", "Do what is scheduled when it is due, and settle what nobody looks after."),
     "conditions": ("conditions", "Show the conditions with what they measured lately, and which of them trip."),
+    "notify": ("notify", "Tell who is told of what happens, and what could not be told; try it."),
     "drill": ("drill", "Bring a checkpoint back in a scratch folder, to see that it can be and how long it takes."),
     "config": ("config", "Save versions of a configuration file; compare them, and go back to one."),
     "db": ("db", "List the databases that rollbacks set aside; bring out rows that only they have."),

@@ -25,6 +25,7 @@ from rfs.production.rollback.errors import (
 if TYPE_CHECKING:
     from rfs.cli.progress import Reporter
     from rfs.production.rollback.application import Application
+    from rfs.production.rollback.settings import Settings
 
 
 COMMON_FLAGS = (
@@ -66,6 +67,7 @@ class Session:
         self._begun = False
         self._timed_out = False
         self._reporter: Reporter | None = None
+        self._told_of: Settings | None = None
 
     # — flags —
 
@@ -163,6 +165,7 @@ class Session:
         try:
             with Application.open(self.config, reporter=reporter, wait=wait) as app:
                 reporter.known = app.catalog.latest_captures
+                self._told_of = app.settings if changes and app.settings.notify else None
                 with self._stoppable(app, changes):
                     try:
                         yield app
@@ -221,6 +224,16 @@ class Session:
             signal.setitimer(signal.ITIMER_REAL, 0)
             for number, handler in old.items():
                 signal.signal(number, handler)
+
+    def tell_people(self) -> None:
+        """Once all is over and said: try shortly to send what people are told of it, as `[[notify]]` says."""
+        if self._told_of is None:
+            return
+        from rfs.production.rollback.outbox import shortly
+
+        # It is in the outbox, and tried again; whatever is wrong with telling it, the command is over.
+        with suppress(Exception, KeyboardInterrupt):
+            shortly(self._told_of)
 
     # — what is printed —
 
@@ -291,6 +304,12 @@ class Session:
 
 def conclude(session: Session, act: Callable[[], Any]) -> int:
     """Do what a command does; print its answer, or what went wrong; return the exit code."""
+    code = _concluded(session, act)
+    session.tell_people()
+    return code
+
+
+def _concluded(session: Session, act: Callable[[], Any]) -> int:
     try:
         try:
             answer = act()

@@ -17,6 +17,7 @@ from rfs.production.rollback.deferred_table import DEFERRED, WAITING_INDEX, Defe
 from rfs.production.rollback.errors import NotFoundError, RollbackError
 from rfs.production.rollback.model import FORMAT, Capture, CheckpointType, DeploymentCheckpoint, utc_now
 from rfs.production.rollback.operation import Entry, Mark, Operation, Trace
+from rfs.production.rollback.outbox_table import OUTBOX, OUTBOX_TABLES, OutboxTable
 from rfs.production.rollback.plan import Step
 from rfs.production.rollback.transaction import transaction
 
@@ -53,7 +54,7 @@ CREATE {temporary} TABLE IF NOT EXISTS deployments (
 OPEN_DEPLOYMENT = "phase IN ('prepared', 'changing', 'baking', 'reverting')"
 INDEX = f"CREATE INDEX IF NOT EXISTS open_deployments ON deployments (seq) WHERE {OPEN_DEPLOYMENT};"
 # The last of them: a catalog that has not got it is brought up to date.
-LAST_INDEX = "SELECT 1 FROM sqlite_schema WHERE name = 'waiting_deferred'"
+LAST_INDEX = "SELECT 1 FROM sqlite_schema WHERE name = 'checkpoints_told'"
 FREEZES = "freezes"
 """The small fact under which the declared freezes are kept."""
 PAGE = 50
@@ -75,7 +76,7 @@ class Brief(msgspec.Struct, frozen=True, kw_only=True):
 _BRIEFS, _TRACES = msgspec.json.Decoder(Brief), msgspec.json.Decoder(Trace)
 
 
-class Catalog(DeferredTable):
+class Catalog(DeferredTable, OutboxTable):
     """Args: path: the database file; made when missing. give_way: see Database.
 
     Raises:
@@ -103,12 +104,13 @@ class Catalog(DeferredTable):
         if version == FORMAT and db.readonly("main"):
             # That of an older release, to be looked at: it has not got all of them.
             db.pragma("temp_store", 2)
-            for name, table in (("deployments", DEPLOYMENTS), ("deferred", DEFERRED)):
+            outbox = OUTBOX_TABLES.replace("CREATE TABLE", "CREATE {temporary} TABLE")
+            for name, table in (("deployments", DEPLOYMENTS), ("deferred", DEFERRED), ("events", outbox)):
                 if db.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (name,)).get is None:
                     db.execute(table.format(temporary="TEMPORARY"))
             return
         with transaction(db):
-            db.execute(SCHEMA + (DEPLOYMENTS + DEFERRED).format(temporary="") + INDEX + WAITING_INDEX)
+            db.execute(SCHEMA + (DEPLOYMENTS + DEFERRED).format(temporary="") + INDEX + WAITING_INDEX + OUTBOX)
             db.pragma("user_version", FORMAT)
 
     def _rows(self, query: str, values: tuple[object, ...] = ()) -> list[Any]:
@@ -202,6 +204,7 @@ class Catalog(DeferredTable):
         trials = {d.guard_id: d for d in (*deployments, *self.deployments())}
 
         def refilled(db: apsw.Connection) -> None:
+            told = db.execute("SELECT coalesce(max(n), 0) FROM events").get
             db.execute("DELETE FROM checkpoints")
             db.execute("DELETE FROM operations")
             for checkpoint in merged:
@@ -210,6 +213,7 @@ class Catalog(DeferredTable):
                 _put_operation(db, operation)
             for deployment in sorted(trials.values(), key=lambda each: each.created_at):
                 _put_deployment(db, deployment)
+            db.execute("DELETE FROM events WHERE n > ?", (told,))  # nothing of it has just happened
 
         self._change(refilled)
 

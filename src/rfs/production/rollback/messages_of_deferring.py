@@ -1,4 +1,4 @@
-"""The texts about rollbacks that are made later: a part of `messages`."""
+"""The texts about what is done and told later: scheduled rollbacks, notifications. A part of `messages`."""
 
 from __future__ import annotations
 
@@ -32,4 +32,15 @@ OF_DEFERRING: dict[str, tuple[str, str]] = {
         "The checkpoint is needed by the {strategy} rollback {rollback}.",
         "`rfs cancel {rollback}` gives that up.",
     ),
+    # — notifications —
+    "notify.no_letter": ("There is no letter {number}.", "`rfs notify list` lists those that were not sent."),
+    "notify.nobody": (
+        "There is nobody to tell in rfs.toml: {name}.",
+        "Add a [[notify]] table; docs/notifications.md shows how.",
+    ),
+    "notify.not_sent": (
+        "{left} letters could not be sent, {sent} were: {why}.",
+        "They are tried again; `rfs notify list` tells when.",
+    ),
+    "notify.test": ("The test failed: {why}.", "Correct [[notify]] in rfs.toml, or what it names, and try it again."),
 }

@@ -124,6 +124,10 @@ class Recoverable:
             from rfs.production.rollback.around import Around, parse_hooks  # most applications have none
 
             self.engine.around = Around(parse_hooks(settings.hooks, settings.path, list(self.parts)), settings.home)
+        if settings.notify and self.catalog.unwritable is None:
+            from rfs.production.rollback.notifications import parse_notify  # most applications have none
+
+            self.catalog.meet(table.key for table in parse_notify(settings))
         self.carried: tuple[str, ...] = ()
         self.left = False
         self.consent = Consent()

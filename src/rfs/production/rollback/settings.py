@@ -24,7 +24,6 @@ from rfs.production.rollback.secret import absolute
 
 FILE_NAME = "rfs.toml"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-LATER = ("notify",)
 
 # Fields that hold seconds, and that rfs.toml may write as "5m".
 DURATIONS: dict[type[msgspec.Struct], tuple[str, ...]] = {
@@ -68,6 +67,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     health: tuple[dict[str, Any], ...] = ()
     hooks: tuple[dict[str, Any], ...] = ()
     schedules: tuple[dict[str, Any], ...] = ()
+    notify: tuple[dict[str, Any], ...] = ()
     approvals: dict[str, Any] | None = None
     freeze: tuple[dict[str, Any], ...] = ()
     external: tuple[dict[str, Any], ...] = ()
@@ -109,6 +109,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     health: list[dict[str, Any]] = []
     hooks: list[dict[str, Any]] = []
     schedules: list[dict[str, Any]] = []
+    notify: list[dict[str, Any]] = []
     approvals: dict[str, Any] | None = None
     freeze: list[dict[str, Any]] = []
     external: list[dict[str, Any]] = []
@@ -150,9 +151,6 @@ def parse(text: str, path: str) -> Settings:
     """Return the settings that `text` describes, as if it stood in the file at `path` (absolute)."""
     document = Source(path, text)
     tables = document.tables()
-    for name in LATER:
-        if name in tables:
-            document.later((name,))
     document.known_keys(tables, Document.__struct_fields__, ())
     if "app" not in tables:
         document.bad(("app",), 'it is missing; begin with [app] and name = "…"')
@@ -179,6 +177,7 @@ def parse(text: str, path: str) -> Settings:
         health=health,
         hooks=_tables(document, tables, "hooks"),
         schedules=_tables(document, tables, "schedules"),
+        notify=_tables(document, tables, "notify"),
         approvals=_table(document, tables, "approvals"),
         freeze=_tables(document, tables, "freeze"),
         external=_tables(document, tables, "external"),

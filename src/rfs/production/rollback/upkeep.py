@@ -339,9 +339,16 @@ def _schedules(app: Application) -> list[Finding]:
         scheduled = parse_schedules(app.settings, list(app.parts))
     except RollbackError as error:
         return [Finding("error", str(error), error.hint)]
-    if not scheduled or holder(lock_path(app.settings)):
+    if holder(lock_path(app.settings)):
         return []
-    return [Finding("warning", "Nobody does what [[schedules]] says: `rfs watch` does not run.", "Run `rfs watch`.")]
+    found = []
+    if scheduled:
+        text = "Nobody does what [[schedules]] says: `rfs watch` does not run."
+        found.append(Finding("warning", text, "Run `rfs watch`."))
+    if app.settings.notify:
+        text = "What [[notify]] cannot be told at once is not tried again: `rfs watch` does not run."
+        found.append(Finding("warning", text, "Run `rfs watch`."))
+    return found
 
 
 def _tracked(app: Application) -> list[Finding]:

@@ -22,6 +22,7 @@ from rfs.production.rollback.errors import InterruptedByUserError, RollbackError
 from rfs.production.rollback.lock import exclusive
 from rfs.production.rollback.model import CheckpointType, utc_now
 from rfs.production.rollback.noticing import require_watchfiles
+from rfs.production.rollback.outbox import Postman
 from rfs.production.rollback.ruling import Ruler
 from rfs.production.rollback.schedule import due, following
 from rfs.production.rollback.scheduled import ScheduleTable, lock_path, parse_schedules
@@ -64,6 +65,7 @@ class Watcher:
         self._said: dict[str, str] = {}
         self._tracker = Tracker(self._say, self._complain, self.wake)
         self._ruler = Ruler(self._say, self._complain, self.wake)
+        self._postman = Postman()
 
     def stop(self) -> None:
         """End soon; may be called from a signal handler.
@@ -93,7 +95,7 @@ class Watcher:
             conditions = len(parse_conditions(app.settings)) if app.settings.conditions else 0
         if tracked is not None and not once:
             require_watchfiles()
-        with exclusive(place, "rfs watch"), closing(self._tracker), closing(self._ruler):
+        with exclusive(place, "rfs watch"), closing(self._tracker), closing(self._ruler), closing(self._postman):
             if not once:
                 measured = f", {conditions} conditions" if conditions > 1 else ", 1 condition" * conditions
                 self._say("started", f"Watching {self.config}: {count} scheduled{measured}.")
@@ -110,6 +112,7 @@ class Watcher:
         """Do what is due; return how many seconds until the next look."""
         try:
             with Application.open(self.config) as app:
+                self._postman.settings = app.settings
                 urgent = self._settle(app)
                 if not self._stopped:
                     urgent = self._ruler.turn(app, once=once) or urgent
@@ -121,6 +124,8 @@ class Watcher:
         except RollbackError as error:
             self._complain("turn", error)
             return _NAP_SECONDS
+        finally:
+            self._postman.turn(once=once)
         return max(_URGENT_SECONDS, min([_URGENT_SECONDS if urgent else _NAP_SECONDS, *waits]))
 
     def _settle(self, app: Application) -> bool:
@@ -215,6 +220,8 @@ class Watcher:
             self._say("error", text if about in ("turn", "settle", "track") else f"{about}: {text}")
 
     def _say(self, what: str, text: str, subject: str = "") -> None:
+        if what in ("alert", "error"):
+            self._postman.alert(text)
         self._tell(Told(utc_now(), what, text, subject))
 
 
