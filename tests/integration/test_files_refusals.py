@@ -408,6 +408,7 @@ def test_file_that_changes_once_is_read_again(
     tmp_path: Path, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = make(tmp_path, "a")
+    (root / "a").write_bytes(bytes(2 << 20))  # what is small and has rested for a moment is read in another way
     c = component("files", tmp_path, path="root")
     really = content._read_once
     reads = []
@@ -433,6 +434,7 @@ def test_file_that_never_rests_is_captured_with_a_warning(
     tmp_path: Path, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = make(tmp_path, "a")
+    (root / "a").write_bytes(bytes(2 << 20))  # what is small and has rested for a moment is read in another way
     c = component("files", tmp_path, path="root")
     really = content._read_once
 

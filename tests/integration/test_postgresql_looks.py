@@ -40,7 +40,9 @@ def test_status_knows_without_reading_or_says_that_it_does_not(shop: Shop, monke
     shop.json("rollback", target, "--yes", "--reason", "a test")
     with monkeypatch.context() as patched:
         _nothing_is_dumped(patched)
-        assert _drift(shop) == (True, "")
+        equal, detail = _drift(shop)
+        # The server may have analysed the new tables by itself meanwhile, which it counts as written.
+        assert (equal, detail) == (True, "") or (equal is None and "in its catalogs" in detail)
         shop.do("UPDATE log SET line = 'changed' WHERE ctid = (SELECT min(ctid) FROM log)")
         assert _drift(shop)[0] is None
     (tmp,) = (shop.folder / ".rfs").rglob("postgresql.json")
