@@ -17,7 +17,7 @@ class TestDefinitions(DriverSuite):
     """supervisord is stopped; its configuration is a main file, included files and a link to one."""
 
     ways = 5
-    most_interruptions = 12
+    most_interruptions = 5
     secrets = ("hunter2",)
 
     def make_driver(self) -> Driver:
@@ -72,7 +72,7 @@ class TestRunning(DriverSuite):
     """Two units behind commands; a unit runs while its file is there."""
 
     ways = 3
-    most_interruptions = 10
+    most_interruptions = 4
     # These units have no definition files, and so no blobs that could be damaged.
     test_restore_refuses_damaged_blobs_before_it_changes_anything = None
     test_nothing_secret_is_said = None  # nothing is known of them but their names

@@ -15,7 +15,7 @@ from rfs.testing import DriverSuite, component
 
 class SqliteWorld(DriverSuite):
     ways = 4
-    most_interruptions = 10
+    most_interruptions = 6
     secrets = ("hunter2",)
     journal = "wal"
 

@@ -27,7 +27,9 @@ def test_a_flush_with_power_lost_at_every_call() -> None:
     power(parts.StoreFlush).expect_clean()
 
 
-@pytest.mark.parametrize("scenario", [parts.StoreFlushWithAnnex, parts.StoreFlushWithLittleAnnex])
+@pytest.mark.parametrize(
+    "scenario", [pytest.param(parts.StoreFlushWithAnnex, marks=pytest.mark.slow), parts.StoreFlushWithLittleAnnex]
+)
 def test_a_flush_of_what_a_helper_stored(scenario: type) -> None:
     sweep(scenario, limit=15).expect_clean()
     power(scenario, limit=10).expect_clean()

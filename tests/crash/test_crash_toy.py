@@ -22,6 +22,7 @@ def test_a_right_replacement_survives_power_loss() -> None:
     assert set(found.verdicts) == {"old", "new"}
 
 
+@pytest.mark.slow
 def test_a_right_pair_survives_every_fault_and_a_kill_in_its_recovery() -> None:
     sweep(toy.Pair).expect_clean()
     nested(toy.Pair, 40).expect_clean()

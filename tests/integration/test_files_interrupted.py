@@ -78,6 +78,7 @@ def test_every_call_interrupted_then_converged_or_turned_back(tmp_path: Path) ->
         world.reset()
 
 
+@pytest.mark.slow
 def test_independent_tool_agrees_after_an_interruption(tmp_path: Path) -> None:
     if RSYNC is None:
         pytest.skip("NOT TESTED: rsync is not installed")

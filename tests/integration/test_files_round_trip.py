@@ -222,6 +222,7 @@ def test_holes_and_written_zeros_are_equal_content(tmp_path: Path, store: Memory
     assert {k: v[4] for k, v in state.items() if v} == {k: v[4] for k, v in describe(root).items() if v}
 
 
+@pytest.mark.slow
 def test_long_file_is_stored_in_pieces_and_a_change_costs_a_few(tmp_path: Path, store: MemoryStore) -> None:
     root = tmp_path / "root"
     c = component("files", tmp_path, path="root")

@@ -127,7 +127,7 @@ def world(tool: str, database: Any, tmp_path: Path) -> World:
     return World(app, project, ask, (versions[0], versions[1], versions[2]))
 
 
-@pairs("sql-sqlite", "django-postgresql")
+@pairs("sql-sqlite")
 def test_a_migration_is_taken_back_users_rows_stay_and_undo_brings_it_forth(world: World) -> None:
     app, project, ask, (_, second, third) = world
     taken = app.checkpoint()

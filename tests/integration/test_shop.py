@@ -64,6 +64,7 @@ def test_it_needs_the_standard_library_alone() -> None:
             assert {name.partition(".")[0] for name in names} <= allowed, path
 
 
+@pytest.mark.slow
 def test_version_1_sells_and_version_2_breaks_it(base: Path) -> None:
     with running(base / "two") as shop:
         sell(shop)
