@@ -28,6 +28,7 @@ COMMANDS = {
     "reject": ("govern", "Refuse a rollback that waits for approvals."),
     "freeze": ("govern", "Let nothing be deployed for a while. Rollbacks are never frozen."),
     "unfreeze": ("govern", "Lift what `rfs freeze` declared."),
+    "audit": ("audit", "Who did what: verify that the log is whole; export it."),
     "plan": ("rollback", "Show what a rollback would do, lose and need. Changes nothing."),
     "rollback": ("rollback", "Bring the application back to a checkpoint."),
     "undo": ("rollback", "Take back the last operations, newest first."),

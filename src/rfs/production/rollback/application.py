@@ -373,6 +373,7 @@ class Application(Deferring):
             safety=safety.checkpoint_id,
             inside=", ".join(self.carried) or None,
             break_glass=bool(glass),
+            automatic=automatic or self.consent.automatic,
             warnings=(f"BREAK-GLASS: {self.person} went past the policy: {storable(glass)}.",) if glass else (),
             max_rollback_time=self.settings.policy.max_rollback_time,
             recovery_time=self.settings.policy.recovery_time,

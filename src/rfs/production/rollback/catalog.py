@@ -18,6 +18,7 @@ from rfs.production.rollback.errors import NotFoundError, RollbackError
 from rfs.production.rollback.model import FORMAT, Capture, CheckpointType, DeploymentCheckpoint, utc_now
 from rfs.production.rollback.operation import Entry, Mark, Operation, Trace
 from rfs.production.rollback.outbox_table import OUTBOX, OUTBOX_TABLES, OutboxTable
+from rfs.production.rollback.owing import AUDITED, OWED, owe, owe_checkpoint, owe_deployment, owe_operation, pay
 from rfs.production.rollback.plan import Step
 from rfs.production.rollback.transaction import transaction
 
@@ -128,7 +129,12 @@ class Catalog(DeferredTable, OutboxTable):
 
     def put_checkpoint(self, checkpoint: DeploymentCheckpoint) -> None:
         """Add a checkpoint, or replace the record of the one with its id. From then on it exists."""
-        self._change(lambda db: _put_checkpoint(db, checkpoint))
+
+        def put(db: apsw.Connection) -> None:
+            owe_checkpoint(db, checkpoint)
+            _put_checkpoint(db, checkpoint)
+
+        self._change(put)
 
     def forget(self, ids: Sequence[str]) -> None:
         """Remove checkpoints. Their blobs go with the next prune of the store."""
@@ -136,6 +142,7 @@ class Catalog(DeferredTable, OutboxTable):
 
         def forgotten(db: apsw.Connection) -> None:
             db.executemany("DELETE FROM checkpoints WHERE id = ?", rows)
+            owe(db, *(f"checkpoint {each} removed" for each in ids))
 
         self._change(forgotten, frees=True)
 
@@ -254,6 +261,7 @@ class Catalog(DeferredTable, OutboxTable):
         """Write an operation's record and, in the same transaction, a journal entry."""
 
         def put(db: apsw.Connection) -> None:
+            owe_operation(db, operation)
             _put_operation(db, operation)
             if mark is not None:
                 _insert(db, mark)
@@ -325,7 +333,12 @@ class Catalog(DeferredTable, OutboxTable):
 
     def put_deployment(self, deployment: Deployment) -> None:
         """Add a guarded deployment, or replace the record of the one with its id."""
-        self._change(lambda db: _put_deployment(db, deployment))
+
+        def put(db: apsw.Connection) -> None:
+            owe_deployment(db, deployment)
+            _put_deployment(db, deployment)
+
+        self._change(put)
 
     def change_deployment(self, guard_id: str, edit: Callable[[Deployment], Deployment]) -> Deployment:
         """Change the record of a guarded deployment, which other processes change as well; return it as it is now.
@@ -340,6 +353,7 @@ class Catalog(DeferredTable, OutboxTable):
             if record is None:
                 raise NotFoundError("guard.none")
             changed[:] = [edit(_deployment(record))]
+            owe_deployment(db, changed[0])
             _put_deployment(db, changed[0])
 
         # What is on trial must be decided also on a full disk.
@@ -383,6 +397,19 @@ class Catalog(DeferredTable, OutboxTable):
         """Return a fact that `note` remembered, or None."""
         rows = self._rows("SELECT value FROM meta WHERE key = ?", (key,))
         return str(rows[0][0]) if rows else None
+
+    def owe(self, *keys: str) -> None:
+        """Owe the audit log entries about what is to be done right after this; see owing."""
+        self._change(lambda db: owe(db, *keys))
+
+    def owed(self) -> list[tuple[str, str]]:
+        """Return the keys of what the audit log still has to be told, and when that was, oldest first."""
+        rows = self._rows("SELECT key, value FROM meta WHERE key >= 'owed ' AND key < 'owed!' ORDER BY value")
+        return [(str(key).removeprefix(OWED), str(when)) for key, when in rows]
+
+    def paid(self, keys: Sequence[str], audited: str, notes: Mapping[str, str]) -> None:
+        """Owe these no longer, as the log reaches so far; with other small facts."""
+        self._change(lambda db: pay(db, keys, {AUDITED: audited, **notes}))
 
     def empty(self) -> bool:
         """Tell whether it knows of nothing: a new store, or a lost catalog."""

@@ -7,7 +7,8 @@ crash interrupted, a deadline that nobody confirmed. See docs/governance.md.
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from rfs.production.rollback.catalog import FREEZES
-from rfs.production.rollback.errors import ApprovalNeededError
+from rfs.production.rollback.errors import ApprovalNeededError, RollbackError
 from rfs.production.rollback.model import Capture, DeploymentCheckpoint, Downgrade, Reversibility, utc_now
 from rfs.production.rollback.operation import Operation
 from rfs.production.rollback.plan import Action, Plan, Scope, Step, make_plan
@@ -26,6 +27,7 @@ from rfs.production.rollback.settling import Settling
 
 if TYPE_CHECKING:
     from rfs.production.rollback.approvals import ApprovalRequest, Stands
+    from rfs.production.rollback.auditing import AuditLog
     from rfs.production.rollback.external import ExternalTable
     from rfs.production.rollback.freezing import Freeze, InForce
     from rfs.production.rollback.governance import Governance
@@ -59,6 +61,37 @@ class Consenting(Settling, ABC):
         if table is None:
             return plan
         return msgspec.structs.replace(plan, approvals=table.required, approvers=table.approvers)
+
+    # — the audit log —
+
+    @property
+    def audit(self) -> AuditLog:
+        """The log of who did what."""
+        from rfs.production.rollback.auditing import AuditLog  # what only looks does not need it
+
+        return AuditLog(self.settings.store.path, self.catalog, self.settings.name)
+
+    @contextmanager
+    def locked(self, what: str) -> Iterator[None]:
+        """Hold the lock, with everything that is done, and was done by whoever died, in the audit log."""
+        with super().locked(what):
+            self._keep_books("")
+            try:
+                yield
+            finally:
+                self._keep_books(None)
+
+    def _keep_books(self, who: str | None) -> None:
+        """Write what is owed to the audit log; nothing about that log may stop what is done, or its way back."""
+        from rfs.production.rollback.bookkeeping import Bookkeeper
+
+        try:
+            Bookkeeper(self.catalog, self.store, self.audit, lambda: self.person if who is None else who).keep()
+        except (OSError, RollbackError, msgspec.DecodeError) as error:
+            why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            text = f"The audit log could not be written: {why.rstrip('.')}. The next command adds what is missing."
+            if text not in self.notices:
+                self.notices.append(text)
 
     # — what is external —
 

@@ -145,7 +145,7 @@ class Governance:
             asked_at=now,
             expires_at=now + timedelta(seconds=parse_duration(table.expire)),
         )
-        self._put(request)
+        self._put(request, "asked")
         return request
 
     def _refuse(self, request: ApprovalRequest, stand: Stands, table: ApprovalsTable) -> NoReturn:
@@ -185,7 +185,7 @@ class Governance:
             raise (ConflictError if key == "approval.twice" else UsageError)(key, **facts)
         said = Vote(storable(who), utc_now(), approves, storable(reason))
         request = msgspec.structs.replace(request, votes=(*request.votes, said))
-        self._put(request)
+        self._put(request, f"vote.{len(request.votes) - 1}")
         return request, stands(request, self.table, utc_now(), used=False)
 
     def find(self, selector: str) -> tuple[ApprovalRequest, Stands]:
@@ -229,7 +229,8 @@ class Governance:
                 break
         return None
 
-    def _put(self, request: ApprovalRequest) -> None:
+    def _put(self, request: ApprovalRequest, act: str) -> None:
+        self._catalog.owe(f"request {request.request_id} {act}")
         with closing(Ledger(self._store)) as ledger:
             ledger.write(Put(REQUESTS, request.request_id, msgspec.json.encode(request)))
 
@@ -270,6 +271,7 @@ class Governance:
         if until is not None and until <= now:
             raise UsageError("freeze.past", until=_clock(until))
         made = Freeze(freeze_id=new_id(), since=now, by=storable(who), reason=storable(reason), until=until)
+        self._catalog.owe(f"freeze {made.freeze_id} declared")
         self._note([*self.declared(), made])
         return made
 
@@ -287,6 +289,7 @@ class Governance:
         lifted = [new for new, old in zip(after, known, strict=True) if new is not old]
         if not lifted:
             raise NotFoundError("freeze.none")
+        self._catalog.owe(*(f"freeze {each.freeze_id} lifted" for each in lifted))
         self._note(after)
         return lifted
 

@@ -62,6 +62,11 @@ OF_GOVERNANCE: dict[str, tuple[str, str]] = {
         "The rollback would leave behind what no rollback takes back: {found}; the policy asks for at least {wanted}.",
         "Add compensate to that [[external]], lower [policy] min_reversibility, or give --break-glass --reason TEXT.",
     ),
+    # — the audit log —
+    "audit.unreadable": (
+        "The audit log {path} could not be read: {why}.",
+        "Nothing else depends on it; look at what stands in its place.",
+    ),
     # — freezes —
     "freeze.frozen": (
         "{what} is refused: deployments are frozen {told}.",

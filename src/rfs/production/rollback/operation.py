@@ -80,6 +80,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         inside: the components whose services asked for it, and were stopped by it; None when asked from outside.
         request: the request for approval that it was done with; None where it needed none.
         break_glass: it was done whatever the policy says.
+        automatic: nobody asked for it when it began: a guard, a deadline or a condition did.
         surrounded: the hooks before it were run, or one of them, so that those after it must be.
         made: of an edit, the moments between which it was made; it began to be recorded later.
         stopped_at, started_at: the ends of the outage, UTC.
@@ -105,6 +106,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     inside: str | None = None
     request: str | None = None
     break_glass: bool = False
+    automatic: bool = False
     surrounded: bool = False
     made: tuple[datetime, datetime] | None = None
     finished_at: datetime | None = None
