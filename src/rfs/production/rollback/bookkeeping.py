@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import closing, suppress
-from datetime import datetime
 from typing import TypeVar
 
 import msgspec
@@ -21,14 +20,12 @@ from rfs.production.rollback.catalog import FREEZES, Catalog
 from rfs.production.rollback.errors import NotFoundError
 from rfs.production.rollback.freezing import Freeze
 from rfs.production.rollback.governance import REQUESTS
-from rfs.production.rollback.ledger import Ledger
+from rfs.production.rollback.ledger import OWED, Ledger
 from rfs.production.rollback.model import DeploymentCheckpoint, storable
 from rfs.production.rollback.operation import Mark, Operation
 from rfs.production.rollback.operationlog import OPERATIONS, SmallOperation
 from rfs.production.rollback.store import Store
 
-SMALL = "audited small"
-"""The small fact that names the last operation without a plan that the log has."""
 _LONGEST = 2000
 
 T = TypeVar("T")
@@ -56,10 +53,11 @@ class Bookkeeper:
             return
         who = self._who()
         facts = [fact for key, when in owed if (fact := self._fact(key, when, who)) is not None]
-        facts += [_of_small(each) for each in small]
+        facts += [_of_small(each) for each in small.values() if each is not None]
         reach = self._log.append(sorted(facts, key=lambda fact: fact.when))
-        notes = {SMALL: f"{small[-1].created_at.isoformat()} {small[-1].operation_id}"} if small else {}
-        self._catalog.paid([key for key, _ in owed], msgspec.json.encode(reach).decode(), notes)
+        if small:
+            self._ledger(lambda ledger: ledger.paid(small))
+        self._catalog.paid([key for key, _ in owed], msgspec.json.encode(reach).decode())
 
     def _fact(self, key: str, when: str, who: str) -> Fact | None:
         kind, subject, word = key.split(" ", 2)
@@ -150,22 +148,17 @@ class Bookkeeper:
         until = found.until.isoformat() if found.until is not None else ""
         return _fact("freeze", word, {"reason": found.reason, "until": until}, found.by)
 
-    def _small(self) -> list[SmallOperation]:
-        """Return the operations without a plan that the log has not, oldest first."""
-        noted = self._catalog.noted(SMALL)
-        since = datetime.fromisoformat(noted.partition(" ")[0]) if noted is not None else None
-        last = noted.partition(" ")[2] if noted is not None else ""
+    def _small(self) -> dict[str, SmallOperation | None]:
+        """Return the operations without a plan that the log has not, by name; None for one that was pruned since."""
 
-        def newer(ledger: Ledger) -> list[SmallOperation]:
-            found = []
-            for entry in ledger.entries(OPERATIONS):
-                each = msgspec.json.decode(entry.body, type=SmallOperation)
-                if each.operation_id == last or (since is not None and each.created_at < since):
-                    break
-                found.append(each)
-            return found[::-1]
+        def found(ledger: Ledger) -> dict[str, SmallOperation | None]:
+            bodies = {name: ledger.find(OPERATIONS, name) for name in ledger.names(OWED, "")}
+            return {
+                name: msgspec.json.decode(body, type=SmallOperation) if body is not None else None
+                for name, body in bodies.items()
+            }
 
-        return self._ledger(newer) or []
+        return self._ledger(found) or {}
 
     def _ledger(self, look: Callable[[Ledger], T]) -> T | None:
         if not os.path.exists(os.path.join(self._store.path, "ledger.db")):

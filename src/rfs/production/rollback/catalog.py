@@ -18,7 +18,7 @@ from rfs.production.rollback.errors import NotFoundError, RollbackError
 from rfs.production.rollback.model import FORMAT, Capture, CheckpointType, DeploymentCheckpoint, utc_now
 from rfs.production.rollback.operation import Entry, Mark, Operation, Trace
 from rfs.production.rollback.outbox_table import OUTBOX, OUTBOX_TABLES, OutboxTable
-from rfs.production.rollback.owing import AUDITED, OWED, owe, owe_checkpoint, owe_deployment, owe_operation, pay
+from rfs.production.rollback.owing import OWED, owe, owe_checkpoint, owe_deployment, owe_operation, pay
 from rfs.production.rollback.plan import Step
 from rfs.production.rollback.transaction import transaction
 
@@ -407,9 +407,9 @@ class Catalog(DeferredTable, OutboxTable):
         rows = self._rows("SELECT key, value FROM meta WHERE key >= 'owed ' AND key < 'owed!' ORDER BY value")
         return [(str(key).removeprefix(OWED), str(when)) for key, when in rows]
 
-    def paid(self, keys: Sequence[str], audited: str, notes: Mapping[str, str]) -> None:
-        """Owe these no longer, as the log reaches so far; with other small facts."""
-        self._change(lambda db: pay(db, keys, {AUDITED: audited, **notes}))
+    def paid(self, keys: Sequence[str], audited: str) -> None:
+        """Owe these no longer, as the log reaches so far."""
+        self._change(lambda db: pay(db, keys, audited))
 
     def empty(self) -> bool:
         """Tell whether it knows of nothing: a new store, or a lost catalog."""

@@ -7,7 +7,7 @@ none. Bodies are sealed with the store's key: configuration holds secrets. Names
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import apsw
@@ -18,6 +18,9 @@ from rfs.production.rollback.store import Store
 from rfs.production.rollback.transaction import transaction
 
 LEDGER_FORMAT = 1
+OWED = "operations:owed"
+"""The log of the operations that the audit log still has to be told of, by their names; its records are empty."""
+_OPERATIONS = "operations"
 _PAGE = 200
 _MOST = 1 << 62
 _SCHEMA = """
@@ -94,9 +97,25 @@ class Ledger:
                         " ON CONFLICT (log, name) DO UPDATE SET body = excluded.body",
                         (change.log, change.name, body),
                     )
+                    if change.log == _OPERATIONS:
+                        owed = "INSERT OR IGNORE INTO entries (log, name, body) VALUES (?, ?, x'')"
+                        db.execute(owed, (OWED, change.name))
 
         # What is undone, or put back after a failure, must be written down also on a full disk.
         self._file.change(written, lambda: True)
+
+    def paid(self, names: Iterable[str]) -> None:
+        """The audit log has been told of these operations.
+
+        Raises:
+            RollbackError: as `write`.
+        """
+        rows = [(OWED, name) for name in names]
+
+        def forgotten(db: apsw.Connection) -> None:
+            db.executemany("DELETE FROM entries WHERE log = ? AND name = ?", rows)
+
+        self._file.change(forgotten, lambda: False)
 
     def find(self, log: str, name: str) -> bytes | None:
         """Return the record of a name, or None.

@@ -6,7 +6,7 @@ catalog: its key says what happened to what, its value when.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -31,10 +31,10 @@ def owe(db: apsw.Connection, *keys: str) -> None:
     db.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", rows)
 
 
-def pay(db: apsw.Connection, keys: Sequence[str], notes: Mapping[str, str]) -> None:
-    """Owe these no longer, and remember small facts; in a transaction."""
+def pay(db: apsw.Connection, keys: Sequence[str], audited: str) -> None:
+    """Owe these no longer, as the log reaches so far; in a transaction."""
     db.executemany("DELETE FROM meta WHERE key = ?", [(OWED + key,) for key in keys])
-    db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", list(notes.items()))
+    db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (AUDITED, audited))
 
 
 def owe_checkpoint(db: apsw.Connection, checkpoint: DeploymentCheckpoint) -> None:
