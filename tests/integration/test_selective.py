@@ -126,7 +126,9 @@ REFUSED = [
     (("--key", "nothing.here"), "select.none"),
     (("--key", "db:t"), "select.none"),
     (("--key", 'a."b'), "usage"),
-    (("--table", "t"), "select.table"),
+    (("--table", "nothing"), "select.none"),
+    (("--table", "settings:t"), "select.none"),
+    (("--table", "sqlite_schema"), "select.table"),
 ]
 
 

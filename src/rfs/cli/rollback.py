@@ -31,23 +31,21 @@ class _Parts:
     """What --path, --key and --table say."""
 
     def __init__(self, paths: tuple[str, ...], keys: tuple[str, ...], tables: tuple[str, ...]) -> None:
-        if tables:
-            raise UsageError("select.table")
-        self.paths, self.keys = paths, keys
+        self.paths, self.keys, self.tables = paths, keys, tables
 
     def __bool__(self) -> bool:
-        return bool(self.paths or self.keys)
+        return bool(self.paths or self.keys or self.tables)
 
     def of(self, app: Application) -> dict[str, tuple[str, ...]]:
         """Return what of which components is meant."""
         from rfs.production.rollback.selection import chosen
 
-        return chosen(app.parts, self.paths, self.keys)
+        return chosen(app.parts, self.paths, self.keys, self.tables)
 
 
 _path = click.option("--path", "paths", multiple=True, help="Only this file or folder of a files component.")
 _key = click.option("--key", "keys", multiple=True, metavar="A.B.C", help="Only this key of a configuration.")
-_table = click.option("--table", "tables", multiple=True, hidden=True)
+_table = click.option("--table", "tables", multiple=True, help="Only this table of a SQLite database.")
 
 
 @click.command(cls=CommonCommand)
@@ -161,7 +159,7 @@ def rollback(
     parts = _Parts(paths, keys, tables)
     if plan_file is not None:
         if target is not None or only or without or parts:
-            hint = "Leave CHECKPOINT, --only, --except, --path and --key out."
+            hint = "Leave CHECKPOINT, --only, --except, --path, --key and --table out."
             bad_usage("--plan names the target and the components itself", hint)
         expected = _read_plan(plan_file)
         target, only = expected.target, expected.components

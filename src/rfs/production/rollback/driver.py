@@ -135,12 +135,14 @@ class Driver(ABC):
         options: the msgspec struct its table is validated against (forbid_unknown_fields).
         reversibility: of its restore step.
         runs: whether it has processes to stop before data is restored and to start after it.
+        tables: what `select` takes are names of tables; else, without a `root`, dotted keys.
     """
 
     kind: ClassVar[str]
     options: ClassVar[type[msgspec.Struct]]
     reversibility: ClassVar[Reversibility] = Reversibility.REVERSIBLE
     runs: ClassVar[bool] = False
+    tables: ClassVar[bool] = False
 
     # — to be written —
 
@@ -317,7 +319,7 @@ class Driver(ABC):
         """Return, stored, the state `onto` in which what `keys` name is as in `want`.
 
         Args:
-            keys: what a part of this component is called: paths of files from the root, or dotted keys.
+            keys: what a part of this component is called: paths of files from the root, dotted keys, or tables.
 
         Raises:
             UsageError: it has no parts that could be restored alone.
@@ -329,6 +331,16 @@ class Driver(ABC):
     def among(self, changes: Sequence[Change], keys: Sequence[str]) -> list[Change]:
         """Return the changes of what `keys` name; see `select`."""
         return []
+
+    def splits(
+        self, c: Component, source: BlobSource, want: Capture, changes: Sequence[Change], keys: Sequence[str]
+    ) -> Iterator[str]:
+        """Yield sentences for the plan about what belongs to what `keys` name, and would stay as it is; see `select`.
+
+        Args:
+            changes: from `want` to the live state, as `changes` yielded them.
+        """
+        yield from ()
 
     def effort(self, c: Component, want: Capture, changes: Sequence[Change]) -> Effort | None:
         """Return how long restoring `want` takes; None: as long as the sizes in `changes` tell.

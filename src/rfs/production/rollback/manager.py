@@ -157,6 +157,7 @@ class RollbackManager(Governed):
         condition: object = None,
         paths: Sequence[str] = (),
         keys: Sequence[str] = (),
+        tables: Sequence[str] = (),
         request: str | None = None,
         break_glass: str = "",
     ) -> Result[dict[str, Any], RollbackError]:
@@ -170,7 +171,8 @@ class RollbackManager(Governed):
             components: only these.
             at: when, of a SCHEDULED rollback; a time without a zone is local.
             condition: of a CONDITIONAL rollback; refused with the others.
-            paths, keys: only these files and folders, and these keys of a configuration (`"a.b"`, or `"NAME:a.b"`).
+            paths, keys, tables: only these files and folders, these keys of a configuration (`"a.b"`, or
+                `"NAME:a.b"`), and these tables of a SQLite database.
             request: go on with this request for approval; without it, with that of the same plan, if there is one.
             break_glass: why it is done whatever the policy says; recorded.
 
@@ -185,7 +187,7 @@ class RollbackManager(Governed):
         def act(app: Application) -> dict[str, Any]:
             require_fitting(strategy, at=at, condition=condition)
             app.consent = msgspec.structs.replace(app.consent, request=request, break_glass=break_glass)
-            only, part = tuple(components or ()), chosen(app.parts, paths, keys)
+            only, part = tuple(components or ()), chosen(app.parts, paths, keys, tables)
             if strategy is RollbackStrategy.GRADUAL:
                 return roll_back_gradually(app, selector, reason=reason, only=only, whole=not part)
             if at is not None:
@@ -339,10 +341,13 @@ class RollbackManager(Governed):
         components: Sequence[str] | None = None,
         paths: Sequence[str] = (),
         keys: Sequence[str] = (),
+        tables: Sequence[str] = (),
     ) -> Result[Plan, RollbackError]:
         """Return what a rollback would do, lose and need; a Failure where it would be refused."""
         selector, only = _selector(checkpoint), tuple(components or ())
-        return await self._do(lambda app: app.plan(selector, only=only, selection=chosen(app.parts, paths, keys)))
+        return await self._do(
+            lambda app: app.plan(selector, only=only, selection=chosen(app.parts, paths, keys, tables))
+        )
 
     def find_checkpoint(self, checkpoint_id: str) -> DeploymentCheckpoint | None:
         """Return the checkpoint that a selector means, or None."""

@@ -161,10 +161,6 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "{path} cannot be rolled back by its path.",
         "{hint}",
     ),
-    "select.table": (
-        "Tables are not rolled back alone in this release: what refers to them would not fit.",
-        "Roll the database back with --only NAME, then `rfs db salvage` brings out the rows that it took away.",
-    ),
     "operation.state_gone": (
         "The state before the {kind} {operation} is no longer kept: it cannot be undone.",
         "`rfs undo OPERATION` takes another one back, and `rfs rollback CHECKPOINT` goes to any checkpoint.",

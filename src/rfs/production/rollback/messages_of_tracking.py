@@ -1,4 +1,4 @@
-"""The texts of what tracking edits, and deciding about conflicts, reports: a part of `messages`."""
+"""The texts of what tracking edits, and deciding about conflicts and tables, reports: a part of `messages`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,18 @@ OF_TRACKING: dict[str, tuple[str, str]] = {
     "edit.given_up": (
         "The conflict in {path} is not decided: {why}. Nothing was changed.",
         "Take the markers out and leave the text as it is to be; or give --ours or --theirs.",
+    ),
+    "select.table": (
+        "The table {table} of {component} cannot be rolled back alone: {why}.",
+        "Roll all of it back with --only {component}; `rfs db salvage` then brings out rows that this took away.",
+    ),
+    "select.tables": (
+        "The table {table} cannot be rolled back alone: no component here is of kind sqlite.",
+        "Roll the database back with --only NAME, then `rfs db salvage` brings out the rows that it took away.",
+    ),
+    "select.dangling": (
+        "Rows of {component} would refer to rows that are not there: {what}.",
+        "Roll back {tables}, or all of it with --only {component}.",
     ),
     "track.missing": (
         "What [track] asks for needs the package watchfiles, which is not installed.",

@@ -45,6 +45,8 @@ def scope_of(engine: Capturer, part: Part, want: Capture | None, measure: bool, 
             changes = tuple(driver.among(found, keys))
         losses = tuple(driver.losses(c, engine.blobs, want, changes))
         warnings = (*want.warnings, *driver.caveats(c, want, changes))
+        if keys:
+            warnings = (*warnings, *driver.splits(c, engine.blobs, want, found, keys))
         effort = driver.effort(c, want, changes)
     if keys and (others := len(found) - len(changes)):
         warnings = (*warnings, f"Only a part of {c.name} goes back: {others:,} other changes in it stay.")

@@ -16,13 +16,20 @@ Selection = dict[str, tuple[str, ...]]
 
 
 def chosen(
-    parts: Mapping[str, Part], paths: Sequence[str], keys: Sequence[str], only: Sequence[str] = (), folder: str = ""
+    parts: Mapping[str, Part],
+    paths: Sequence[str],
+    keys: Sequence[str],
+    tables: Sequence[str] = (),
+    *,
+    only: Sequence[str] = (),
+    folder: str = "",
 ) -> Selection:
     """Return what of which components is meant.
 
     Args:
         paths: of files or folders of files components, as people write them.
         keys: dotted keys of config components, as keypath has them; "NAME:KEY" says of which.
+        tables: of databases; "NAME:TABLE" says of which.
         only: the components that may be meant; all when empty.
         folder: relative paths are relative to it; the working directory when empty.
 
@@ -35,7 +42,10 @@ def chosen(
         name, inner = _place(usable, os.path.normpath(os.path.join(folder or os.getcwd(), path)))
         found.setdefault(name, []).append(inner)
     for key in keys:
-        name, inner = _configuration(usable, key)
+        name, inner = _of_one(usable, key, tables=False)
+        found.setdefault(name, []).append(_as_listed(inner))
+    for table in tables:
+        name, inner = _of_one(usable, table, tables=True)
         found.setdefault(name, []).append(inner)
     return {name: tuple(dict.fromkeys(each)) for name, each in found.items()}
 
@@ -59,20 +69,24 @@ def _place(parts: Mapping[str, Part], path: str) -> tuple[str, str]:
     return name, os.fsencode(inner).decode("utf-8", "backslashreplace")
 
 
-def _configuration(parts: Mapping[str, Part], key: str) -> tuple[str, str]:
+def _of_one(parts: Mapping[str, Part], key: str, *, tables: bool) -> tuple[str, str]:
     able = [
         name
         for name, part in parts.items()
-        if overrides(part.driver, "select") and part.driver.root(part.component) is None
+        if overrides(part.driver, "select")
+        and part.driver.root(part.component) is None
+        and part.driver.tables is tables
     ]
     name, colon, inner = key.partition(":")
     if colon and name in able:
-        return name, _as_listed(inner)
+        return name, inner
+    if tables and not able:
+        raise UsageError("select.tables", table=key)
     if len(able) != 1:
-        known = ", ".join(able)
+        known, what = ", ".join(able), "database" if tables else "configuration"
         hint = f'Write "NAME:{key}", with one of {known}.' if able else 'Add a component of kind = "config".'
-        raise UsageError("usage", what=f"It is not clear which configuration {key} is of", hint=hint)
-    return able[0], _as_listed(key)
+        raise UsageError("usage", what=f"It is not clear which {what} {key} is of", hint=hint)
+    return able[0], key
 
 
 def _as_listed(key: str) -> str:

@@ -39,7 +39,7 @@ def part_to_undo(
     for name in names:
         sides = _sides(engine.catalog, operation, name)
         part = engine.parts[name]
-        able = how != Resolution.WHOLE and overrides(part.driver, "select")
+        able = how != Resolution.WHOLE and overrides(part.driver, "select") and not part.driver.tables
         if not able or not _may_be_built_on(log, operation, name):
             sides = None
         found = None if sides is None else _changed(part, engine.blobs, operation, *sides)

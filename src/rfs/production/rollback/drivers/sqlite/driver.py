@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
-from rfs.production.rollback.driver import BlobSink, BlobSource, Driver, Finding
+from rfs.production.rollback.driver import BlobSink, BlobSource, BlobStore, Driver, Finding
 from rfs.production.rollback.drivers import displaced
 from rfs.production.rollback.drivers.meta import refused
-from rfs.production.rollback.drivers.sqlite import holders, room, rows
+from rfs.production.rollback.drivers.sqlite import holders, room, rows, tables
 from rfs.production.rollback.drivers.sqlite.direct import SIDES, Patience
 from rfs.production.rollback.drivers.sqlite.live import (
     lacks_bytes,
@@ -44,7 +44,7 @@ from rfs.production.rollback.drivers.sqlite.place import (
 )
 from rfs.production.rollback.drivers.sqlite.unchanged import glance, recall, remember
 from rfs.production.rollback.duration import Duration, parse_duration
-from rfs.production.rollback.errors import IntegrityError, RollbackError
+from rfs.production.rollback.errors import ConflictError, IntegrityError, RollbackError
 from rfs.production.rollback.migrating import MigrationsTable
 from rfs.production.rollback.model import (
     Capture,
@@ -98,6 +98,7 @@ class SqliteDriver(Driver):
 
     kind = "sqlite"
     options = SqliteOptions
+    tables = True
 
     def capture(self, c: Component, sink: BlobSink, previous: Capture | None) -> Capture:
         return self._capture(c, sink, previous, strict=True)
@@ -252,6 +253,47 @@ class SqliteDriver(Driver):
             opened_as_database(c, after, facts, patience) as new,
         ):
             return rows.compare(c.name, old, new, source.tick)
+
+    def select(self, c: Component, blobs: BlobStore, want: Capture, onto: Capture, keys: Sequence[str]) -> Capture:
+        """Return the database of `onto` with the tables `keys` as in `want`."""
+        there = facts_of(onto)
+        if facts_of(want).state != "database" or there.state != "database" or there.damaged:
+            raise ConflictError("select.absent", component=c.name)
+        with _assembled(c, blobs, want) as wanted, private_file(c, "select") as (copy, fd):
+            assemble(onto, blobs, fd)
+            tables.put(copy, wanted, keys, c.name)
+            facts = msgspec.structs.replace(there, length=os.fstat(fd).st_size)
+            fingerprint, parts = store_runs(fd, facts, blobs)
+        return msgspec.structs.replace(
+            onto,
+            fingerprint=fingerprint,
+            parts=parts,
+            entries=facts.pages,
+            size=facts.length,
+            meta=msgspec.to_builtins(facts),
+        )
+
+    def among(self, changes: Sequence[Change], keys: Sequence[str]) -> list[Change]:
+        """Return the changes of these tables: of their rows, their columns and what defines them."""
+        names = {*keys, *(f"schema:table.{key}" for key in keys)}
+        return [change for change in changes if change.key in names or change.key.rpartition(".")[0] in names]
+
+    def splits(
+        self, c: Component, source: BlobSource, want: Capture, changes: Sequence[Change], keys: Sequence[str]
+    ) -> Iterator[str]:
+        """Yield a sentence about tables that refer to the chosen ones, or are referred to, and would stay as now."""
+        if facts_of(want).state != "database":
+            return
+        with _assembled(c, source, want) as wanted:
+            related = tables.belonging(wanted, keys)
+        differing = [name for name in related if self.among(changes, [name])]
+        if differing:
+            smallest = " ".join(f"--table {name}" for name in (*keys, *differing))
+            what = f"{', '.join(differing)} of {c.name} {'refers' if len(differing) == 1 else 'refer'}"
+            yield (
+                f"{what} to what goes back, or the other way round, and would stay as now: the smallest selection that "
+                f"keeps them together is {smallest}."
+            )
 
     def losses(self, c: Component, source: BlobSource, want: Capture, changes: Sequence[Change]) -> Iterator[Loss]:
         yield from rows.losses(c.name, changes)

@@ -240,9 +240,9 @@ def _table_changed(
         added, removed, changed = _difference(connection, old, new, common)
         yield from _columns_changed(component, connection, old, new)
     elif new is not None:
-        added = _number(connection, f"SELECT count(*) FROM later.{_quoted(new.name)}")
+        added = _number(connection, f"SELECT count(*) FROM later.{quoted(new.name)}")
     else:
-        removed = _number(connection, f"SELECT count(*) FROM main.{_quoted(table.name)}")
+        removed = _number(connection, f"SELECT count(*) FROM main.{quoted(table.name)}")
     if added:
         yield Change(component, ChangeKind.ADDED, table.shown, None, _counted(_ROWS, added))
     if changed:
@@ -254,7 +254,7 @@ def _table_changed(
 def _columns_changed(component: str, connection: apsw.Connection, old: Table, new: Table) -> Iterator[Change]:
     for table, other, side in ((old, new, "main"), (new, old, "later")):
         for column in (name for name in table.columns if name not in other.columns):
-            filled = f"SELECT count({_quoted(column)}) FROM {side}.{_quoted(table.name)}"
+            filled = f"SELECT count({quoted(column)}) FROM {side}.{quoted(table.name)}"
             values, key = _counted(_VALUES, _number(connection, filled)), f"{table.shown}.{column}"
             if table is old:
                 yield Change(component, ChangeKind.REMOVED, key, values, None)
@@ -265,9 +265,7 @@ def _columns_changed(component: str, connection: apsw.Connection, old: Table, ne
 def _difference(connection: apsw.Connection, old: Table, new: Table, common: Sequence[str]) -> tuple[int, int, int]:
     """Return how many rows were added, removed and changed, by the columns that both have."""
     if not common:
-        before, after = (
-            _number(connection, f"SELECT count(*) FROM {s}.{_quoted(old.name)}") for s in ("main", "later")
-        )
+        before, after = (_number(connection, f"SELECT count(*) FROM {s}.{quoted(old.name)}") for s in ("main", "later"))
         return max(after - before, 0), max(before - after, 0), 0
     if old.key and old.key == new.key and not _has_null_key(connection, old):
         return _difference_by_key(connection, old, common)
@@ -276,18 +274,18 @@ def _difference(connection: apsw.Connection, old: Table, new: Table, common: Seq
 
 def _has_null_key(connection: apsw.Connection, table: Table) -> bool:
     # SQLite allows NULL, more than once, in a primary key that is not its row number.
-    nulls = " OR ".join(f"{_quoted(column)} IS NULL" for column in table.key)
-    found = [f"EXISTS (SELECT 1 FROM {side}.{_quoted(table.name)} WHERE {nulls})" for side in ("main", "later")]
+    nulls = " OR ".join(f"{quoted(column)} IS NULL" for column in table.key)
+    found = [f"EXISTS (SELECT 1 FROM {side}.{quoted(table.name)} WHERE {nulls})" for side in ("main", "later")]
     return bool(_number(connection, f"SELECT {' OR '.join(found)}"))
 
 
 def _difference_by_key(connection: apsw.Connection, table: Table, common: Sequence[str]) -> tuple[int, int, int]:
-    name = _quoted(table.name)
-    same_key = " AND ".join(f"m.{_quoted(column)} = l.{_quoted(column)}" for column in table.key)
+    name = quoted(table.name)
+    same_key = " AND ".join(f"m.{quoted(column)} = l.{quoted(column)}" for column in table.key)
     unequal = " OR ".join(
         # IS NOT alone would find 1 equal to 1.0, and "a" to "A" under NOCASE.
         f"m.{q} COLLATE BINARY IS NOT l.{q} OR typeof(m.{q}) <> typeof(l.{q})"
-        for q in map(_quoted, common)
+        for q in map(quoted, common)
     )
     both = f"main.{name} AS m JOIN later.{name} AS l ON {same_key}"
     matched, changed = _pair(connection, f"SELECT count(*), coalesce(sum({unequal}), 0) FROM {both}")
@@ -296,9 +294,9 @@ def _difference_by_key(connection: apsw.Connection, table: Table, common: Sequen
 
 
 def _difference_by_rows(connection: apsw.Connection, table: Table, common: Sequence[str]) -> tuple[int, int]:
-    columns = ", ".join(map(_quoted, common))
-    typed = ", ".join(f"typeof({q}), {q} COLLATE BINARY" for q in map(_quoted, common))
-    sides = [f"SELECT {sign} AS rfs_sign, {columns} FROM {side}.{_quoted(table.name)}" for sign, side in _SIGNED]
+    columns = ", ".join(map(quoted, common))
+    typed = ", ".join(f"typeof({q}), {q} COLLATE BINARY" for q in map(quoted, common))
+    sides = [f"SELECT {sign} AS rfs_sign, {columns} FROM {side}.{quoted(table.name)}" for sign, side in _SIGNED]
     surplus = f"SELECT sum(rfs_sign) AS n FROM ({' UNION ALL '.join(sides)}) GROUP BY {typed} HAVING n <> 0"
     return _pair(connection, f"SELECT coalesce(sum(max(n, 0)), 0), coalesce(sum(max(-n, 0)), 0) FROM ({surplus})")
 
@@ -316,5 +314,5 @@ def _pair(connection: apsw.Connection, query: str) -> tuple[int, int]:
     return int(row[0]), int(row[1])
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
