@@ -143,6 +143,23 @@ def test_a_wave_that_falls_ill_in_the_bake_pauses(fleet_of: Make) -> None:
     assert list(fleet.running().values()) == ["v1", "v2"]
 
 
+@pytest.mark.slow
+def test_a_condition_that_trips_in_the_bake_pauses(fleet_of: Make) -> None:
+    fleet = fleet_of(2)
+    a, _ = fleet.names
+    # 5 % fail whoever asks, and with the first instance of v1 a quarter do.
+    command = f"if grep -q v1 apps/{a}/code.txt; then echo 0.25; else echo 0.05; fi"
+    condition = (
+        f'[[conditions]]\nname = "errors"\ntrip = "> 0.1"\ninterval = "100ms"\ncommand = ["sh", "-c", "{command}"]'
+    )
+    fleet.configure(f'bake = "60s"\n{condition}')
+    ran = gradually(fleet)
+    assert ran.code == 31
+    assert f"After the wave of {a}, errors is 0.25, above 0.1" in ran.out
+    assert list(fleet.running().values()) == ["v1", "v2"]
+    assert fleet.json("abort")["status"] == "reverted"
+
+
 def test_what_all_share_must_not_change_under_some(fleet_of: Make) -> None:
     fleet = fleet_of(2)
     (fleet.home / "settings.toml").write_text("title = 'Shop 2'\n")

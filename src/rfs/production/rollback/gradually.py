@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 from rfs.production.rollback.application import Application
+from rfs.production.rollback.baking import BakeConditions, bake_conditions
 from rfs.production.rollback.duration import parse_duration
 from rfs.production.rollback.errors import (
     ConflictError,
@@ -52,6 +53,7 @@ class Rolling:
         self._tell = tell
         self._waves = Waves(app.catalog, app.settings, app.beat.tick)
         self.warnings: list[str] = []
+        self._conditions: BakeConditions | None = None
 
     # — what is asked for —
 
@@ -193,7 +195,15 @@ class Rolling:
         )
 
     def _go_on(self, record: Gradual) -> Gradual:
-        """Do the waves that are not done."""
+        """Do the waves that are not done; where they are watched, the conditions of rfs.toml are measured."""
+        watched = bake_conditions(self._app, self._tell) if record.bake else nullcontext()
+        with watched as self._conditions:
+            if self._conditions is not None:
+                self._conditions.start()
+                self._conditions.compare()
+            return self._all_waves(record)
+
+    def _all_waves(self, record: Gradual) -> Gradual:
         for number, wave in enumerate(record.waves, 1):
             if left := record.left(wave):
                 self._tell(f"Wave {number} of {len(record.waves)}: {', '.join(left)}.")
@@ -334,14 +344,21 @@ class Rolling:
         done = [instance for instance in record.instances if instance in record.done]
         if record.bake and done:
             names = [name for instance in done for name in self._components(instance)]
-            until = time.monotonic() + record.bake
+            since, until = utc_now(), time.monotonic() + record.bake
+            conditions = self._conditions
+            if conditions is not None:
+                conditions.begin()
             with self._narrowed(names):
                 while (left := until - time.monotonic()) > 0:
                     report = self._app.check_health(self._app.beat, once=True)
                     if not report:
                         failed = "; ".join(f"{check.name}: {check.detail}" for check in report.failures)
                         raise RollbackError("gradual.sick", instances=", ".join(wave), failed=failed)
+                    if conditions is not None and (why := conditions.tripped(since)) is not None:
+                        raise RollbackError("gradual.tripped", instances=", ".join(wave), why=why)
                     self._nap(min(left, _LOOK_SECONDS))
+            if conditions is not None:
+                conditions.pause()
         return self._waves.keep(record, baked=number)
 
     def _nap(self, seconds: float) -> None:

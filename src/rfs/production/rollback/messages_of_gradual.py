@@ -51,6 +51,10 @@ OF_GRADUAL: dict[str, tuple[str, str]] = {
         "After the wave of {instances} the application did not stay healthy: {failed}",
         "`rfs status` tells how each instance stands.",
     ),
+    "gradual.tripped": (
+        "After the wave of {instances}, {why}.",
+        "`rfs conditions` shows what was measured.",
+    ),
     "traffic.silent": (
         "HAProxy does not answer at {path}: {why}.",
         "Check that it runs with `stats socket {path} level admin`, and that you may write to it.",
