@@ -127,8 +127,8 @@ def parse_conditions(settings: Settings) -> list[tuple[ConditionTable, SourceSpe
     for number, table in enumerate(settings.conditions):
         where: Where = ("conditions", number)
         chosen = [key for key in SPECS if key in table]
-        its_keys = msgspec.structs.fields(SPECS[chosen[0]]) if chosen else ()
-        source.known_keys(table, [*KEYS, *(field.encode_name for field in its_keys or ()), *SPECS], where)
+        its_keys = [field.encode_name for spec in chosen or () for field in msgspec.structs.fields(SPECS[spec])]
+        source.known_keys(table, list(dict.fromkeys([*KEYS, *its_keys, *([] if chosen else SPECS)])), where)
         mine = {key: value for key, value in table.items() if key in KEYS}
         its = {key: value for key, value in table.items() if key not in KEYS}
         read = source.convert(mine, ConditionTable, where)
