@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from rfs.cli.answer import Answer
@@ -15,22 +14,27 @@ if TYPE_CHECKING:
     from rfs.production.rollback.deferred import Deferred
 
 
-def moment_of(at: str | None, *, trial: bool, break_glass: bool) -> datetime | None:
-    """Return the time that --at gives, or None without it.
+def asked_for(at: str | None, when: str | None, *, trial: bool, break_glass: bool) -> dict[str, Any]:
+    """Return what --at or --when says, as `Application.defer` takes it; empty without them.
 
     Raises:
-        UsageError: it is none, or over; or another flag makes no sense with it.
+        UsageError: it is no time, or over; or another flag makes no sense with it.
     """
-    if at is None:
-        return None
+    if at is None and when is None:
+        return {}
+    flag = "--at" if at is not None else "--when"
+    if at is not None and when is not None:
+        bad_usage("--at and --when contradict each other", "Give one of them.")
     if trial:
-        bad_usage("--at and --confirm contradict each other", "Nobody may be there to confirm it: leave one out.")
+        bad_usage(f"{flag} and --confirm contradict each other", "Nobody may be there to confirm it: leave one out.")
     if break_glass:
-        bad_usage("--break-glass is for an emergency, which is now", "Leave out --at.")
+        bad_usage("--break-glass is for an emergency, which is now", f"Leave out {flag}.")
+    if at is None:
+        return {"condition": when}
     from rfs.production.rollback.deferred import parse_at
     from rfs.production.rollback.model import utc_now
 
-    return parse_at(at, utc_now())
+    return {"at": parse_at(at, utc_now())}
 
 
 def deferred(app: Application, found: Deferred) -> Answer:

@@ -128,6 +128,7 @@ def _read_plan(path: str) -> Plan:
 @click.option(
     "--strategy", type=click.Choice(["immediate", "gradual"]), default="immediate", help="All at once, or in waves."
 )
+@click.option("--when", metavar="CONDITION", help="Later: when this condition of rfs.toml trips. `rfs watch` does it.")
 @REQUEST
 @BREAK_GLASS
 @click.pass_obj
@@ -143,6 +144,7 @@ def rollback(
     tables: tuple[str, ...],
     span: str | None,
     at: str | None,
+    when: str | None,
     strategy: str,
     request: str | None,
     break_glass: bool,
@@ -166,16 +168,16 @@ def rollback(
     consent = consent_of(request=request, break_glass=break_glass, reason=session.reason)
     if target is None:
         bad_usage("CHECKPOINT is missing", "Name one, or @latest or @last-good; `rfs checkpoint list` shows them.")
-    moment = later.moment_of(at, trial=seconds is not None, break_glass=break_glass)
+    put_off = later.asked_for(at, when, trial=seconds is not None, break_glass=break_glass)
     if strategy == "gradual":
-        if parts or span is not None or at is not None or plan_file is not None:
+        if parts or span is not None or put_off or plan_file is not None:
             raise UsageError("gradual.part")
         return _gradual(session, target, only, without, consent=consent)
     if session.dry_run:
         return _only_planned(session, target, only, without, parts=parts, expected=expected)
     if not session.interactive:
         session.ask_reason()
-    question = "Roll back?" if at is None else "Roll back at that time?"
+    question = "Roll back, when it is time?" if put_off else "Roll back?"
     session.must_answer(question)
     with session.application(changes=True) as app:
         app.consent = consent
@@ -191,8 +193,8 @@ def rollback(
             session.show_and_confirm(text, seen.warnings, question)
             expected = seen
         meant: dict[str, Any] = {"only": only, "without": without, "selection": selection, "expected": expected}
-        if moment is not None:
-            return later.deferred(app, app.defer(target, at=moment, reason=reason, **meant))
+        if put_off:
+            return later.deferred(app, app.defer(target, reason=reason, **put_off, **meant))
         act = partial(app.rollback, target, reason=reason, **meant)
         if seconds is None:
             operation = act()

@@ -12,21 +12,23 @@ if TYPE_CHECKING:
     from rfs.production.rollback.deferred import Deferred
 
 # What each strategy needs, and may not be left out.
-_NEEDS = {RollbackStrategy.IMMEDIATE: "", RollbackStrategy.GRADUAL: "", RollbackStrategy.SCHEDULED: "at"}
+_NEEDS = {
+    RollbackStrategy.IMMEDIATE: "",
+    RollbackStrategy.GRADUAL: "",
+    RollbackStrategy.SCHEDULED: "at",
+    RollbackStrategy.CONDITIONAL: "condition",
+}
 
 
-def require_fitting(strategy: RollbackStrategy, **given: object) -> None:
-    """Refuse a strategy that there is not, or one with arguments that are not its own.
+def put_off_until(strategy: RollbackStrategy, **given: object) -> dict[str, Any]:
+    """Return what a strategy puts a rollback off until, as `Application.defer` takes it; empty when it is made now.
 
     Args:
         given: the arguments that belong to one strategy, None where they were left out.
 
     Raises:
-        UsageError: it does not fit.
+        UsageError: they are not those of the strategy.
     """
-    if strategy not in _NEEDS:
-        known = " or ".join(str(each).upper() for each in _NEEDS)
-        raise UsageError("usage", what=f"The strategy {strategy} is not in this release", hint=f"Use {known}.")
     wanted, kind = _NEEDS[strategy], str(strategy).upper()
     article = "An" if kind[0] in "AEIOU" else "A"
     for name, value in given.items():
@@ -34,6 +36,10 @@ def require_fitting(strategy: RollbackStrategy, **given: object) -> None:
             raise UsageError("usage", what=f"{article} {kind} rollback needs {name}", hint=f"Give {name}.")
         if name != wanted and value is not None:
             raise UsageError("usage", what=f"{article} {kind} rollback has no {name}", hint=f"Leave {name} out.")
+    if wanted == "condition" and not isinstance(given[wanted], str):
+        what = "condition takes the name of a condition in rfs.toml"
+        raise UsageError("usage", what=what, hint="AutoRollbackManager measures what a program defines itself.")
+    return {wanted: given[wanted]} if wanted else {}
 
 
 def told_of(found: Deferred) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import msgspec
 
 from rfs.production.rollback.conditions import ConditionalRollback, Outcome
 from rfs.production.rollback.duration import Duration, parse_duration
+from rfs.production.rollback.errors import NotFoundError
 from rfs.production.rollback.settings import NAME_PATTERN, Settings, Source, Where
 from rfs.production.rollback.sources import SPECS, SourceContext, SourceSpec, open_source, parse_source
 
@@ -138,6 +139,18 @@ def parse_conditions(settings: Settings) -> list[tuple[ConditionTable, SourceSpe
             source.bad((*where, "name"), f"there is another condition called {read.name}")
         found.append((read, parse_source(its, source, where)))
     return found
+
+
+def require_condition(settings: Settings, name: str) -> None:
+    """Refuse a name that no condition of rfs.toml has.
+
+    Raises:
+        UsageError: `[[conditions]]` is wrong.
+        NotFoundError: there is no such condition.
+    """
+    names = [table.name for table, _ in parse_conditions(settings)]
+    if name not in names:
+        raise NotFoundError("conditions.unknown", name=name, known=", ".join(names) or "none")
 
 
 def open_condition(table: ConditionTable, spec: SourceSpec, settings: Settings) -> Opened:

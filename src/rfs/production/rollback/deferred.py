@@ -28,8 +28,9 @@ class Deferred(msgspec.Struct, frozen=True, kw_only=True):
             changed nothing had it.
         strategy: SCHEDULED or CONDITIONAL.
         target: the checkpoint's id; of a rule of rfs.toml a selector, which is resolved when it fires.
-        at: UTC, of a scheduled one.
+        at: UTC, of a scheduled one; of an armed one, when its condition tripped.
         condition: the name of that of an armed one.
+        tripped: how its condition tripped, a sentence without its full stop.
         rule: of one that `[[schedules]]` asks for, what it says in words.
         components: those that go back; all that the target has when empty.
         selection: of these components only a part, as of a rollback.
@@ -49,6 +50,7 @@ class Deferred(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     at: datetime | None = None
     condition: str = ""
+    tripped: str = ""
     rule: str = ""
     components: tuple[str, ...] = ()
     selection: dict[str, tuple[str, ...]] = {}
@@ -60,6 +62,11 @@ class Deferred(msgspec.Struct, frozen=True, kw_only=True):
     operation_id: str | None = None
     finished_at: datetime | None = None
     format: int = FORMAT
+
+    @property
+    def told_reason(self) -> str:
+        """The reason of the operation that it becomes."""
+        return ": ".join(filter(None, (self.reason, self.tripped)))
 
     @property
     def waits(self) -> bool:

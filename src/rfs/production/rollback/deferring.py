@@ -82,7 +82,7 @@ class Deferring(Consenting, ABC):
 
         Args:
             at: when; a time without a zone is local.
-            condition: instead, the name of the condition whose trip makes it.
+            condition: instead, the name of the condition in rfs.toml whose trip makes it.
             expected: a plan made earlier; refused when today's differs materially.
 
         Raises:
@@ -97,6 +97,10 @@ class Deferring(Consenting, ABC):
             raise UsageError("app.empty", path=self.settings.path)
         if at is not None and (at := in_utc(at)) <= utc_now():
             raise UsageError("deferred.past", text=at.isoformat(timespec="seconds"))
+        if condition:
+            from rfs.production.rollback.conditional import require_condition
+
+            require_condition(self.settings, condition)
         with self._patiently("schedule"):
             target = self.find(selector)
             captures = self._chosen(target, only, without, selection)
@@ -200,6 +204,16 @@ class Deferring(Consenting, ABC):
             return found
         return self._change(found, status=operation.status, why="", finished_at=operation.finished_at)
 
+    def trip(self, condition: str, why: str) -> list[Deferred]:
+        """Let the armed rollbacks of a condition that tripped be due, from now on; return those that wait to be made.
+
+        Args:
+            why: a sentence without its full stop.
+        """
+        facts = {"at": utc_now(), "tripped": storable(why)}
+        armed = [each for each in self.catalog.waiting_deferred() if each.condition == condition]
+        return [each if each.at is not None else self._change(each, **facts) for each in armed]
+
     def put_off(self, found: Deferred, why: str) -> None:
         """Write down why one that is due waits on, unless that is known."""
         if found.why != storable(why):
@@ -228,7 +242,8 @@ class Deferring(Consenting, ABC):
                 if not found.waits:
                     raise ConflictError("deferred.over", rollback=found.rollback_id, status=found.status)
                 self._require_free()
-                self.require_unfrozen("The scheduled rollback")
+                if found.strategy is RollbackStrategy.SCHEDULED:  # what trips is an emergency
+                    self.require_unfrozen("The scheduled rollback")
                 target = self.find(found.target)
                 captures = self._chosen(target, found.components, (), found.selection)
                 self._require_as_agreed(found, target, captures)
@@ -238,7 +253,7 @@ class Deferring(Consenting, ABC):
                     captures,
                     found.selection,
                     kind="rollback",
-                    reason=found.reason,
+                    reason=found.told_reason,
                     began=lambda operation_id: self._begun(found, operation_id),
                     automatic=True,
                     operation_id=self._next_id(found),

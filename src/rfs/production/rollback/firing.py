@@ -31,6 +31,7 @@ def turn(app: Application, tables: Sequence[ScheduleTable], say: Say) -> float:
     Raises:
         RollbackError: the catalog cannot be read or written.
     """
+    _forget_conditions(app, say)
     _follow_rules(app, [table for table in tables if table.do == "rollback"], say)
     return min([_look(app, found, say) for found in app.catalog.waiting_deferred()], default=math.inf)
 
@@ -87,6 +88,17 @@ def _ended(app: Application, found: Deferred, say: Say) -> None:
     why = f" ({operation.error.rstrip('.')})" if operation.error else ""
     text = f"The {now.strategy} rollback {now.operation_id} to {operation.plan.target} is {operation.status}{why}."
     say("rollback", text, now.operation_id)
+
+
+def _forget_conditions(app: Application, say: Say) -> None:
+    """Give up what is armed with a condition that rfs.toml has no more: it would wait for ever."""
+    armed = [each for each in app.catalog.waiting_deferred() if each.condition and each.at is None]
+    if not armed:
+        return
+    names = {str(table.get("name")) for table in app.settings.conditions}
+    for found in armed:
+        if found.condition not in names:
+            _refuse(app, found, f"rfs.toml has no condition {found.condition} any more", say)
 
 
 # — what [[schedules]] asks for —

@@ -18,7 +18,7 @@ import msgspec
 from rfs.core.result import Result
 from rfs.production.rollback import upkeep
 from rfs.production.rollback.application import Application
-from rfs.production.rollback.asking import require_fitting, told_of, with_deferred
+from rfs.production.rollback.asking import put_off_until, told_of, with_deferred
 from rfs.production.rollback.errors import GoingOnError, IntegrityError, RollbackError, UsageError
 from rfs.production.rollback.governed import Governed
 from rfs.production.rollback.gradually import roll_back_gradually
@@ -166,11 +166,11 @@ class RollbackManager(Governed):
         Args:
             checkpoint: an id, another selector, or a checkpoint.
             reason: for the history.
-            strategy: IMMEDIATE; GRADUAL, one wave of instances after the other; or SCHEDULED, which writes it down for
-                `rfs watch` and returns at once. This release refuses CONDITIONAL.
+            strategy: IMMEDIATE; GRADUAL, one wave of instances after the other; SCHEDULED or CONDITIONAL, which write
+                it down for `rfs watch` and return at once.
             components: only these.
             at: when, of a SCHEDULED rollback; a time without a zone is local.
-            condition: of a CONDITIONAL rollback; refused with the others.
+            condition: of a CONDITIONAL rollback: the name of a condition in rfs.toml, whose trip makes it.
             paths, keys, tables: only these files and folders, these keys of a configuration (`"a.b"`, or
                 `"NAME:a.b"`), and these tables of a SQLite database.
             request: go on with this request for approval; without it, with that of the same plan, if there is one.
@@ -178,20 +178,20 @@ class RollbackManager(Governed):
 
         Returns:
             Success of `{"rollback_id", "status", "rolled_back_to"}`; a Failure says where the system is now.
-            The status is "completed"; "scheduled"; or "running" when this process belongs to a service that is being
-            stopped for it right now. It then goes on outside this process; `get_rollback_history` tells how it ended.
+            The status is "completed"; "scheduled" or "armed"; or "running" when this process belongs to a service that
+            is being stopped for it right now. It then goes on outside; `get_rollback_history` tells how it ended.
             A GRADUAL one tells "instances", too: what each runs. It is a Failure (PausedError) when it is paused.
         """
         selector = _selector(checkpoint)
 
         def act(app: Application) -> dict[str, Any]:
-            require_fitting(strategy, at=at, condition=condition)
+            put_off = put_off_until(strategy, at=at, condition=condition)
             app.consent = msgspec.structs.replace(app.consent, request=request, break_glass=break_glass)
             only, part = tuple(components or ()), chosen(app.parts, paths, keys, tables)
             if strategy is RollbackStrategy.GRADUAL:
                 return roll_back_gradually(app, selector, reason=reason, only=only, whole=not part)
-            if at is not None:
-                return told_of(app.defer(selector, at=at, reason=reason, only=only, selection=part))
+            if put_off:
+                return told_of(app.defer(selector, reason=reason, only=only, selection=part, **put_off))
             roll_back = partial(app.rollback, selector, reason=reason, only=only, selection=part)
             return _summary(*_or_going_on(app, lambda: [roll_back()]))
 

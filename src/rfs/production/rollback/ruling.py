@@ -135,6 +135,12 @@ class Rules:
             if verdict.outcome is Outcome.SUCCESS:
                 self._well(rule, probe)
             return False
+        if (
+            verdict.outcome is Outcome.FAILURE
+            and not (rule.dry_run or ground.on_trial)
+            and app.trip(rule.name, verdict.why)
+        ):
+            return True  # a rollback that somebody armed with it is made instead: see firing.py
         taking = rule.action == "checkpoint"
         earlier = taken_by(app, rule, now) if taking and verdict.failing else ground.rollbacks
         decision, why = decide(rule, verdict, now, earlier)
