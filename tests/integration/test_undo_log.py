@@ -289,3 +289,28 @@ def test_prune_bounds_the_log_and_keeps_what_newer_operations_are_about(
     assert "version = 5" in shop.settings.read_text()
     assert shop.rfs("log").code == shop.rfs("show").code == 0
     assert shop.rfs("undo", "-n", "9", "-y").code == 10
+
+
+def test_a_file_that_became_a_link_or_huge_is_neither_followed_nor_read(shop: Shop) -> None:
+    """Of a sparse file, so that it takes no space; read, it would take all of the memory."""
+    other = shop.home / "other.toml"
+    other.write_text("version = 2\n")
+    key = shop.set(2, 1)
+    file = shop.track("file", "edit", "version 1\n" * 50, "two\n", key="tree/code.txt")
+    shop.settings.unlink()
+    shop.settings.symlink_to(other)
+    ran = shop.rfs("undo", key, "-y", "--theirs")
+    assert (ran.code, "a symbolic link" in ran.err) == (1, True), ran
+    assert (other.read_text(), shop.settings.is_symlink()) == ("version = 2\n", True)
+    with shop.code.open("wb") as grown:
+        grown.truncate(40 << 30)
+    ran = shop.rfs("undo", file, "-y", "--theirs")
+    assert (ran.code, "40,960 MiB large now" in ran.err) == (1, True), ran
+    assert shop.code.stat().st_size == 40 << 30
+    with shop.code.open("wb") as grown:
+        grown.truncate(5 << 20)
+    first = shop.json("checkpoint", "--only", "tree")["id"]
+    shop.code.write_bytes(b"a\n" * (3 << 20))
+    ran = shop.rfs("diff", first, "--only", "tree", "--text")
+    assert "code.txt" in ran.out
+    assert "+a" not in ran.out

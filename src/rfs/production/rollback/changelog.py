@@ -23,6 +23,7 @@ from rfs.production.rollback.operationlog import SmallOperation, noted, of_chang
 from rfs.production.rollback.restorers import DifferentError, Restorer
 from rfs.production.rollback.tracked import (
     INTENTS,
+    LARGEST,
     STANDING,
     UNDONE,
     TrackedChange,
@@ -32,7 +33,6 @@ from rfs.production.rollback.tracked import (
     storable_value,
 )
 
-LARGEST = 512 << 20
 _LISTED = 5
 
 

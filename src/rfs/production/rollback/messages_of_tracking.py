@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 OF_TRACKING: dict[str, tuple[str, str]] = {
+    "change.large": (
+        "{path} is {size} large now, more than a tracked file can be.",
+        "Move it away, and take the change back then; or roll back to a checkpoint.",
+    ),
     "change.no_text": (
         "The conflict in {path} cannot be edited: it is no text, or larger than 1 MiB.",
         "Give --ours to keep what is there now, or --theirs to overwrite it.",

@@ -15,6 +15,8 @@ from rfs.production.rollback.model import json_like, new_id, storable
 STANDING, UNDONE = "changes", "changes:undone"
 # And what is about to be written while one is taken back.
 INTENTS = "changes:intents"
+# In bytes, as it is stored.
+LARGEST = 512 << 20
 _BYTES = "\0bytes"
 
 

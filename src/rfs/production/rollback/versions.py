@@ -13,7 +13,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -37,7 +37,7 @@ from rfs.production.rollback.ledger import Drop, Ledger, Put
 from rfs.production.rollback.model import Component, json_like, storable, utc_now
 from rfs.production.rollback.operationlog import noted, of_change
 from rfs.production.rollback.pulse import Beat
-from rfs.production.rollback.tracked import STANDING, TrackedChange, encoded, new_change_id
+from rfs.production.rollback.tracked import LARGEST, STANDING, TrackedChange, encoded, new_change_id
 from rfs.production.rollback.wiring import inside
 
 BACKUP = "backup_"
@@ -155,6 +155,10 @@ class FilePlace:
         return self._kind
 
     def _file(self) -> File:
+        # A file that has grown beyond all that could be tracked is not read into memory.
+        with suppress(OSError):
+            if (size := os.lstat(self.path).st_size) > LARGEST:
+                raise UsageError("change.large", path=shown(self.path), size=f"{size / (1 << 20):,.0f} MiB")
         return live_file(self._c, self.path)
 
     def get(self) -> tuple[dict[str, Any] | None, bytes | None]:

@@ -108,6 +108,41 @@ def test_yaml_that_shares_a_value_is_not_changed_behind_its_users_back() -> None
         write(text, {**now, "base": {"x": 7, "y": 2}, "user": {"x": 7, "y": 2, "z": 3}}, "yaml")
 
 
+@pytest.mark.parametrize(
+    ("kind", "before", "other", "both"),
+    [
+        ("json", b'{"a": 1, "b": 0, "a": 2}', b'{"a": 1, "b": 9, "a": 2}', b'{"a": 7, "b": 9, "a": 7}'),
+        ("ini", b"[s]\na = 1\nb = 0\na = 2\n", b"[s]\na = 1\nb = 9\na = 2\n", b"[s]\na = 7\nb = 9\na = 7\n"),
+        ("dotenv", b"a=1\nb=0\na=2\n", b"a=1\nb=9\na=2\n", b"a=7\nb=9\na=7\n"),
+    ],
+)
+def test_a_key_that_is_there_twice_stays_twice_and_means_the_last(
+    kind: str, before: bytes, other: bytes, both: bytes
+) -> None:
+    values = read(before, kind)
+    inner = values["s"] if kind == "ini" else values
+    one, two, nine, seven = (1, 2, 9, 7) if kind == "json" else ("1", "2", "9", "7")
+    assert (inner["a"], one) == (two, one)
+    inner["b"] = nine
+    assert write(before, values, kind) == other
+    inner["a"] = seven
+    assert write(before, values, kind) == both
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"), [("yaml", b"a: 1\nb: 0\na: 2\n"), ("toml", b"a = 1\na = 2\n"), ("yaml", b"a: !secret x\n")]
+)
+def test_keys_that_are_there_twice_and_tags_that_nobody_knows_are_refused(kind: str, data: bytes) -> None:
+    with pytest.raises(UnparsableError, match="line"):
+        read(data, kind)
+
+
+def test_anchors_and_standard_tags_stay() -> None:
+    assert write(b"a: !!int '3'\nb: &x 1\nc: *x\nd: 1\n", {"a": 3, "b": 1, "c": 1, "d": 2}, "yaml") == (
+        b"a: !!int '3'\nb: &x 1\nc: *x\nd: 2\n"
+    )
+
+
 def test_json_members_come_and_go_where_they_are() -> None:
     text = b'{\n  "a": 1,\n  "b": 2.50,\n  "c": {"x": 1}\n}\n'
     assert write(text, {"b": 2.5, "c": {"x": 1, "y": 2}}, "json") == b'{\n  "b": 2.50,\n  "c": {"x": 1, "y": 2}\n}\n'
