@@ -55,7 +55,8 @@ class _Machine(Source):
         before, self._times = self._times, now
         if before is None or now[1] <= before[1]:
             return Figure(None)
-        return Figure(100 * (now[0] - before[0]) / (now[1] - before[1]))
+        # The kernel's counters do not all go up together.
+        return Figure(min(100.0, max(0.0, 100 * (now[0] - before[0]) / (now[1] - before[1]))))
 
 
 def load_psutil() -> ModuleType:
