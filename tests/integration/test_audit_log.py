@@ -131,6 +131,7 @@ if os.geteuid() != 0:
     )
 
 
+@pytest.mark.slow
 def test_versions_of_a_configuration_are_acts(logged: App) -> None:
     (logged.folder / "settings.toml").write_text("a = 1\n")
     text = (logged.folder / "rfs.toml").read_text()
@@ -143,6 +144,7 @@ def test_versions_of_a_configuration_are_acts(logged: App) -> None:
     assert len([each for each in entries(logged) if each["what"] == "save"]) == 1
 
 
+@pytest.mark.slow
 def test_what_only_looks_writes_nothing(logged: App) -> None:
     before = log_of(logged).read_bytes()
     for words in (("status",), ("plan", "one"), ("log",), ("audit", "verify"), ("audit", "export")):
@@ -235,6 +237,7 @@ def test_what_somebody_does_to_it_is_found_and_stays_found(logged: App) -> None:
     assert any("does not follow" in each for each in damaged(logged))
 
 
+@pytest.mark.slow
 def test_another_log_in_its_place_is_known_by_a_hash_noted_elsewhere(logged: App) -> None:
     head = whole(logged)["head"]
     assert logged.rfs("audit", "verify", "--head", head).code == 0
@@ -243,7 +246,10 @@ def test_another_log_in_its_place_is_known_by_a_hash_noted_elsewhere(logged: App
     assert damaged(logged, "--head", "0" * 64) == [f"no entry has the hash {'0' * 64}, which was noted elsewhere"]
 
 
-@pytest.mark.parametrize("place", ["folder", "symlink", "pipe", "garbage", "device"])
+@pytest.mark.parametrize(
+    "place",
+    ["folder", "garbage", *(pytest.param(each, marks=pytest.mark.slow) for each in ("symlink", "pipe", "device"))],
+)
 def test_nothing_in_its_place_stops_a_rollback(logged: App, place: str) -> None:
     path = log_of(logged)
     path.unlink()
@@ -271,6 +277,7 @@ def test_nothing_in_its_place_stops_a_rollback(logged: App, place: str) -> None:
     assert len(outcomes) == 2  # what could not be written was owed
 
 
+@pytest.mark.slow
 def test_a_log_whose_catalog_was_lost_is_carried_on(logged: App) -> None:
     assert back(logged).code == 0
     for name in ("catalog.db", "catalog.db-wal", "catalog.db-shm"):

@@ -119,6 +119,7 @@ def test_one_that_was_interrupted_is_not_run_twice(paid: App) -> None:
     assert paid.notes == ["one"]
 
 
+@pytest.mark.slow
 def test_an_interruption_during_it_does_not_turn_back_what_is_done(paid: App) -> None:
     (paid.folder / "hold-refund").touch()
     running = paid.start("rollback", "one", "--yes", "--reason", "x")
@@ -155,6 +156,7 @@ def warnings(ran: Ran) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_the_policy_counts_a_compensation_and_may_ask_for_more(paid: App) -> None:
     declare(paid, '\n[policy]\nmin_reversibility = "reversible"' + PAYMENTS + REFUND)
     refused(back(paid), "payment captures (compensable); the policy asks for at least reversible.")
@@ -164,6 +166,7 @@ def test_the_policy_counts_a_compensation_and_may_ask_for_more(paid: App) -> Non
     refused(back(paid), "mail (unknown)")
 
 
+@pytest.mark.slow
 def test_a_rollback_of_other_components_has_nothing_to_do_with_it(paid: App) -> None:
     declare(paid, PAYMENTS + 'components = ["web"]\n')
     assert back(paid, "--only", "db").code == 0
@@ -197,6 +200,7 @@ def test_the_undo_of_a_deployment_goes_back_in_time_as_a_rollback_does(paid: App
     assert [each.rpartition("kind=")[2] for each in refunds(paid)] == ["undo running=yes"]
 
 
+@pytest.mark.slow
 def test_a_plan_that_was_written_down_is_another_one_when_what_is_external_changed(paid: App) -> None:
     paid.json("plan", "one", "--out", "p.json")
     assert json.loads(Path("p.json").read_text())["external"][0]["name"] == "payment captures"

@@ -16,7 +16,7 @@ import pytest
 from cli_app import App, Ran
 from waiting import until
 
-from rfs.production.rollback import RollbackManager
+from rfs.production.rollback import RollbackError, RollbackManager, RollbackStrategy
 from rfs.production.rollback.approvals import ApprovalRequest
 from rfs.production.rollback.ledger import Ledger, Put
 from rfs.production.rollback.model import utc_now
@@ -231,6 +231,7 @@ def test_the_plan_says_what_it_needs_and_a_dry_run_asks_nobody(governed: App) ->
     assert governed.json("approve") == []
 
 
+@pytest.mark.slow
 def test_where_no_approval_is_needed_a_request_is_a_mistake(notes_app: App) -> None:
     notes_app.checkpoint("--tag", "one")
     refused(back(notes_app, "--request", "abc"), 2, "approval.unneeded")
@@ -337,6 +338,35 @@ async def _a_program_says_for_whom_it_acts(governed: App) -> None:
     assert (await panel.reject(withdrawn.request)).unwrap()["stands"] == "rejected"  # type: ignore[attr-defined]
 
 
+@only_root
+def test_what_is_made_later_is_approved_before_it_is_written_down(governed: App) -> None:
+    later = ("--at", "in 2h")
+    request = asked(governed, *later)
+    assert vote(governed, "daemon", request).code == 0
+    scheduled = back(governed, *later)
+    assert scheduled.code == 3, scheduled  # nobody watches
+    rollback = scheduled.data["rollback_id"]
+    with RollbackManager()._open() as app:
+        done = app.fire(rollback)
+    assert (done.request, done.automatic) == (request, True)
+    assert governed.notes == ["one"]
+    governed.write("three")
+    assert asked_again(governed) != request
+    said = [json.loads(line) for line in (governed.folder / ".rfs" / "audit.jsonl").read_text().splitlines()]
+    assert [(each["what"], each["outcome"], each["who"]) for each in said if each["subject"] == rollback] == [
+        ("later rollback", "scheduled", "root"),
+        ("automatic rollback", "begun", "root"),
+        ("automatic rollback", "completed", "root"),
+    ]
+    assert asyncio.run(_scheduled_by_breaking_glass()).code == 2
+
+
+async def _scheduled_by_breaking_glass() -> RollbackError:
+    at, strategy = utc_now() + timedelta(hours=1), RollbackStrategy.SCHEDULED
+    ran = await RollbackManager().rollback_to_checkpoint("one", strategy=strategy, at=at, break_glass="now")
+    return ran.error
+
+
 # — freezes —
 
 
@@ -404,6 +434,7 @@ async def _a_window_of_rfs_toml_is_one_as_well(notes_app: App) -> None:
     assert (await manager.create_checkpoint("d", {"type": "pre_deployment"})).is_success()
 
 
+@pytest.mark.slow
 def test_requests_keep_what_they_were_made_with(governed: App) -> None:
     request = asked(governed)
     with RollbackManager()._open() as app, Ledger(app.store) as ledger:

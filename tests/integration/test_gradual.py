@@ -259,3 +259,21 @@ def test_killed_between_any_two_words_each_instance_is_old_or_new(fleet_of: Make
         at += 11  # another one each time of those that a batch has
     assert ended == 0
     assert {0, 1, 2} <= seen
+
+
+@pytest.mark.slow
+def test_one_approval_is_for_all_its_waves_and_breaking_the_glass_is_told_of_each(fleet_of: Make) -> None:
+    fleet = fleet_of(2)
+    policy = '\n[policy]\napproval_required = true\n[approvals]\napprovers = ["daemon"]\n'
+    with (fleet.home / "rfs.toml").open("a") as file:
+        file.write(policy)
+    ran = gradually(fleet)
+    assert (ran.code, ran.data["error"]["key"]) == (13, "approval.needed")
+    assert fleet.code() == dict.fromkeys(fleet.names, "v2")
+    ran = gradually(fleet, "--break-glass")
+    assert ran.code in (0, 3), ran
+    assert fleet.code() == dict.fromkeys(fleet.names, "v1")
+    waves = fleet.json("log")
+    assert [each["break_glass"] for each in waves] == [True, True]
+    entries = [line for line in (fleet.home / ".rfs" / "audit.jsonl").read_text().splitlines() if "break-glass" in line]
+    assert len(entries) == 2

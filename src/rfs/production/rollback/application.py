@@ -24,6 +24,7 @@ from rfs.production.rollback.model import (
     Downgrade,
     HealthReport,
     Loss,
+    RollbackStrategy,
     json_like,
     new_id,
     storable,
@@ -361,6 +362,8 @@ class Application(Deferring):
         automatic: bool = False,
         **recorded: Any,
     ) -> Operation:
+        # The waves of a rollback are approved together, and then made one after the other; somebody asked for them.
+        automatic = automatic and not (recorded.get("strategy") is RollbackStrategy.GRADUAL and kind == "rollback")
         glass = "" if automatic else self.consent.break_glass
         operation = Operation(
             operation_id=operation_id,

@@ -21,7 +21,7 @@ from rfs.production.rollback.errors import NotFoundError
 from rfs.production.rollback.freezing import Freeze
 from rfs.production.rollback.governance import REQUESTS
 from rfs.production.rollback.ledger import OWED, Ledger
-from rfs.production.rollback.model import DeploymentCheckpoint, storable
+from rfs.production.rollback.model import DeploymentCheckpoint, OperationStatus, storable
 from rfs.production.rollback.operation import Mark, Operation
 from rfs.production.rollback.operationlog import OPERATIONS, SmallOperation
 from rfs.production.rollback.store import Store
@@ -66,6 +66,7 @@ class Bookkeeper:
             "checkpoint": self._of_checkpoint,
             "operation": self._of_operation,
             "deployment": self._of_deployment,
+            "deferred": self._of_deferred,
             "request": self._of_request,
             "freeze": self._of_freeze,
         }[kind]
@@ -120,6 +121,23 @@ class Bookkeeper:
         return _fact(
             "deployment" if found.kind == "guard" else "confirmation", word, detail, _begun_by(word, found.actor)
         )
+
+    def _of_deferred(self, subject: str, word: str, key: str) -> Fact | None:
+        found = next((each for each in self._catalog.deferred() if each.rollback_id == subject), None)
+        if found is None:
+            return None
+        detail = {
+            "target": found.target,
+            "reason": found.reason,
+            "at": found.at.isoformat() if found.at is not None else "",
+            "condition": found.condition,
+            "rule": found.rule,
+            "request": found.request or "",
+            "operation": found.operation_id or "",
+            "why": found.why,
+        }
+        begins = word in (OperationStatus.SCHEDULED, OperationStatus.ARMED)
+        return _fact("later rollback", word, detail, found.actor if begins else "")
 
     def _of_request(self, subject: str, word: str, key: str) -> Fact | None:
         body = self._ledger(lambda ledger: ledger.find(REQUESTS, subject))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from rfs.production.rollback.errors import NotFoundError
+from rfs.production.rollback.owing import owe_deferred
 
 if TYPE_CHECKING:
     import apsw
@@ -38,6 +39,7 @@ class DeferredTable(ABC):
         """Add a scheduled or an armed rollback; the oldest that are over go."""
 
         def put(db: apsw.Connection) -> None:
+            owe_deferred(db, deferred)
             _put(db, deferred)
             db.execute(
                 f"DELETE FROM deferred WHERE NOT {_WAITS} AND seq <= (SELECT max(seq) FROM deferred) - ?",  # noqa: S608 — a constant
@@ -59,6 +61,7 @@ class DeferredTable(ABC):
             if record is None:
                 raise NotFoundError("deferred.none", selector=rollback_id)
             changed[:] = [edit(_decoded(record))]
+            owe_deferred(db, changed[0])
             _put(db, changed[0])
 
         # What waits must be given up, and what fired be told from what waits, also on a full disk.

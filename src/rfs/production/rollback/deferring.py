@@ -95,6 +95,8 @@ class Deferring(Consenting, ABC):
 
         if not self.parts:
             raise UsageError("app.empty", path=self.settings.path)
+        if self.consent.break_glass:
+            raise UsageError("glass.later")
         if at is not None and (at := in_utc(at)) <= utc_now():
             raise UsageError("deferred.past", text=at.isoformat(timespec="seconds"))
         if condition:

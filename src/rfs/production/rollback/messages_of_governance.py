@@ -57,6 +57,10 @@ OF_GOVERNANCE: dict[str, tuple[str, str]] = {
         "To break the glass is to go past the policy, and needs a reason.",
         "Give --break-glass with --reason TEXT; it is recorded.",
     ),
+    "glass.later": (
+        "To break the glass is for an emergency, which is now, and not for a rollback that is made later.",
+        "Roll back now, or have the later one approved.",
+    ),
     # — external systems —
     "external.irreversible": (
         "The rollback would leave behind what no rollback takes back: {found}; the policy asks for at least {wanted}.",

@@ -16,6 +16,7 @@ from rfs.production.rollback.model import utc_now
 if TYPE_CHECKING:
     import apsw
 
+    from rfs.production.rollback.deferred import Deferred
     from rfs.production.rollback.guarded import Deployment
     from rfs.production.rollback.model import DeploymentCheckpoint
     from rfs.production.rollback.operation import Operation
@@ -55,6 +56,13 @@ def owe_operation(db: apsw.Connection, operation: Operation) -> None:
         # It may be held and carried on more than once.
         again = f".{utc_now():%H%M%S%f}" if operation.finished_at is None else ""
         owe(db, f"{key} {operation.status}{again}")
+
+
+def owe_deferred(db: apsw.Connection, deferred: Deferred) -> None:
+    """Owe what becomes of a scheduled or an armed rollback whose record is being written; before it is."""
+    before = db.execute("SELECT status FROM deferred WHERE id = ?", (deferred.rollback_id,)).get
+    if before != deferred.status:
+        owe(db, f"deferred {deferred.rollback_id} {deferred.status}")
 
 
 def owe_deployment(db: apsw.Connection, deployment: Deployment) -> None:
