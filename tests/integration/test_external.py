@@ -121,6 +121,7 @@ def test_one_that_was_interrupted_is_not_run_twice(paid: App) -> None:
 
 @pytest.mark.slow
 def test_an_interruption_during_it_does_not_turn_back_what_is_done(paid: App) -> None:
+    declare(paid, PAYMENTS + REFUND + PAYMENTS.replace("captures", "voids") + REFUND)
     (paid.folder / "hold-refund").touch()
     running = paid.start("rollback", "one", "--yes", "--reason", "x")
     until((paid.folder / "holding").exists)
@@ -129,6 +130,7 @@ def test_an_interruption_during_it_does_not_turn_back_what_is_done(paid: App) ->
     running.communicate(timeout=30)
     assert running.returncode == 0
     assert paid.json("show")["status"] == "completed"
+    assert len(refunds(paid)) == 2
     assert paid.notes == ["one"]
 
 

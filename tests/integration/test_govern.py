@@ -384,6 +384,8 @@ def test_a_declared_freeze_stops_deployments_and_no_rollback(notes_app: App) -> 
         assert "declared by root, the audit" in message
     assert notes_app.notes == ["one", "two"]
     assert len(notes_app.json("checkpoint", "list")) == 1
+    with RollbackManager()._open() as app:
+        assert list(app.catalog.deployments()) == []
     assert "that stops no rollback" in notes_app.rfs("plan", "one").err
     notes_app.checkpoint()  # one of a person's own is none of a deployment's
     assert back(notes_app).code == 0
