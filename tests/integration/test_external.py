@@ -215,6 +215,18 @@ def test_a_plan_that_was_written_down_is_another_one_when_what_is_external_chang
     assert paid.rfs(*words).code == 0
 
 
+def test_a_step_that_is_worse_than_the_policy_asks_for_is_refused_as_well(notes_app: App) -> None:
+    notes_app.checkpoint("--tag", "one")
+    notes_app.write("two")
+    declare(notes_app, '\n[policy]\nmin_reversibility = "idempotent"\n')
+    ran = back(notes_app)
+    assert (ran.code, ran.data["error"]["key"]) == (16, "rollback.irreversible")
+    assert "restore:db" in ran.data["error"]["message"]
+    assert notes_app.notes == ["one", "two"]
+    assert back(notes_app, "--break-glass").code == 3
+    assert notes_app.notes == ["one"]
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

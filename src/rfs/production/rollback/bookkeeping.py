@@ -53,7 +53,7 @@ class Bookkeeper:
             return
         who = self._who()
         facts = [fact for key, when in owed if (fact := self._fact(key, when, who)) is not None]
-        facts += [_of_small(each) for each in small.values() if each is not None]
+        facts += [_of_small(each, who) for each in small.values() if each is not None]
         reach = self._log.append(sorted(facts, key=lambda fact: fact.when))
         if small:
             self._ledger(lambda ledger: ledger.paid(small))
@@ -76,7 +76,9 @@ class Bookkeeper:
             return None
         if fact is None:
             return None
-        return msgspec.structs.replace(fact, key=key, when=when, who=fact.who or who, subject=subject)
+        # Who voted or declared a freeze is known as the kernel knew them; of the rest that is so while they are there.
+        known = fact.who or who if kind in ("request", "freeze") else who or fact.who
+        return msgspec.structs.replace(fact, key=key, when=when, who=known, subject=subject)
 
     def _of_checkpoint(self, subject: str, word: str, key: str) -> Fact | None:
         found: DeploymentCheckpoint | None = None
@@ -206,9 +208,9 @@ def _asked(operation: Operation) -> dict[str, str]:
     }
 
 
-def _of_small(operation: SmallOperation) -> Fact:
+def _of_small(operation: SmallOperation, who: str) -> Fact:
     detail = {"component": operation.component, "what": operation.what, "reason": operation.reason}
-    fact = _fact(operation.kind, "completed", {**detail, "undoes": operation.undoes or ""}, operation.actor)
+    fact = _fact(operation.kind, "completed", {**detail, "undoes": operation.undoes or ""}, who or operation.actor)
     when = operation.created_at.isoformat()
     return msgspec.structs.replace(
         fact, key=f"small {operation.operation_id}", when=when, subject=operation.operation_id

@@ -1,7 +1,6 @@
-"""Who is at work: the user of the operating system, or the one behind sudo where that can be seen to be true.
+"""Who is at work, as the kernel knows it: the user who logged in, or the one behind sudo.
 
-An environment variable is easily set. So SUDO_USER only counts when that user began this session, or one of the
-processes that this one descends from is that user's: what sudo leaves behind, and what nobody else can make.
+Not by SUDO_USER: who wants to approve what they asked for themselves need only set that variable, or take it away.
 """
 
 from __future__ import annotations
@@ -9,47 +8,36 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from rfs.production.rollback.model import storable
-
+_NOBODY = (1 << 32) - 1
 _DEEPEST = 64
 
 
 def person() -> str:
-    """Return the name of whoever runs this; the user's number where that has no name."""
-    import pwd
+    """Return the name of whoever runs this; the user's number where that has no name.
 
-    named = os.environ.get("SUDO_USER")
-    if named is not None and began_by(named):
-        return storable(named)
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())
-
-
-def began_by(name: str) -> bool:
-    """Tell whether this process can be seen to descend from a user's, or to belong to a session of theirs.
-
-    Root is everybody's forefather, so of root only root itself can say that.
+    That is the user of the login session, which stays the same whatever they become; where the kernel keeps none, as in
+    containers, the user of the nearest process that this one descends from, other than root and its own; else its own.
     """
     import pwd
 
+    own = os.getuid()
+    behind = _logged_in()
+    if behind is None:
+        behind = next((uid for uid in _forefathers() if uid not in (0, own)), own)
     try:
-        uid = int(name) if name.isdecimal() else pwd.getpwnam(name).pw_uid
-    except (KeyError, UnicodeEncodeError):
-        return False
-    if uid == 0:
-        return os.getuid() == 0
-    return uid == _session_of() or uid in _forefathers()
+        return pwd.getpwuid(behind).pw_name
+    except KeyError:
+        return str(behind)
 
 
-def _session_of() -> int | None:
-    """Return the user who logged in, which the kernel keeps; None where nobody did, or it keeps none."""
+def _logged_in() -> int | None:
+    """Return the user who logged in; None where nobody did, as with services, or the kernel keeps none."""
     try:
         with open("/proc/self/loginuid", encoding="ascii") as file:
-            return int(file.read())
+            uid = int(file.read())
     except (OSError, ValueError):
         return None
+    return None if uid == _NOBODY else uid
 
 
 def _forefathers() -> Iterator[int]:

@@ -339,7 +339,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
     ),
     "rollback.irreversible": (
         "The plan is {found}, and the policy asks for at least {wanted}: {steps}.",
-        "Lower [policy] min_reversibility, or leave the component out with --except.",
+        "Leave the component out with --except, lower [policy] min_reversibility, or give --break-glass --reason TEXT.",
     ),
     "rollback.reverted": (
         "The {kind} failed and the system is back at the state before it: {why}",

@@ -38,7 +38,7 @@ OF_GOVERNANCE: dict[str, tuple[str, str]] = {
     ),
     "approval.nobody": (
         "{person} is none of the approvers.",
-        "[approvals] approvers names {approvers}; rfs goes by the system's user, or the one behind sudo.",
+        "[approvals] approvers names {approvers}; rfs goes by who logged in, or is behind sudo.",
     ),
     "approval.twice": (
         "{person} has said so already about {request}.",
