@@ -10,13 +10,14 @@ import mimetypes
 import os
 import signal
 import threading
+import time
 from http.cookies import SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from app import VERSION, cart, checkout, database, health, pages, settings
+from app import VERSION, cart, checkout, database, health, metrics, pages, settings
 from app.database import Connection
 from app.errors import NotFoundError, SoldOutError
 from app.notify import notify
@@ -47,7 +48,13 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(self._post)
 
     def _answer(self, handle: Any) -> None:
-        path = unquote(urlsplit(self.path).path)
+        began = time.monotonic()
+        self.status = 0
+        self._answer_to(unquote(urlsplit(self.path).path), handle)
+        if self.path != "/metrics":
+            metrics.count(self.status, time.monotonic() - began)
+
+    def _answer_to(self, path: str, handle: Any) -> None:
         try:
             with database.opened(self.server.settings.database) as connection:
                 handle(path, connection)
@@ -76,6 +83,8 @@ class Handler(BaseHTTPRequestHandler):
             self._file(self.server.settings.uploads, path.removeprefix("/uploads/"))
         elif path == "/health":
             self._health(connection)
+        elif path == "/metrics":
+            self._send(200, metrics.text().encode(), "text/plain; version=0.0.4")
         else:
             raise NotFoundError("there is no such page")
 
@@ -158,6 +167,7 @@ class Handler(BaseHTTPRequestHandler):
         self._send(status, json.dumps(value).encode() + b"\n", "application/json")
 
     def _send(self, status: int, body: bytes, kind: str, **headers: str) -> None:
+        self.status = status
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
