@@ -197,7 +197,7 @@ def test_a_claim_that_fails_fails_the_demo_and_ends_the_shop(base: Path) -> None
 @pytest.mark.parametrize(
     ("harm", "claim"),
     [
-        ("touch config/settings.toml", "✗ 59 files, folders and links are as they were at the checkpoint"),
+        ("touch config/settings.toml", "✗ 60 files, folders and links are as they were at the checkpoint"),
         (f"{sys.executable} -c '{HARM_A_ROW}'", "rows and the schema are as they were at the checkpoint"),
     ],
 )
