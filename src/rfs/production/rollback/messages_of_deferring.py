@@ -43,4 +43,13 @@ OF_DEFERRING: dict[str, tuple[str, str]] = {
         "They are tried again; `rfs notify list` tells when.",
     ),
     "notify.test": ("The test failed: {why}.", "Correct [[notify]] in rfs.toml, or what it names, and try it again."),
+    # — figures for Prometheus —
+    "metrics.missing": (
+        "prometheus-client is missing, which [metrics] needs.",
+        "Install it: `pip install 'rfs-rollback[metrics]'`",
+    ),
+    "metrics.listen": (
+        "Nobody can listen on {listen}: {why}.",
+        "Give [metrics] listen an address of this host and a port that is free.",
+    ),
 }

@@ -25,6 +25,7 @@ from rfs.production.rollback.external import ExternalTable
 from rfs.production.rollback.freezing import FreezeTable
 from rfs.production.rollback.health import Check
 from rfs.production.rollback.instances import InstancesTable
+from rfs.production.rollback.listening import MetricsTable
 from rfs.production.rollback.notifications import NotifyTable
 from rfs.production.rollback.plan import Policy
 from rfs.production.rollback.retention import Retention
@@ -64,6 +65,7 @@ def json_schema() -> dict[str, Any]:
             "conditions": {"type": "array", "items": _condition()},
             "notify": {"type": "array", "items": _table(NotifyTable)},
             "approvals": _table(ApprovalsTable),
+            "metrics": _table(MetricsTable),
             "freeze": {"type": "array", "items": _table(FreezeTable)},
             "external": {"type": "array", "items": _table(ExternalTable)},
             "policy": _table(Policy),

@@ -55,7 +55,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         home: its folder; relative paths in it are relative to that.
         name: the application's name.
         health, hooks, schedules, conditions, freeze, external: the `[[health]]`, `[[hooks]]`, … tables as they stand.
-        approvals: the `[approvals]` table as it stands, or None.
+        approvals, metrics: the `[approvals]` and `[metrics]` tables as they stand, or None.
         track: the `[track]` table as it stands, or None.
     """
 
@@ -69,6 +69,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     schedules: tuple[dict[str, Any], ...] = ()
     notify: tuple[dict[str, Any], ...] = ()
     approvals: dict[str, Any] | None = None
+    metrics: dict[str, Any] | None = None
     freeze: tuple[dict[str, Any], ...] = ()
     external: tuple[dict[str, Any], ...] = ()
     track: dict[str, Any] | None = None
@@ -111,6 +112,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     schedules: list[dict[str, Any]] = []
     notify: list[dict[str, Any]] = []
     approvals: dict[str, Any] | None = None
+    metrics: dict[str, Any] | None = None
     freeze: list[dict[str, Any]] = []
     external: list[dict[str, Any]] = []
     track: dict[str, Any] | None = None
@@ -179,6 +181,7 @@ def parse(text: str, path: str) -> Settings:
         schedules=_tables(document, tables, "schedules"),
         notify=_tables(document, tables, "notify"),
         approvals=_table(document, tables, "approvals"),
+        metrics=_table(document, tables, "metrics"),
         freeze=_tables(document, tables, "freeze"),
         external=_tables(document, tables, "external"),
         track=_table(document, tables, "track"),

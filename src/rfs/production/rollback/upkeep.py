@@ -17,6 +17,7 @@ from rfs.production.rollback.driver import Finding, overrides
 from rfs.production.rollback.edits import NOTE, needed, parse_track
 from rfs.production.rollback.errors import ConflictError, IntegrityError, NotFoundError, RollbackError
 from rfs.production.rollback.guarded import Deployment
+from rfs.production.rollback.listening import parse_metrics
 from rfs.production.rollback.lock import holder
 from rfs.production.rollback.model import Capture, CheckpointType, DeploymentCheckpoint, OperationStatus, utc_now
 from rfs.production.rollback.noticing import require_watchfiles
@@ -337,6 +338,7 @@ def examine(app: Application) -> list[Finding]:
 def _schedules(app: Application) -> list[Finding]:
     try:
         scheduled = parse_schedules(app.settings, list(app.parts))
+        parse_metrics(app.settings)
     except RollbackError as error:
         return [Finding("error", str(error), error.hint)]
     if holder(lock_path(app.settings)):

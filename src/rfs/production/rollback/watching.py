@@ -7,7 +7,7 @@ Each turn opens the application anew: an edit of rfs.toml counts from the next o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from threading import Event
 from typing import Any, Literal
@@ -19,13 +19,16 @@ from rfs.production.rollback.application import Application
 from rfs.production.rollback.conditional import parse_conditions
 from rfs.production.rollback.edits import parse_track
 from rfs.production.rollback.errors import InterruptedByUserError, RollbackError
+from rfs.production.rollback.listening import parse_metrics
 from rfs.production.rollback.lock import exclusive
+from rfs.production.rollback.metrics import Exporter
 from rfs.production.rollback.model import CheckpointType, utc_now
 from rfs.production.rollback.noticing import require_watchfiles
 from rfs.production.rollback.outbox import Postman
 from rfs.production.rollback.ruling import Ruler
 from rfs.production.rollback.schedule import due, following
 from rfs.production.rollback.scheduled import ScheduleTable, lock_path, parse_schedules
+from rfs.production.rollback.settings import Settings
 from rfs.production.rollback.tracking import Tracker
 
 # How late a deadline may be noticed; one look takes about a tenth of a second of processor time.
@@ -66,6 +69,7 @@ class Watcher:
         self._tracker = Tracker(self._say, self._complain, self.wake)
         self._ruler = Ruler(self._say, self._complain, self.wake)
         self._postman = Postman()
+        self._exporter = Exporter(config)
 
     def stop(self) -> None:
         """End soon; may be called from a signal handler.
@@ -92,10 +96,14 @@ class Watcher:
         with Application.open(self.config) as app:
             place, count = lock_path(app.settings), len(parse_schedules(app.settings, list(app.parts)))
             tracked = parse_track(app.settings, {name: part.component.kind for name, part in app.parts.items()})
+            parse_metrics(app.settings)
             conditions = len(parse_conditions(app.settings)) if app.settings.conditions else 0
         if tracked is not None and not once:
             require_watchfiles()
-        with exclusive(place, "rfs watch"), closing(self._tracker), closing(self._ruler), closing(self._postman):
+        with ExitStack() as held:
+            held.enter_context(exclusive(place, "rfs watch"))
+            for each in (self._tracker, self._ruler, self._postman, self._exporter):
+                held.enter_context(closing(each))
             if not once:
                 measured = f", {conditions} conditions" if conditions > 1 else ", 1 condition" * conditions
                 self._say("started", f"Watching {self.config}: {count} scheduled{measured}.")
@@ -113,6 +121,8 @@ class Watcher:
         try:
             with Application.open(self.config) as app:
                 self._postman.settings = app.settings
+                if not once:
+                    self._export(app.settings)
                 urgent = self._settle(app)
                 if not self._stopped:
                     urgent = self._ruler.turn(app, once=once) or urgent
@@ -127,6 +137,14 @@ class Watcher:
         finally:
             self._postman.turn(once=once)
         return max(_URGENT_SECONDS, min([_URGENT_SECONDS if urgent else _NAP_SECONDS, *waits]))
+
+    def _export(self, settings: Settings) -> None:
+        """Answer Prometheus, as far as that can be done: nothing else waits for it."""
+        try:
+            self._exporter.turn(settings)
+            self._said.pop("metrics", None)
+        except RollbackError as error:
+            self._complain("metrics", error)
 
     def _settle(self, app: Application) -> bool:
         """Finish or revert what nobody looks after; tell whether a deadline is waited for."""
