@@ -45,7 +45,7 @@ OF_DEFERRING: dict[str, tuple[str, str]] = {
     "notify.test": ("The test failed: {why}.", "Correct [[notify]] in rfs.toml, or what it names, and try it again."),
     # — figures for Prometheus —
     "metrics.missing": (
-        "prometheus-client is missing, which [metrics] needs.",
+        "What [metrics] needs is missing: prometheus-client.",
         "Install it: `pip install 'rfs-rollback[metrics]'`",
     ),
     "metrics.listen": (
