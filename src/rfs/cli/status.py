@@ -18,7 +18,7 @@ from rfs.cli.text import nice_time, printable, table
 if TYPE_CHECKING:
     from rfs.production.rollback.capturing import Drift
     from rfs.production.rollback.guarded import Deployment
-    from rfs.production.rollback.recovery import Status
+    from rfs.production.rollback.status import Status
 
 FLAGS = {
     "--json": "json",

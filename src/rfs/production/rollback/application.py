@@ -32,7 +32,8 @@ from rfs.production.rollback.model import (
 )
 from rfs.production.rollback.operation import EDIT, Operation
 from rfs.production.rollback.plan import Plan, differs, make_migration_plan, select
-from rfs.production.rollback.recovery import InsideError, Status, interruptible
+from rfs.production.rollback.recovery import InsideError, interruptible
+from rfs.production.rollback.status import Status
 
 if TYPE_CHECKING:
     from rfs.production.rollback.guarded import Deployment

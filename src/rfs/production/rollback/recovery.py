@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 import msgspec
 
 from rfs.production.rollback import selectors
-from rfs.production.rollback.capturing import Drift, Part
+from rfs.production.rollback.capturing import Part
 from rfs.production.rollback.catalog import Catalog, entry
 from rfs.production.rollback.engine import Engine
 from rfs.production.rollback.errors import ConflictError, HeldError, NotFoundError, RollbackError, UsageError
@@ -19,7 +19,6 @@ from rfs.production.rollback.lock import actor, exclusive
 from rfs.production.rollback.model import (
     Component,
     Consent,
-    DeploymentCheckpoint,
     HealthReport,
     OperationStatus,
     storable,
@@ -33,12 +32,7 @@ from rfs.production.rollback.store import Store
 from rfs.production.rollback.wiring import load_parts, recorded_parts
 
 if TYPE_CHECKING:
-    from rfs.production.rollback.approvals import ApprovalRequest, Stands
-    from rfs.production.rollback.deferred import Deferred
     from rfs.production.rollback.deployments import Deployments
-    from rfs.production.rollback.freezing import InForce
-    from rfs.production.rollback.gradual import Gradual
-    from rfs.production.rollback.guarded import Deployment
     from rfs.production.rollback.operationlog import OperationLog
 
 P = ParamSpec("P")
@@ -63,33 +57,6 @@ class InsideError(Exception):
     def __init__(self, components: tuple[str, ...]) -> None:
         super().__init__(components)
         self.components = components
-
-
-class Status(msgspec.Struct, frozen=True):
-    """What `rfs status` tells: the last checkpoint, drift against it, and what is open.
-
-    Attributes:
-        deployment: the guarded deployment, or rollback, that is not decided yet.
-        guarded: a living process looks after it.
-        due: nobody does, and it is to be taken back or given up by now.
-        frozen: the freeze that keeps deployments from being made now.
-        gradual: the rollback in waves that is open.
-        waiting: requests for approval that are not over, each with how it stands.
-        deferred: scheduled and armed rollbacks that wait.
-    """
-
-    app: str
-    latest: DeploymentCheckpoint | None
-    drift: tuple[Drift, ...]
-    open_operation: Operation | None
-    running: str
-    deployment: Deployment | None
-    guarded: bool
-    due: bool
-    frozen: InForce | None = None
-    waiting: tuple[tuple[ApprovalRequest, Stands], ...] = ()
-    deferred: tuple[Deferred, ...] = ()
-    gradual: Gradual | None = None
 
 
 class Recoverable:
