@@ -11,7 +11,7 @@ from cli_app import App
 from test_conditions_guard import configure, value
 from test_scheduled_rollback import due, once, status_of
 
-from rfs.production.rollback import RollbackManager, RollbackStrategy
+from rfs.production.rollback import ConditionalRollback, RollbackManager, RollbackStrategy
 
 ALERTS = 'trip = "> 0.05"\naction = "alert"\n'
 
@@ -123,3 +123,57 @@ def test_from_python(app: App) -> None:
     assert asyncio.run(ask(condition="errors")).unwrap()["status"] == "armed"
     assert asyncio.run(ask()).error.code == 2
     assert asyncio.run(ask(condition="erors")).error.code == 10
+
+
+def own(app: App, condition: Any, **options: Any) -> Any:
+    """Arm a rollback with a condition of this program's own."""
+    rule = ConditionalRollback("own", condition, 0.05, interval=0.05, **options)
+    manager = RollbackManager(app.folder)
+    return manager.rollback_to_checkpoint(
+        "first", "just in case", strategy=RollbackStrategy.CONDITIONAL, condition=rule
+    )
+
+
+async def eventually(app: App, rollback_id: str, status: str) -> Any:
+    manager = RollbackManager(app.folder)
+    while True:
+        found = next(each for each in manager.get_rollback_history() if each.rollback_id == rollback_id)
+        if found.status == status:
+            return found
+        await asyncio.sleep(0.02)
+
+
+def test_a_condition_of_the_program_makes_it_once(app: App) -> None:
+    async def main() -> None:
+        measured = [0.01]
+        done = (await own(app, lambda: measured[0])).unwrap()
+        assert done["status"] == "armed"
+        # The daemon leaves it alone while the program lives.
+        out, _ = await asyncio.to_thread(app.start("watch", "--once", "--json").communicate)
+        assert out == ""
+        measured[0] = 0.5
+        record = await asyncio.wait_for(eventually(app, done["rollback_id"], "completed"), 60)
+        assert record.reason == "just in case: own is 0.5, above 0.05"
+        assert record.strategy == "conditional"
+
+    app.configure((app.folder / "rfs.toml").read_text().partition("[[conditions]]")[0])
+    asyncio.run(asyncio.wait_for(main(), 60))
+    assert app.notes == ["one"]
+    assert list((app.folder / ".rfs").glob("armed-*")) == []
+
+
+def test_it_can_be_called_off_and_ends_with_its_program(app: App) -> None:
+    async def main() -> str:
+        first = (await own(app, lambda: 0.01)).unwrap()["rollback_id"]
+        assert (await RollbackManager(app.folder).cancel_rollback(first)).is_success()
+        second: str = (await own(app, lambda: 0.01)).unwrap()["rollback_id"]
+        assert (await own(app, lambda: 0.01, dry_run=True)).is_success()
+        return second
+
+    app.configure((app.folder / "rfs.toml").read_text().partition("[[conditions]]")[0])
+    rollback_id = asyncio.run(asyncio.wait_for(main(), 60))
+    assert status_of(app, rollback_id)[0] == "armed"
+    assert {told["what"] for told in once(app)} == {"refused"}
+    status, why = status_of(app, rollback_id)
+    assert (status, why) == ("cancelled", "the program that measured its condition has ended")
+    assert app.notes == ["one", "two", "three"]

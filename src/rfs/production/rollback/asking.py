@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rfs.production.rollback.conditions import ConditionalRollback
 from rfs.production.rollback.errors import UsageError
 from rfs.production.rollback.model import RollbackRecord, RollbackStrategy
 
@@ -36,9 +37,9 @@ def put_off_until(strategy: RollbackStrategy, **given: object) -> dict[str, Any]
             raise UsageError("usage", what=f"{article} {kind} rollback needs {name}", hint=f"Give {name}.")
         if name != wanted and value is not None:
             raise UsageError("usage", what=f"{article} {kind} rollback has no {name}", hint=f"Leave {name} out.")
-    if wanted == "condition" and not isinstance(given[wanted], str):
-        what = "condition takes the name of a condition in rfs.toml"
-        raise UsageError("usage", what=what, hint="AutoRollbackManager measures what a program defines itself.")
+    if wanted == "condition" and not isinstance(given[wanted], str | ConditionalRollback):
+        what = "condition takes a ConditionalRollback, or the name of a condition in rfs.toml"
+        raise UsageError("usage", what=what, hint="Give one of the two.")
     return {wanted: given[wanted]} if wanted else {}
 
 

@@ -30,6 +30,7 @@ class Deferred(msgspec.Struct, frozen=True, kw_only=True):
         target: the checkpoint's id; of a rule of rfs.toml a selector, which is resolved when it fires.
         at: UTC, of a scheduled one; of an armed one, when its condition tripped.
         condition: the name of that of an armed one.
+        owned: that is a function of a program, which measures it for as long as it holds the lock of this rollback.
         tripped: how its condition tripped, a sentence without its full stop.
         rule: of one that `[[schedules]]` asks for, what it says in words.
         components: those that go back; all that the target has when empty.
@@ -50,6 +51,7 @@ class Deferred(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     at: datetime | None = None
     condition: str = ""
+    owned: bool = False
     tripped: str = ""
     rule: str = ""
     components: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -17,7 +18,7 @@ from rfs.production.rollback.errors import (
     RollbackError,
     UsageError,
 )
-from rfs.production.rollback.lock import actor
+from rfs.production.rollback.lock import actor, holder
 from rfs.production.rollback.model import (
     Capture,
     DeploymentCheckpoint,
@@ -77,6 +78,8 @@ class Deferring(Consenting, ABC):
         without: Sequence[str] = (),
         selection: Mapping[str, Sequence[str]] | None = None,
         expected: Plan | None = None,
+        rollback_id: str = "",
+        owned: bool = False,
     ) -> Deferred:
         """Write down a rollback that is to be made later, by `rfs watch`; nothing else is changed.
 
@@ -84,6 +87,8 @@ class Deferring(Consenting, ABC):
             at: when; a time without a zone is local.
             condition: instead, the name of the condition in rfs.toml whose trip makes it.
             expected: a plan made earlier; refused when today's differs materially.
+            rollback_id: its id, where somebody has chosen it already.
+            owned: the condition is none of rfs.toml but this process's; see arming.py.
 
         Raises:
             ApprovalNeededError: the policy asks for approvals that are missing.
@@ -99,7 +104,7 @@ class Deferring(Consenting, ABC):
             raise UsageError("glass.later")
         if at is not None and (at := in_utc(at)) <= utc_now():
             raise UsageError("deferred.past", text=at.isoformat(timespec="seconds"))
-        if condition:
+        if condition and not owned:
             from rfs.production.rollback.conditional import require_condition
 
             require_condition(self.settings, condition)
@@ -115,7 +120,8 @@ class Deferring(Consenting, ABC):
                 if other.request == request:
                     raise ConflictError("approval.used", request=request, operation=other.rollback_id)
             deferred = Deferred(
-                rollback_id=new_id(),
+                rollback_id=rollback_id or new_id(),
+                owned=owned,
                 strategy=RollbackStrategy.SCHEDULED if at is not None else RollbackStrategy.CONDITIONAL,
                 status=OperationStatus.SCHEDULED if at is not None else OperationStatus.ARMED,
                 target=target.checkpoint_id,
@@ -212,9 +218,20 @@ class Deferring(Consenting, ABC):
         Args:
             why: a sentence without its full stop.
         """
-        facts = {"at": utc_now(), "tripped": storable(why)}
-        armed = [each for each in self.catalog.waiting_deferred() if each.condition == condition]
-        return [each if each.at is not None else self._change(each, **facts) for each in armed]
+        waiting = self.catalog.waiting_deferred()
+        return [self.trip_one(each, why) for each in waiting if each.condition == condition and not each.owned]
+
+    def trip_one(self, found: Deferred, why: str) -> Deferred:
+        """Let one be due from now on, unless it is already."""
+        return found if found.at is not None else self._change(found, at=utc_now(), tripped=storable(why))
+
+    def owner_path(self, rollback_id: str) -> str:
+        """Return the path of the lock that a program holds while it measures the condition of an armed rollback."""
+        return os.path.join(self.settings.store.path, f"armed-{rollback_id}")
+
+    def measured(self, found: Deferred) -> bool:
+        """Tell whether the program that measures an armed rollback's condition is alive."""
+        return bool(holder(self.owner_path(found.rollback_id)))
 
     def put_off(self, found: Deferred, why: str) -> None:
         """Write down why one that is due waits on, unless that is known."""

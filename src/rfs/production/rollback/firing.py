@@ -33,10 +33,17 @@ def turn(app: Application, tables: Sequence[ScheduleTable], say: Say) -> float:
     """
     _forget_conditions(app, say)
     _follow_rules(app, [table for table in tables if table.do == "rollback"], say)
-    return min([_look(app, found, say) for found in app.catalog.waiting_deferred()], default=math.inf)
+    # What a program measures it makes itself, while it lives.
+    ours = [each for each in app.catalog.waiting_deferred() if not (each.owned and app.measured(each))]
+    return min([look(app, found, say) for found in ours], default=math.inf)
 
 
-def _look(app: Application, found: Deferred, say: Say) -> float:
+def look(app: Application, found: Deferred, say: Say) -> float:
+    """Do what is due of one that waits; return in how many seconds something is.
+
+    Args:
+        say: as for `turn`.
+    """
     match app.look_at(found):
         case Due.WAIT:
             return math.inf if found.at is None else (found.at - utc_now()).total_seconds()
@@ -91,13 +98,16 @@ def _ended(app: Application, found: Deferred, say: Say) -> None:
 
 
 def _forget_conditions(app: Application, say: Say) -> None:
-    """Give up what is armed with a condition that rfs.toml has no more: it would wait for ever."""
+    """Give up what is armed with a condition that nobody measures any more: it would wait for ever."""
     armed = [each for each in app.catalog.waiting_deferred() if each.condition and each.at is None]
     if not armed:
         return
     names = {str(table.get("name")) for table in app.settings.conditions}
     for found in armed:
-        if found.condition not in names:
+        if found.owned:
+            if not app.measured(found):
+                _refuse(app, found, "the program that measured its condition has ended", say)
+        elif found.condition not in names:
             _refuse(app, found, f"rfs.toml has no condition {found.condition} any more", say)
 
 

@@ -18,7 +18,9 @@ import msgspec
 from rfs.core.result import Result
 from rfs.production.rollback import upkeep
 from rfs.production.rollback.application import Application
+from rfs.production.rollback.arming import arm
 from rfs.production.rollback.asking import put_off_until, told_of, with_deferred
+from rfs.production.rollback.conditions import ConditionalRollback
 from rfs.production.rollback.errors import GoingOnError, IntegrityError, RollbackError, UsageError
 from rfs.production.rollback.governed import Governed
 from rfs.production.rollback.gradually import roll_back_gradually
@@ -53,7 +55,6 @@ if TYPE_CHECKING:
     import asyncio
     from datetime import datetime, timedelta
 
-    from rfs.production.rollback.conditions import ConditionalRollback
     from rfs.production.rollback.scheduling import CheckpointSchedule
 
 T = TypeVar("T")
@@ -170,7 +171,8 @@ class RollbackManager(Governed):
                 it down for `rfs watch` and return at once.
             components: only these.
             at: when, of a SCHEDULED rollback; a time without a zone is local.
-            condition: of a CONDITIONAL rollback: the name of a condition in rfs.toml, whose trip makes it.
+            condition: of a CONDITIONAL one: a ConditionalRollback, which is measured in this process for as long as it
+                lives (see arming.py); or the name of a condition in rfs.toml, which `rfs watch` measures.
             paths, keys, tables: only these files and folders, these keys of a configuration (`"a.b"`, or
                 `"NAME:a.b"`), and these tables of a SQLite database.
             request: go on with this request for approval; without it, with that of the same plan, if there is one.
@@ -184,8 +186,8 @@ class RollbackManager(Governed):
         """
         selector = _selector(checkpoint)
 
-        def act(app: Application) -> dict[str, Any]:
-            put_off = put_off_until(strategy, at=at, condition=condition)
+        def act(app: Application, **armed: Any) -> dict[str, Any]:
+            put_off = {**put_off_until(strategy, at=at, condition=condition), **armed}
             app.consent = msgspec.structs.replace(app.consent, request=request, break_glass=break_glass)
             only, part = tuple(components or ()), chosen(app.parts, paths, keys, tables)
             if strategy is RollbackStrategy.GRADUAL:
@@ -195,6 +197,8 @@ class RollbackManager(Governed):
             roll_back = partial(app.rollback, selector, reason=reason, only=only, selection=part)
             return _summary(*_or_going_on(app, lambda: [roll_back()]))
 
+        if isinstance(condition, ConditionalRollback) and strategy is RollbackStrategy.CONDITIONAL:
+            return await arm(self._do, condition, act)
         return await self._do(act)
 
     async def roll_back_automatically(self, reason: str, *, before: datetime) -> Result[dict[str, Any], RollbackError]:
