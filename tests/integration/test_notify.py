@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import os
 import signal
 import socket
 import threading
@@ -17,6 +18,7 @@ from cli_app import App
 from waiting import until
 
 from rfs.production.rollback.application import Application
+from rfs.production.rollback.catalog import Catalog
 from rfs.production.rollback.model import utc_now
 from rfs.production.rollback.notifications import pause
 
@@ -309,3 +311,49 @@ def test_pauses_grow_and_end() -> None:
     pauses = [pause(attempts) for attempts in range(1, 40)]
     assert pauses == sorted(pauses)
     assert (pauses[0], pauses[-1]) == (10.0, 3600.0)
+
+
+def test_killed_between_the_answer_and_its_record_it_sends_the_same_message_again(
+    told: App, endpoint: Endpoint
+) -> None:
+    rolled_back_with_nobody_listening(told)
+    child = os.fork()
+    if not child:
+        try:
+            Catalog.delivered = lambda *_: os._exit(9)  # type: ignore[method-assign]  # in the forked child alone
+            told.rfs("watch", "--once")
+        finally:
+            os._exit(1)  # the tests must not go on in a second process
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert len(endpoint.got) == 1
+    assert told.rfs("watch", "--once").code == 0
+    assert len(endpoint.got) == 2
+    assert len({message["id"] for message in endpoint.messages}) == 1
+
+
+def test_a_rebuilt_catalog_tells_nothing_again(told: App, endpoint: Endpoint) -> None:
+    rolled_back(told)
+    assert len(endpoint.got) == 1
+    assert told.rfs("recover", "--rebuild").code == 0
+    assert told.rfs("watch", "--once").code == 0
+    assert len(endpoint.got) == 1
+
+
+def test_of_an_endpoint_that_fails_no_more_is_asked_in_a_turn(told: App, endpoint: Endpoint) -> None:
+    rolled_back_with_nobody_listening(told)
+    rolled_back_with_nobody_listening(told)
+    endpoint.status = 500
+    assert told.rfs("watch", "--once").code == 0
+    assert len(endpoint.got) == 1
+    assert [letter["attempts"] for letter in letters(told)] == [1, 0]
+
+
+def test_a_scheduled_rollback_that_is_not_made_is_told(told: App, endpoint: Endpoint) -> None:
+    told.checkpoint()
+    words = ("--at", "in 2h", "--yes", "--reason", "at night", "--json")
+    rollback_id = told.rfs("rollback", "@latest", *words).data["rollback_id"]
+    assert endpoint.got == []
+    told.json("cancel", rollback_id, "--reason", "not needed")
+    (message,) = endpoint.messages
+    assert (message["event"], message["subject"]) == ("refused", rollback_id)
+    assert "not needed" in message["text"]
