@@ -32,12 +32,16 @@ class Database:
         path: made when missing.
         give_way: asked for room when a change that matters finds none; tells whether it made some.
         prepare: called with each connection before it is used; one that may not write must not be written to.
+        damaged: the key of the error for a file that makes no sense.
 
     Raises:
-        RollbackError: it can neither be written nor looked at; catalog.damaged.
+        RollbackError: it can neither be written nor looked at; `damaged`.
     """
 
-    def __init__(self, path: str, give_way: Callable[[], bool], prepare: Change) -> None:
+    def __init__(
+        self, path: str, give_way: Callable[[], bool], prepare: Change, *, damaged: str = "catalog.damaged"
+    ) -> None:
+        self._damaged = damaged
         self.path = path
         self._give_way = give_way
         self._prepare = prepare
@@ -211,7 +215,7 @@ class Database:
             if isinstance(error, (apsw.IOError, apsw.BusyError)):
                 raise RollbackError("store.unwritable", path=self.path, why=str(error)) from error
             if isinstance(error, (apsw.NotADBError, apsw.CorruptError)):
-                raise RollbackError("catalog.damaged", path=self.path) from error
+                raise RollbackError(self._damaged, path=self.path) from error
             raise
 
 

@@ -23,7 +23,7 @@ OWED = "operations:owed"
 _OPERATIONS = "operations"
 _PAGE = 200
 _MOST = 1 << 62
-_SCHEMA = """
+SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
     seq INTEGER PRIMARY KEY, log TEXT NOT NULL, name TEXT NOT NULL, body BLOB NOT NULL,
     UNIQUE (log, name));
@@ -59,7 +59,7 @@ class Ledger:
     def __init__(self, store: Store) -> None:
         self.path = os.path.join(store.path, "ledger.db")
         self._store = store
-        self._file = Database(self.path, store.reserve.give_up, self._prepare)
+        self._file = Database(self.path, store.reserve.give_up, self._prepare, damaged="ledger.damaged")
 
     def close(self) -> None:
         self._file.close()
@@ -76,7 +76,7 @@ class Ledger:
             raise RollbackError("store.format", path=self.path, found=version, known=LEDGER_FORMAT)
         if version < LEDGER_FORMAT:
             with transaction(db):
-                db.execute(_SCHEMA)
+                db.execute(SCHEMA)
                 db.pragma("user_version", LEDGER_FORMAT)
 
     def write(self, *changes: Put | Drop) -> None:

@@ -31,6 +31,10 @@ OF_TRACKING: dict[str, tuple[str, str]] = {
         "Rows of {component} would refer to rows that are not there: {what}.",
         "Roll back {tables}, or all of it with --only {component}.",
     ),
+    "ledger.damaged": (
+        "The ledger {path}, in which tracked changes and versions of configurations are, is damaged.",
+        "Run `rfs recover --rebuild`: what can be read of it is saved, and the damaged file is kept.",
+    ),
     "track.missing": (
         "What [track] asks for needs the package watchfiles, which is not installed.",
         "Run `pip install 'rfs-rollback[track]'`, or take [track] out of rfs.toml.",

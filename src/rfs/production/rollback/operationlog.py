@@ -116,6 +116,7 @@ class OperationLog:
     def close(self) -> None:
         if self._opened is not None:
             self._opened.close()
+            self._opened = None
 
     @property
     def _ledger(self) -> Ledger | None:

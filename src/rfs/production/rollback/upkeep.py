@@ -288,9 +288,19 @@ def _reachable(app: Application, checkpoints: Iterable[DeploymentCheckpoint]) ->
 def rebuild(app: Application) -> int:
     """Make index and catalog again from the packs and the key. Returns how many records were found.
 
+    Of a damaged ledger, which the packs do not have, what can be read is saved.
     Checkpoints that were forgotten but not yet pruned come back with it.
     """
+    from rfs.production.rollback.ledger_rescue import rescue  # seldom needed
+
     with app.exclusively("rebuild"):
+        app.log.close()
+        rescued = rescue(app.store)
+        if rescued is not None:
+            app.notices.append(
+                f"The ledger was damaged: {rescued.records:,} records of it were saved, and the rest of what programs "
+                f"tracked, and of versions of configurations, is lost. The damaged file is kept in {rescued.kept}."
+            )
         app.store.rebuild()
         newest: dict[str, DeploymentCheckpoint] = {}
         for body in app.store.records("checkpoint"):
