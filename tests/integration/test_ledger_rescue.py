@@ -13,7 +13,7 @@ from small import Small
 from rfs.production.rollback import IncrementalRollback
 from rfs.production.rollback.ledger_rescue import rescue
 
-CHANGES = 60
+CHANGES = 40
 
 
 class Shop(Small, CommandLine):
@@ -61,6 +61,7 @@ def test_what_can_be_read_is_saved_and_the_rest_is_said_to_be_lost(shop: Shop) -
     assert shop.ids() == after
 
 
+@pytest.mark.slow
 def test_one_that_is_no_database_any_more_is_put_aside_and_work_goes_on(shop: Shop) -> None:
     shop.ledger.write_bytes(os.urandom(50_000))
     ran = shop.rfs("log")

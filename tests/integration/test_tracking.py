@@ -186,6 +186,7 @@ def test_killed_between_the_checkpoint_and_the_record_it_is_found_again(site: Si
     assert site.look() == []
 
 
+@pytest.mark.slow
 def test_an_edit_that_is_too_large_is_told_and_a_checkpoint_helps(site: Site) -> None:
     text = (site.home / "rfs.toml").read_text()
     (site.home / "rfs.toml").write_text(text + "largest = 1\n")
@@ -201,6 +202,7 @@ def test_an_edit_that_is_too_large_is_told_and_a_checkpoint_helps(site: Site) ->
     assert len(site.look()) == 1
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_gone_and_prune_that_keeps_what_is_needed(site: Site) -> None:
     import shutil
 

@@ -94,10 +94,10 @@ def test_a_conflict_in_a_configuration_is_decided_and_the_rest_stays(shop: Shop)
 @pytest.mark.parametrize(
     ("script", "why"),
     [
-        ("sys.exit(3)", "the editor ended with 3"),
         ("", "conflict markers are left in it"),
-        ("open(path, 'w').write('[broken')", "not valid TOML"),
-        ("import os; os.remove(path)", "The editor could not be used"),
+        pytest.param("sys.exit(3)", "the editor ended with 3", marks=pytest.mark.slow),
+        pytest.param("open(path, 'w').write('[broken')", "not valid TOML", marks=pytest.mark.slow),
+        pytest.param("import os; os.remove(path)", "The editor could not be used", marks=pytest.mark.slow),
     ],
 )
 def test_an_editor_that_is_given_up_changes_nothing(shop: Shop, script: str, why: str) -> None:
