@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -315,3 +317,30 @@ def test_edits_come_one_after_the_other_and_some_by_renaming(site: Site) -> None
         (site.tree / ".settings.new").write_text("version = 3\n")
         (site.tree / ".settings.new").rename(site.settings)
         assert "of settings" in daemon.hears("edit").text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", ["watches", "instances"])
+def test_the_limits_of_inotify_are_told_and_edits_are_found_all_the_same(site: Site, limit: str) -> None:
+    """With the limit of a user namespace of its own: that of the machine is left alone."""
+    lowered = f"echo {5 if limit == 'watches' else 0} > /proc/sys/user/max_inotify_{limit}"
+    if subprocess.run(["unshare", "-Ur", "sh", "-c", lowered], capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs unshare, and a kernel that lets this user have a namespace")
+    for number in range(20):
+        (site.tree / f"folder {number}").mkdir()
+    quick(site, 'at_most = "200ms"\n')
+    command = ["unshare", "-Ur", "sh", "-c", f"{lowered}; exec {sys.executable} -m rfs.cli.main watch --json"]
+    with subprocess.Popen(command, cwd=site.home, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        ends = Timer(60, process.kill)  # what is never told must not be waited for for ever
+        ends.start()
+        try:
+            told = (json.loads(line) for line in process.stdout)
+            error = next(each for each in told if each["what"] == "error")
+            assert "Nothing is noticed of" in error["text"]
+            assert "fs.inotify.max_user_watches" in error["text"]
+            site.code.write_text("edited\n")
+            assert any("code.txt" in each["text"] for each in told)
+        finally:
+            ends.cancel()
+            process.kill()

@@ -45,6 +45,6 @@ OF_TRACKING: dict[str, tuple[str, str]] = {
     ),
     "track.blind": (
         "Nothing is noticed of {components} ({why}), so that it is compared every {seconds} s instead.",
-        "Raise fs.inotify.max_user_watches with sysctl if that is the limit; network file systems notice nothing.",
+        "If a limit is the reason, raise fs.inotify.max_user_watches or max_user_instances with sysctl.",
     ),
 }

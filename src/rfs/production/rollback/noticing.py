@@ -99,7 +99,8 @@ class Noticer:
                 yield_on_timeout=True,
                 raise_interrupt=False,
                 recursive=deep,
-                ignore_permission_denied=True,
+                # Else the limits of inotify would be passed over in silence, too.
+                ignore_permission_denied=False,
             )
             for found in changes:
                 self._begun[deep].set()
