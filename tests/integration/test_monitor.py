@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from small import Small
 
-from rfs.production.rollback import AutoRollbackManager, RollbackError, RollbackManager
+from rfs.core.result import Failure
+from rfs.production.rollback import AutoRollbackManager, DeploymentRollbackManager, RollbackError, RollbackManager
 from rfs.production.rollback.model import RollbackRecord, utc_now
 
 HEALTH = '[[health]]\nname = "sane"\ncommand = ["test", "!", "-e", "sick"]\nretries = 0\n'
@@ -192,6 +193,53 @@ def test_a_dry_run_only_tells(small: Small) -> None:
         assert auto.automatic() == []
 
     asyncio.run(act())
+
+
+def test_the_version_that_was_live_is_quarantined(small: Small) -> None:
+    async def act() -> None:
+        deploying = DeploymentRollbackManager(small.home)
+        kept = await deploying.deploy("d", lambda: small.version(3), {"version": "v3"})
+        assert kept.is_success(), kept
+        auto = Auto(small)
+        auto.add_rollback_condition("error_rate", lambda: 0.07, 0.05)
+        await until(auto, auto.automatic)
+        again = await deploying.deploy("d", lambda: small.version(3), {"version": "v3"})
+        assert isinstance(again, Failure)
+        assert (again.error.code, "error_rate is 0.07" in str(again.error)) == (21, True)
+
+    asyncio.run(act())
+
+
+def test_a_checkpoint_is_taken_once_in_the_cooldown(small: Small) -> None:
+    async def act() -> None:
+        auto = Auto(small)
+        calls, condition = counted(0.07)
+        auto.add_rollback_condition("error_rate", condition, 0.05, action="checkpoint")
+        await until(auto, at_least(calls, 8))
+        taken = [each for each in auto.manager.get_checkpoints() if each.type == "conditional"]
+        assert [each.metadata["condition"] for each in taken] == ["error_rate"]
+        assert (auto.automatic(), auto.alerts) == ([], [])
+
+    asyncio.run(act())
+    assert small.is_at(2)
+
+
+@pytest.mark.parametrize("how", ["policy", "deployment"])
+def test_nothing_goes_back_by_itself_where_that_was_ruled_out(small: Small, how: str) -> None:
+    async def act() -> None:
+        auto = Auto(small)
+        if how == "policy":
+            auto.manager = RollbackManager(small.home, policy={"auto_rollback": False})
+        else:
+            deploying = DeploymentRollbackManager(small.home)
+            facts = {"version": "v3", "auto_rollback": False}
+            assert (await deploying.deploy("d", lambda: small.version(2), facts)).is_success()
+        auto.add_rollback_condition("error_rate", lambda: 0.07, 0.05)
+        await until(auto, lambda: auto.alerts)
+        assert auto.automatic() == []
+
+    asyncio.run(act())
+    assert small.is_at(2)
 
 
 def test_what_cannot_be_a_condition_is_refused(small: Small) -> None:

@@ -93,6 +93,7 @@ def guard(
 
 
 def _only_told(session: Session, command: tuple[str, ...], version: str, consent: Consent) -> Answer:
+    from rfs.production.rollback.conditional import parse_conditions
     from rfs.production.rollback.passing import require_program
 
     require_program(command)
@@ -102,9 +103,17 @@ def _only_told(session: Session, command: tuple[str, ...], version: str, consent
         app.deployments.require_free(version)
         names = list(app.parts)
         checks = len(app.settings.health)
-    data = {"dry_run": True, "components": names, "command": list(command), "health_checks": checks}
+        rules = len(parse_conditions(app.settings)) if app.settings.conditions else 0
+    data = {
+        "dry_run": True,
+        "components": names,
+        "command": list(command),
+        "health_checks": checks,
+        "conditions": rules,
+    }
+    watched = [counted(checks, "health check")] * bool(checks) + [counted(rules, "condition")] * bool(rules)
     text = f"It would take a checkpoint of {', '.join(names)}, run {printable(' '.join(command))}, and watch "
-    return Answer(data, text + (counted(checks, "health check") if checks else "nothing: there are no health checks."))
+    return Answer(data, text + (" and ".join(watched) or "nothing: there are no health checks."))
 
 
 def _kept(outcome: Outcome) -> Answer:

@@ -35,7 +35,8 @@ def sparkline(samples: Sequence[Measured], threshold: float, *, below: bool, wid
     shown = samples[-width:]
     letters, nothing, failed = (PLAIN, " ", "x") if plain else (BLOCKS, "·", "×")
     sign = -1 if below else 1
-    badness = [None if each.measured is None else sign * (each.measured - threshold) for each in shown]
+    # Halves, and below quotients before differences: what is measured may be as large as numbers get.
+    badness = [None if each.measured is None else sign * (each.measured / 2 - threshold / 2) for each in shown]
     worst = max([each for each in badness if each is not None and each > 0], default=0.0)
     best = -min([each for each in badness if each is not None and each <= 0], default=0.0)
     line = ""
@@ -43,9 +44,9 @@ def sparkline(samples: Sequence[Measured], threshold: float, *, below: bool, wid
         if each is None:
             line += failed if sample.error else nothing
         elif each > 0:
-            line += letters[_HALF + min(_HALF - 1, int(_HALF * each / worst))]
+            line += letters[_HALF + min(_HALF - 1, int(_HALF * (each / worst)))]
         else:
-            line += letters[_HALF - 1 - (min(_HALF - 1, int(_HALF * -each / best)) if best else 0)]
+            line += letters[_HALF - 1 - (min(_HALF - 1, int(_HALF * (-each / best))) if best else 0)]
     return line
 
 
@@ -57,13 +58,13 @@ def chart(samples: Sequence[Measured], threshold: float, *, below: bool, width: 
     columns = _columns([each.measured for each in samples], below=below, width=width)
     there = [each for each in columns if each is not None]
     low, high = min([*there, threshold]), max([*there, threshold])
-    step = (high - low) / (_ROWS - 1) or 1.0
+    step = high / (_ROWS - 1) - low / (_ROWS - 1) or 1.0
     full, line = ("#", "-") if plain else ("█", "┄")
-    marked = round((threshold - low) / step)
+    marked = round(threshold / step - low / step)
     drawn = []
     for row in range(_ROWS - 1, -1, -1):
         cells = "".join(
-            full if each is not None and round((each - low) / step) >= row else line if row == marked else " "
+            full if each is not None and round(each / step - low / step) >= row else line if row == marked else " "
             for each in columns
         )
         label = f"{threshold:g}" if row == marked else f"{low + row * step:.3g}" if row in (0, _ROWS - 1) else ""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime
 
 import msgspec
 
 from rfs.production.rollback.application import Application
-from rfs.production.rollback.errors import NotFoundError, RollbackError
+from rfs.production.rollback.errors import ConflictError, NotFoundError, RollbackError
+from rfs.production.rollback.guarded import Deployment
 from rfs.production.rollback.model import CheckpointType, DeploymentCheckpoint, OperationStatus
 from rfs.production.rollback.operation import DEPLOYMENT, Operation
 
@@ -28,15 +30,27 @@ def roll_back(app: Application, reason: str, trouble: datetime) -> Operation:
 
     Raises:
         NotFoundError: monitor.no_target; nothing was done.
+        ConflictError: monitor.not_allowed, the policy, or what was said of the live deployment, is against it.
         RollbackError: as for `Application.rollback`.
     """
     target = target_before(app.catalog.ordinary(), trouble)
+    live = _live(app)
+    if not app.settings.policy.auto_rollback:
+        raise ConflictError("monitor.not_allowed", who="[policy] says auto_rollback = false")
+    if live is not None and not live.auto_rollback:
+        raise ConflictError("monitor.not_allowed", who=f"the deployment {live.guard_id} was only to be watched")
     with app.locked("quarantine"):
-        live = live_deployment(app.catalog.history())
         if live is not None:
-            app.deployments.quarantine(live, reason)
+            app.deployments.quarantine(live.guard_id, reason)
     app.consent = msgspec.structs.replace(app.consent, automatic=True)
     return app.rollback(target.checkpoint_id, reason=f"{REASON}{reason}")
+
+
+def _live(app: Application) -> Deployment | None:
+    guard_id = live_deployment(app.catalog.history())
+    with suppress(NotFoundError):  # a catalog made anew may know of the one and not of the other
+        return app.deployments.get(guard_id) if guard_id is not None else None
+    return None
 
 
 def target_before(checkpoints: Iterable[DeploymentCheckpoint], trouble: datetime) -> DeploymentCheckpoint:
@@ -71,18 +85,12 @@ def last_rollback(operations: Iterable[Operation]) -> datetime | None:
     return next((each.finished_at or each.created_at for each in operations if each.kind in _BACK), None)
 
 
-def automatic_times(operations: Iterable[Operation], since: datetime) -> list[datetime]:
-    """Return when the automatic rollbacks from `since` on were, UTC; operations are given newest first.
+def automatic_times(operations: Iterable[Operation]) -> list[datetime]:
+    """Return when the automatic ones among these rollbacks were, UTC.
 
     One that was interrupted before it had changed anything is none: it is due still.
     """
-    found = []
-    for each in operations:
-        if each.created_at < since:
-            break
-        if each.reason.startswith(REASON) and not dropped(each):
-            found.append(each.created_at)
-    return found
+    return [each.created_at for each in operations if each.reason.startswith(REASON) and not dropped(each)]
 
 
 def gist(why: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
+from itertools import takewhile
 
 import msgspec
 
@@ -16,6 +17,7 @@ from rfs.production.rollback.application import Application
 from rfs.production.rollback.automatic import automatic_times, last_rollback
 from rfs.production.rollback.conditions import ConditionalRollback, Outcome, Sample, Verdict, assess
 from rfs.production.rollback.model import CheckpointType
+from rfs.production.rollback.samples import KEPT
 
 COMPARED = 60
 """So many intervals before a change are compared with what comes after it."""
@@ -23,6 +25,8 @@ RULE = "condition"
 """The key of a CONDITIONAL checkpoint's metadata that names the condition."""
 # Measurements further apart than so many times what one may take were not made by a daemon that ran on.
 _GAP = 3
+# A rule that is measured once a year must not look back to before there were years.
+_LONGEST = 1e9
 
 
 class Ground(msgspec.Struct, frozen=True):
@@ -52,9 +56,12 @@ class Ground(msgspec.Struct, frozen=True):
 
 def ground_of(app: Application, now: datetime, rules: Sequence[ConditionalRollback]) -> Ground:
     """Return it as it is now, reading no more of the history than these rules need."""
-    span = max([0.0, *(each for rule in rules for each in (rule.window, rule.cooldown))])
-    rollbacks = automatic_times(app.catalog.history(), now - timedelta(seconds=span))
-    live_since = last_rollback(app.catalog.history())
+    # What happened before everything that is remembered of what was measured decides nothing.
+    spans = [each for rule in rules for each in (rule.window, rule.cooldown, rule.initial_delay, KEPT * rule.interval)]
+    oldest = now - timedelta(seconds=min(_LONGEST, max([0.0, *spans])))
+    lately = list(takewhile(lambda each: each.created_at >= oldest, app.catalog.history()))
+    rollbacks = automatic_times(lately)
+    live_since = last_rollback(lately)
     newest = next((each for each in app.catalog.deployments() if each.kind == "guard" and each.changed_at), None)
     changing = changed = None
     if newest is not None and (live_since is None or newest.created_at > live_since):

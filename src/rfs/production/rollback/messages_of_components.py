@@ -104,6 +104,10 @@ OF_COMPONENTS: dict[str, tuple[str, str]] = {
         "The conditions are monitored already.",
         "Add further ones with add_rollback_condition, or stop_monitoring first.",
     ),
+    "monitor.not_allowed": (
+        "Nothing goes back by itself here: {who}.",
+        "Look at it, and go back by hand: `rfs rollback`.",
+    ),
     "monitor.no_target": (
         "There is no checkpoint, verified healthy, from before the trouble began.",
         "Choose one by hand (`rfs checkpoint list`), and take checkpoints while the application is well.",

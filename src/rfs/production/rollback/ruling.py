@@ -15,13 +15,16 @@ import msgspec
 
 from rfs.production.rollback.application import Application
 from rfs.production.rollback.automatic import REASON, gist, roll_back
-from rfs.production.rollback.conditional import ConditionTable, open_condition, parse_conditions
+from rfs.production.rollback.conditional import ConditionTable, open_condition, open_conditions, parse_conditions
 from rfs.production.rollback.conditions import ConditionalRollback, Decision, Outcome, Sample, Verdict, decide
+from rfs.production.rollback.driver import Finding
 from rfs.production.rollback.errors import InterruptedByUserError, LockedError, NotFoundError, RollbackError
 from rfs.production.rollback.judging import RULE, Ground, Standing, ground_of, judge, standing, taken_by
+from rfs.production.rollback.lock import holder
 from rfs.production.rollback.model import CheckpointType, utc_now
 from rfs.production.rollback.samples import FILE, Event, Samples
-from rfs.production.rollback.sampling import Probe, Sampling
+from rfs.production.rollback.sampling import Probe, Sampling, asked
+from rfs.production.rollback.scheduled import lock_path
 from rfs.production.rollback.sources import SourceSpec
 
 _LOOK_SECONDS = 0.05
@@ -209,6 +212,7 @@ class Ruler:
     Args:
         say: told (what, a sentence, its subject) of everything that was done.
         complain: told (of what, the error), again and again.
+        forget: told of what there is nothing to complain any more.
         wake: called, from another thread, when there is something to judge.
     """
 
@@ -216,10 +220,12 @@ class Ruler:
         self,
         say: Callable[[str, str, str], None],
         complain: Callable[[str, RollbackError], None],
+        forget: Callable[[str], object],
         wake: Callable[[], None],
     ) -> None:
         self._say = say
         self._complain = complain
+        self._forget = forget
         self._wake = wake
         self._rules: Rules | None = None
         self._stopped = False
@@ -256,6 +262,7 @@ class Ruler:
         except RollbackError as error:
             self._complain("conditions", error)
             return False
+        self._forget("conditions")
         for notice in app.notices:
             self._say("settled", notice, "")
         app.notices.clear()
@@ -306,3 +313,23 @@ def _recorded(app: Application) -> Iterator[Samples | None]:
         return
     with closing(Samples(app.settings.store.path)) as samples:
         yield samples
+
+
+def examine(app: Application) -> list[Finding]:
+    """Measure every condition once, and return what is in its way."""
+    try:
+        opened = open_conditions(app.settings)
+    except RollbackError as error:
+        return [Finding("error", str(error), error.hint)]
+    findings = []
+    for each in opened:
+        with closing(each), app.beat.call():
+            app.beat.tick()
+            sample = asked(each.rule)
+        if sample.error:
+            what = f"The condition {each.rule.name} cannot be measured: {sample.error}."
+            findings.append(Finding("warning", what, "Start what answers it, or correct [[conditions]]."))
+    if not holder(lock_path(app.settings)):
+        what = "Nobody measures [[conditions]] outside of deployments: `rfs watch` does not run."
+        findings.append(Finding("warning", what, "Run `rfs watch`."))
+    return findings

@@ -22,7 +22,7 @@ class Probe:
     """One condition, with at most one measurement under way.
 
     Args:
-        rule: its `condition` measures: it returns a Sample and does not raise, in about `rule.timeout` seconds; when it
+        rule: its `condition` measures: it returns a Sample in about `rule.timeout` seconds; when it
             takes longer, that is a failed measurement, and the next begins when it has returned.
         close: lets go of what it measures with.
         earlier: what it measured before, oldest first.
@@ -55,9 +55,10 @@ class Probe:
 
     def due_now(self) -> None:
         """Measure as soon as can be. What is being measured at this moment does not count."""
-        if self._asked is not None:
-            self._asked.counts = False
-        self._due = 0.0
+        with self._lock:
+            if self._asked is not None:
+                self._asked.counts = False
+            self._due = 0.0
 
     def poll(self, now: float, *, begin: bool) -> Sample | None:
         """Begin to measure when it is due; return what was measured, once. Never waits.
@@ -74,10 +75,11 @@ class Probe:
                     self._samples.pop()
                 self._samples.append(sample)
                 self.measured += 1
-        if begin and self._asked is None and now >= self._due:
-            self._due = now + self.pace
-            self._late = now + self.rule.timeout + _GRACE_SECONDS
-            self._asked = _Asked(self.rule, self._answered)
+        with self._lock:
+            if begin and self._asked is None and now >= self._due:
+                self._due = now + self.pace
+                self._late = now + self.rule.timeout + _GRACE_SECONDS
+                self._asked = _Asked(self.rule, self._answered)
         return sample
 
     def next(self, *, begin: bool) -> float:
@@ -92,18 +94,16 @@ class Probe:
             self._asked.join(seconds)
 
     def _collected(self, now: float) -> Sample | None:
-        asked = self._asked
-        if asked is None:
+        under_way = self._asked
+        if under_way is None:
             return None
-        if asked.answer is not None:
+        if under_way.answer is not None:
             self._asked = None
-            if isinstance(asked.answer, BaseException):
-                raise asked.answer
-            return asked.answer if asked.counts else None
+            return under_way.answer if under_way.counts else None
         if now < self._late:
             return None
         self._late = now + self.pace
-        asked.counts = False
+        under_way.counts = False
         return Sample(at=utc_now(), error=f"it did not answer within {self.rule.timeout:g} s")
 
 
@@ -112,19 +112,25 @@ class _Asked(Thread):
 
     def __init__(self, rule: ConditionalRollback, answered: Callable[[], None]) -> None:
         super().__init__(name=f"rfs {rule.name}", daemon=True)
-        self.answer: Sample | BaseException | None = None
+        self.answer: Sample | None = None
         self.counts = True
         self._rule = rule
         self._answered = answered
         self.start()
 
     def run(self) -> None:
-        try:
-            found = self._rule.condition()
-            self.answer = found if isinstance(found, Sample) else TypeError(f"{self._rule.name} measured {found!r}")
-        except BaseException as error:  # a bug: it is raised by whoever collects it, not lost here
-            self.answer = error
+        self.answer = asked(self._rule)
         self._answered()
+
+
+def asked(rule: ConditionalRollback) -> Sample:
+    """Return what a condition measures that returns a Sample; whatever else it does is one that failed."""
+    began = utc_now()
+    try:
+        found = rule.condition()
+    except Exception as error:  # whatever the world answers must not end the daemon, or a deployment
+        return Sample(at=began, error=f"{type(error).__name__}: {error}")
+    return found if isinstance(found, Sample) else Sample(at=began, error=f"{type(found).__name__} is no sample")
 
 
 class Sampling:

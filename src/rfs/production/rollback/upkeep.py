@@ -342,6 +342,10 @@ def examine(app: Application) -> list[Finding]:
     findings += _space(app)
     findings += _schedules(app)
     findings += _tracked(app)
+    if app.settings.conditions:
+        from rfs.production.rollback.ruling import examine as examine_conditions
+
+        findings += examine_conditions(app)
     return findings
 
 

@@ -67,7 +67,7 @@ class Watcher:
         self._failed: dict[str, datetime] = {}
         self._said: dict[str, str] = {}
         self._tracker = Tracker(self._say, self._complain, self.wake)
-        self._ruler = Ruler(self._say, self._complain, self.wake)
+        self._ruler = Ruler(self._say, self._complain, lambda about: self._said.pop(about, None), self.wake)
         self._postman = Postman()
         self._exporter = Exporter(config)
 
