@@ -120,8 +120,9 @@ def test_an_alert_is_a_warning_of_what_is_kept(app: App) -> None:
 
 
 def test_without_a_bake_it_is_told_that_nothing_was_judged(app: App) -> None:
-    configure(app, 'trip = "> 0.05"\ninterval = "1h"')
-    said = deploy(app)
+    configure(app, f'trip = "> 0.05"\n{QUICK}')
+    # Who reads a pipe waits for somebody who writes to it.
+    said = app.rfs("guard", "--", "sh", "-c", f"{app.insert('two')}; rm value; mkfifo value")
     assert (said.code, "errors: nothing was measured in the bake" in said.err) == (0, True), said
     assert "1 condition" in app.rfs("guard", "--dry-run", "--", "true").out
 
