@@ -7,6 +7,7 @@
 # make crash    every fault at every call
 # make bench-quick  rfs beside restic and git, on a hundred thousand files; ARGS=--all: borg, too
 # make bench-databases  rfs beside pg_dump, dslr and SQLite's backup API; ARGS="--scale 0.1": a smaller one
+# make bench-conditions  false rollbacks and misses of conditions, on ten thousand histories whose truth is known
 # make lock     pins newer dependencies
 #
 # Needs Python 3.11 or newer and nothing else; everything goes into .venv.
@@ -33,7 +34,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 MINOR := import sys; print(sys.version_info[:2])
 
-.PHONY: demo test slow soak check format crash bench-quick bench-databases lock clean
+.PHONY: demo test slow soak check format crash bench-quick bench-databases bench-conditions lock clean
 
 demo: DB = sqlite
 demo: $(STAMP)
@@ -78,6 +79,9 @@ $(STAMP): requirements/lock.txt pyproject.toml
 
 bench-databases: $(STAMP)
 	@$(BIN)/python -m benchmarks.databases $(ARGS)
+
+bench-conditions: $(STAMP)
+	@$(BIN)/python -m benchmarks.conditions $(ARGS)
 
 lock: $(STAMP)
 	@$(PIP) install uv

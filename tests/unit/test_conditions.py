@@ -45,7 +45,11 @@ def history(*values, every=30):
         ({}, [0.06, 0.01], Outcome.SUCCESS),
         ({"failure_limit": 1}, [0.06], Outcome.INCONCLUSIVE),
         ({"failure_limit": 1}, [0.06, 0.07], Outcome.FAILURE),
-        ({"failure_limit": 1, "clear": 0.02}, [0.06, 0.03, 0.06], Outcome.FAILURE),
+        ({"failure_limit": 1, "clear": 0.02}, [0.06, 0.03, 0.06], Outcome.INCONCLUSIVE),
+        ({"failure_limit": 1, "clear": 0.02}, [0.06, 0.06, 0.03], Outcome.FAILURE),
+        ({"failure_limit": 1, "clear": 0.02}, [0.06, 0.06, 0.03, 0.01, 0.06], Outcome.INCONCLUSIVE),
+        ({"lasting": 60, "clear": 0.02}, [0.06, 0.03, 0.03, 0.03, 0.06], Outcome.INCONCLUSIVE),
+        ({"min_samples": 3, "clear": 0.02}, [0.06, 0.03, 0.03, 0.03], Outcome.INCONCLUSIVE),
         ({"failure_limit": 1}, [0.06, 0.03, 0.06], Outcome.INCONCLUSIVE),
         ({"lasting": 60}, [0.06, 0.06], Outcome.INCONCLUSIVE),
         ({"lasting": 60}, [0.06, 0.06, 0.06], Outcome.FAILURE),
@@ -88,6 +92,25 @@ def test_a_breach_before_the_change_that_was_over_does_not_move_the_bound():
     assert assess(rule(), samples, NOW, changed_at=samples[-1].at).outcome is Outcome.FAILURE
 
 
+@pytest.mark.parametrize("below", [False, True])
+def test_a_burst_just_before_the_change_hides_nothing(below):
+    sign = -1 if below else 1
+    samples = history(*(sign * each for each in [0.01] * 19 + [0.5, 0.07]))
+    condition = ConditionalRollback("errors", lambda: 0.0, sign * 0.05, below=below)
+    assert assess(condition, samples, NOW, changed_at=samples[-1].at).outcome is Outcome.FAILURE
+
+
+@pytest.mark.parametrize(("after", "outcome"), [(0.09, Outcome.SUCCESS), (0.2, Outcome.FAILURE)])
+def test_a_burst_in_what_failed_before_does_not_move_the_bound_and_a_good_moment_does_not_move_it_back(after, outcome):
+    samples = history(*[0.08, 0.085] * 8, 0.6, 0.08, 0.04, 0.085, 0.04, after)
+    assert assess(rule(), samples, NOW, changed_at=samples[-1].at).outcome is outcome
+
+
+def test_the_trouble_began_with_the_first_value_that_failed_and_not_with_those_that_tripped():
+    found = assess(rule(clear=0.02, failure_limit=1), history(0.01, 0.06, 0.03, 0.06, 0.06), NOW)
+    assert (found.since, found.failing) == (START + timedelta(seconds=30), 3)
+
+
 def test_a_failure_within_the_initial_delay_alone_is_not_judged():
     assert assess(rule(initial_delay=90), history(0.5, 0.5), NOW, changed_at=START).outcome is Outcome.INCONCLUSIVE
 
@@ -102,9 +125,46 @@ def test_what_makes_no_sense_is_refused(options):
         rule(**options)
 
 
-@given(st.lists(st.sampled_from([None, NAN, float("inf"), float("-inf"), "down"])))
-def test_no_data_and_errors_alone_never_trip(values):
-    assert assess(rule(), history(*values), NOW).outcome is not Outcome.FAILURE
+OPTIONS = st.fixed_dictionaries(
+    {
+        "lasting": st.sampled_from([0, 60]),
+        "failure_limit": st.integers(0, 2),
+        "min_samples": st.integers(0, 3),
+        "baseline": st.booleans(),
+        "clear": st.sampled_from([None, 0.02]),
+        "below": st.just(value=False),
+        "no_data": st.sampled_from([Outcome.INCONCLUSIVE, Outcome.SUCCESS]),
+        "consecutive_error_limit": st.integers(0, 5),
+        "inconclusive_limit": st.none() | st.integers(0, 5),
+        "margin": st.floats(0, 1),
+    }
+)
+NOTHING = st.sampled_from([None, NAN, float("inf"), float("-inf"), "down"])
+LEVELS = st.sampled_from([0.0, 0.03, 0.05, 0.06, 0.2, 1.0])
+
+
+@given(OPTIONS, st.lists(LEVELS | NOTHING, max_size=12), st.lists(NOTHING, min_size=1))
+def test_no_data_and_errors_alone_never_roll_back(options, before, values):
+    samples = history(*before, *values)
+    condition = rule(**options)
+    verdict = assess(condition, samples, NOW, changed_at=samples[len(before)].at)
+    assert verdict.outcome is not Outcome.FAILURE
+    assert decide(condition, verdict, NOW, [])[0] is not Decision.ROLLBACK
+
+
+@given(OPTIONS, st.lists(LEVELS | NOTHING, max_size=12), NOTHING)
+def test_a_sample_that_says_nothing_never_makes_it_trip(options, values, last):
+    condition = rule(**options)
+    now, then = history(*values, last), history(*values)
+    tripped = assess(condition, now, NOW).outcome is Outcome.FAILURE
+    assert tripped == (assess(condition, then, NOW).outcome is Outcome.FAILURE)
+
+
+@given(OPTIONS, st.lists(LEVELS | NOTHING, max_size=12), st.lists(st.sampled_from([0.0, 0.03, 0.05]), max_size=12))
+def test_what_was_never_beyond_the_threshold_since_the_change_never_trips(options, before, values):
+    samples = history(*before, *values)
+    changed_at = START + timedelta(seconds=30 * len(before))
+    assert assess(rule(**options), samples, NOW, changed_at=changed_at).outcome is not Outcome.FAILURE
 
 
 @given(st.lists(st.floats(0, 0.2) | st.none() | st.just("down"), max_size=20), st.randoms())
@@ -179,9 +239,9 @@ def test_worse(before, after, worse):
 
 @pytest.mark.parametrize(("old", "trips"), [(0.01, True), (0.049, True), (0.07, False)])
 def test_with_a_baseline_it_must_have_been_better_before(old, trips):
-    # The last value before the change is well, so that the threshold stands.
-    samples = history(*[old] * 20, 0.01, *[0.07] * 10)
-    found = assess(rule(baseline=True), samples, NOW, changed_at=samples[21].at)
+    # The last values before the change are well, so that the threshold stands.
+    samples = history(*[old] * 20, *[0.01] * 3, *[0.07] * 10)
+    found = assess(rule(baseline=True), samples, NOW, changed_at=samples[23].at)
     assert (found.outcome is Outcome.FAILURE) is trips
 
 

@@ -10,7 +10,8 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
-from itertools import takewhile
+from itertools import islice, takewhile
+from operator import attrgetter
 from typing import Literal, get_args
 
 import msgspec
@@ -60,12 +61,13 @@ class ConditionalRollback(msgspec.Struct, frozen=True):
         threshold: trips strictly above it; strictly below it with `below`.
         action: what to do when it trips: "rollback", "alert", or take a "checkpoint", of type CONDITIONAL.
         below: small values are the bad ones.
-        clear: how far the value must come back to be well again; the threshold when left out.
-        lasting: seconds between the first and the last failing sample of a run before it trips.
-        failure_limit: more failing samples than this in a run trip it.
+        clear: how far the value must come back to be well again once it failed; the threshold when left out. A value
+            in between neither trips it nor ends what has tripped.
+        lasting: seconds between the first and the last of failing samples in a row before it trips.
+        failure_limit: more failing samples in a row than this trip it.
         consecutive_error_limit: more failed measurements in a row than this alert.
         inconclusive_limit: more samples in a row that say nothing than this alert; None never does.
-        min_samples: observations that a run must stand for before it trips.
+        min_samples: observations that those in a row must stand for before it trips.
         no_data: what a sample without a usable value counts as.
         initial_delay: seconds after the change whose samples are left out.
         margin: fraction by which a condition that failed before the change must get worse to count.
@@ -127,7 +129,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         outcome: FAILURE when it tripped.
         alert: a person should know, though nothing is rolled back for it.
-        failing: failing samples in the present run.
+        failing: failing samples since it was last well.
         since: when the first of those was measured, UTC; None without any.
         why: a sentence, without its full stop, when it tripped or a person should know.
     """
@@ -149,31 +151,34 @@ def assess(
         now: UTC.
         changed_at: when the change that is being watched was made; earlier samples only tell whether it failed before.
     """
-    history = sorted((each for each in samples if each.at <= now), key=lambda each: each.at)
+    history = sorted((each for each in samples if each.at <= now), key=attrgetter("at"))
     before = [each for each in history if changed_at is not None and each.at < changed_at]
     warm = timedelta(seconds=condition.initial_delay)
     after = [each for each in history[len(before) :] if changed_at is None or each.at >= changed_at + warm]
     bound = _bound(condition, before)
-    run: list[Sample] = []
     failing: list[Sample] = []
+    streak: list[Sample] = []
+    tripped = False
     for sample in after:
         value = sample.measured
         if value is None:
             continue
         if _worse(condition, value, bound):
-            run.append(sample)
             failing.append(sample)
-        elif run and not _cleared(condition, value, bound):
-            run.append(sample)
-        else:
-            run, failing = [], []
+            streak.append(sample)
+            tripped = tripped or _is_enough(condition, streak)
+            continue
+        # Between the two limits nothing is well again, and nothing more is failing either.
+        streak = []
+        if _cleared(condition, value, bound):
+            failing, tripped = [], False
     unheard = _unheard(condition, after)
     since = failing[0].at if failing else None
-    if failing and _tripped(condition, run, failing) and _worse_than_before(condition, before, after):
+    if tripped and _worse_than_before(condition, before, after):
         why = f"{condition.name} is {failing[-1].value:g}, {'below' if condition.below else 'above'} {bound:g}"
         alert = bool(unheard) or condition.action == "alert" or condition.dry_run
         return Verdict(outcome=Outcome.FAILURE, alert=alert, failing=len(failing), since=since, why=why)
-    outcome = _latest(condition, after, run)
+    outcome = _latest(condition, after, failing)
     return Verdict(outcome=outcome, alert=bool(unheard), failing=len(failing), since=since, why=unheard)
 
 
@@ -219,16 +224,16 @@ def decide(
     return Decision.ALERT, f"{verdict.why}; {held}"
 
 
-def _tripped(condition: ConditionalRollback, run: list[Sample], failing: list[Sample]) -> bool:
+def _is_enough(condition: ConditionalRollback, streak: list[Sample]) -> bool:
     return (
-        len(failing) > condition.failure_limit
-        and failing[-1].at - failing[0].at >= timedelta(seconds=condition.lasting)
-        and sum(each.weight for each in run) >= condition.min_samples
+        len(streak) > condition.failure_limit
+        and streak[-1].at - streak[0].at >= timedelta(seconds=condition.lasting)
+        and sum(each.weight for each in streak) >= condition.min_samples
     )
 
 
-def _latest(condition: ConditionalRollback, after: list[Sample], run: list[Sample]) -> Outcome:
-    if not after or run:
+def _latest(condition: ConditionalRollback, after: list[Sample], failing: list[Sample]) -> Outcome:
+    if not after or failing:
         return Outcome.INCONCLUSIVE
     return _outcome(condition, after[-1])
 
@@ -241,14 +246,17 @@ def _outcome(condition: ConditionalRollback, sample: Sample) -> Outcome:
 
 def _unheard(condition: ConditionalRollback, after: list[Sample]) -> str:
     """Return why a person should know: the newest samples have failed, or said nothing, for too long."""
-    said = [_outcome(condition, each) for each in reversed(after)]
-    errors = len(list(takewhile(lambda each: each is Outcome.ERROR, said)))
+    errors = _latest_in_a_row(condition, after, Outcome.ERROR)
     if errors > condition.consecutive_error_limit:
         return f"{condition.name} could not be measured {errors} times in a row: {after[-1].error}"
-    silent = len(list(takewhile(lambda each: each is Outcome.INCONCLUSIVE, said)))
+    silent = _latest_in_a_row(condition, after, Outcome.INCONCLUSIVE)
     if condition.inconclusive_limit is not None and silent > condition.inconclusive_limit:
         return f"{condition.name} had nothing to say {silent} times in a row"
     return ""
+
+
+def _latest_in_a_row(condition: ConditionalRollback, after: list[Sample], outcome: Outcome) -> int:
+    return sum(1 for _ in takewhile(lambda each: _outcome(condition, each) is outcome, reversed(after)))
 
 
 def _worse_than_before(condition: ConditionalRollback, before: list[Sample], after: list[Sample]) -> bool:
@@ -259,12 +267,21 @@ def _worse_than_before(condition: ConditionalRollback, before: list[Sample], aft
 
 
 def _bound(condition: ConditionalRollback, before: list[Sample]) -> float:
-    """Return what a value must be worse than: further out where the change found it failing already."""
-    values = [each.measured for each in before if each.measured is not None]
-    if not values or not _worse(condition, values[-1], condition.threshold):
+    """Return what a value must be worse than: further out where the change found it failing already.
+
+    It did where most of the newest five values before it are beyond the threshold. What it must be worse than is the
+    margin beyond nine tenths of the newest twenty: one short burst among them would otherwise hide any failure.
+    """
+    measured = (each.measured for each in reversed(before) if each.measured is not None)
+    values = list(islice(measured, _USUAL))
+    newest = values[:_NEWEST]
+    if 2 * sum(_worse(condition, each, condition.threshold) for each in newest) <= len(newest):
         return condition.threshold
-    worst = min(values) if condition.below else max(values)
-    return worst + (-1 if condition.below else 1) * condition.margin * abs(worst)
+    bad = sorted(values, reverse=condition.below)[math.ceil(0.9 * len(values)) - 1]
+    return bad + (-1 if condition.below else 1) * condition.margin * abs(bad)
+
+
+_NEWEST, _USUAL = 5, 20
 
 
 def _worse(condition: ConditionalRollback, value: float, bound: float) -> bool:
