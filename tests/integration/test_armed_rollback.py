@@ -51,6 +51,7 @@ def test_it_is_made_when_its_condition_trips_and_once(app: App) -> None:
     assert app.notes == ["one", "four"]
 
 
+@pytest.mark.slow
 def test_it_takes_the_place_of_what_the_condition_would_do(app: App) -> None:
     app.configure((app.folder / "rfs.toml").read_text().replace('action = "alert"', 'action = "rollback"'))
     rollback_id = armed(app)
@@ -143,6 +144,7 @@ async def eventually(app: App, rollback_id: str, status: str) -> Any:
         await asyncio.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_condition_of_the_program_makes_it_once(app: App) -> None:
     async def main() -> None:
         measured = [0.01]

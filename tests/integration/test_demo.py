@@ -78,6 +78,7 @@ def tell(base: Path, *words: str, before: Sequence[str] = (), seconds: int = 60)
     return done.stdout
 
 
+@pytest.mark.slow
 def test_every_claim_of_the_story_holds(base: Path) -> None:
     tell(base)
 

@@ -196,6 +196,7 @@ def test_an_undo_is_a_rollback_that_waits_as_well(governed: App) -> None:
     assert governed.notes == ["one", "two"]
 
 
+@pytest.mark.slow
 @only_root
 def test_several_undos_are_approved_before_the_first_is_done(governed: App) -> None:
     for text in ("three", "four"):
@@ -260,6 +261,7 @@ def test_what_cannot_be_meant_is_refused_by_every_command(notes_app: App, text: 
     assert says in ran.err
 
 
+@pytest.mark.slow
 @only_root
 def test_who_is_behind_sudo_is_known_whatever_they_say_they_are(governed: App) -> None:
     # What sudo does: a process of theirs starts one of root's. They may set what they like, and take away SUDO_USER.
@@ -309,6 +311,7 @@ def test_a_guarded_deployment_goes_back_without_an_approval(governed: App) -> No
     assert governed.json("approve") == []
 
 
+@pytest.mark.slow
 def test_a_program_says_for_whom_it_acts(governed: App) -> None:
     asyncio.run(_a_program_says_for_whom_it_acts(governed))
 

@@ -160,6 +160,7 @@ def test_a_condition_that_trips_in_the_bake_pauses(fleet_of: Make) -> None:
     assert fleet.json("abort")["status"] == "reverted"
 
 
+@pytest.mark.slow
 def test_what_all_share_must_not_change_under_some(fleet_of: Make) -> None:
     fleet = fleet_of(2)
     (fleet.home / "settings.toml").write_text("title = 'Shop 2'\n")

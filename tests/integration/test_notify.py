@@ -127,6 +127,7 @@ def test_a_rollback_is_told_at_its_end_signed_and_once(told: App, endpoint: Endp
     assert (listed["name"], listed["sent"], listed["waiting"]) == ("ops", 1, 0)
 
 
+@pytest.mark.slow
 def test_what_happened_before_somebody_wanted_to_know_is_not_told(notes_app: App, endpoint: Endpoint) -> None:
     rolled_back(notes_app)
     notify(notes_app, f'webhook = "{endpoint.url}"\non = ["rollback", "checkpoint", "deployment"]')
@@ -218,6 +219,7 @@ def rolled_back_with_nobody_listening(app: App) -> None:
         opened.rollback("@latest", reason="from a program")
 
 
+@pytest.mark.slow
 def test_what_a_program_does_is_told_by_the_next_who_can(told: App, endpoint: Endpoint) -> None:
     rolled_back_with_nobody_listening(told)
     assert endpoint.got == []
@@ -225,6 +227,7 @@ def test_what_a_program_does_is_told_by_the_next_who_can(told: App, endpoint: En
     assert [each["event"] for each in endpoint.messages] == ["rollback"]
 
 
+@pytest.mark.slow
 def test_a_held_operation_and_what_fails_in_the_daemon_are_told(told: App, endpoint: Endpoint) -> None:
     told.checkpoint()
     (told.folder / "refuse-start").touch()
@@ -339,6 +342,7 @@ def test_a_rebuilt_catalog_tells_nothing_again(told: App, endpoint: Endpoint) ->
     assert len(endpoint.got) == 1
 
 
+@pytest.mark.slow
 def test_of_an_endpoint_that_fails_no_more_is_asked_in_a_turn(told: App, endpoint: Endpoint) -> None:
     rolled_back_with_nobody_listening(told)
     rolled_back_with_nobody_listening(told)

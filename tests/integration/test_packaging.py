@@ -79,6 +79,7 @@ def test_the_source_archive_holds_all_that_is_tracked_and_builds_the_same_wheel(
         assert sorted(one.namelist()) == sorted(other.namelist())
 
 
+@pytest.mark.slow
 def test_the_wheel_alone_is_a_working_command_line(fresh: Environment, tmp_path: Path) -> None:
     app = tmp_path / "app"
     (app / "config").mkdir(parents=True)

@@ -79,6 +79,7 @@ def test_the_keys_of_a_redis_go_with_the_rest(fresh: Environment, tmp_path: Path
         assert server.do(("MGET", "cart:1", "cart:2", "cart:3")) == [[b"plums", None, b"nuts"]]
 
 
+@pytest.mark.slow
 def test_a_driver_is_found_works_and_is_missed(fresh: Environment, tmp_path: Path) -> None:
     app = tmp_path / "app"
     app.mkdir()

@@ -111,6 +111,7 @@ def test_the_newest_edit_is_undone_without_what_is_not_recorded_yet(site: Site) 
     assert (site.tree / "later.txt").exists()
 
 
+@pytest.mark.slow
 def test_what_rfs_does_is_no_edit(site: Site) -> None:
     first = site.json("checkpoint")["id"]
     site.version(2)
