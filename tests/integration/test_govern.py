@@ -196,6 +196,12 @@ def test_an_undo_is_a_rollback_that_waits_as_well(governed: App) -> None:
     assert governed.notes == ["one", "two"]
 
 
+def test_a_rollback_on_trial_waits_for_its_approval_before_anything_is_on_trial(governed: App) -> None:
+    request = asked(governed, "--confirm", "10m")
+    assert asked(governed) == request  # whether it is on trial is no part of the plan
+    assert governed.json("status")["deployment"] is None
+
+
 @pytest.mark.slow
 @only_root
 def test_several_undos_are_approved_before_the_first_is_done(governed: App) -> None:
