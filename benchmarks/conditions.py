@@ -1,7 +1,7 @@
 """Conditions judged on 10,000 histories whose truth is known: `make bench-conditions`.
 
 Every history is judged as the loop would: sample by sample, by `assess` and `decide` themselves, until the first
-rollback. One is false when the version is good, or not yet bad; a bad version that stays is a miss.
+rollback. One is false when the version is good; a bad version that stays is a miss.
 """
 
 from __future__ import annotations
@@ -178,15 +178,15 @@ def render(number: int, settings: Sequence[dict[str, Any]], found: Sequence[dict
 
 
 _HEADER = (
-    "| `for`, s | `min_samples` | `baseline` | `failure_limit` | false rollbacks | % | misses | % "
+    "| `for`, s | `min_samples` | `baseline` | `failure_limit` | false rollbacks | % of the good | misses | % of the bad "
     "| median s to detection |"
 )
 
 _INTRODUCTION = (
-    "`make bench-conditions` makes them from a seed: a change, ten minutes of samples before it and twenty after it, one every",
-    "30 seconds, of an error rate (threshold 5 %), a p99 latency (2 s) or memory (90 %). The truth is known. Each is judged sample by sample by",
-    "the functions that judge in production, `assess` and `decide`, until the first rollback. It is *false* when the version was good, or not yet",
-    "bad; *missed* is a bad one that was still there after twenty minutes. Detection counts from when the version became bad.",
+    "`make bench-conditions` makes them from a seed: a change, ten minutes of samples before it and twenty after it, one every 30 seconds, of an",
+    "error rate (threshold 5 %), a p99 latency (2 s) or memory (90 %). The truth is known. Each is judged sample by sample by the functions that",
+    "judge in production, `assess` and `decide`, until the first rollback. That is *false* when the version is good; *missed* is a bad one that is",
+    "still there after twenty minutes. Detection counts from when the figure of a bad version passed the threshold.",
 )
 
 _MEANING = (
@@ -194,13 +194,13 @@ _MEANING = (
     "",
     "- **One sample is no evidence.** The defaults, which roll back at the first value beyond the threshold, are as quick as can be, and roll back",
     "  most good versions that are warming up, have a burst or little traffic. They suit a figure that is never beyond its threshold by chance.",
-    "- **`for` is what helps most**: a minute at an interval of 30 seconds (three samples in a row) costs a minute and leaves next to none of them.",
-    "  `failure_limit` 2 does the same by count, so it waits longer where samples are missing.",
+    "- **`for` is what helps most**: a minute at an interval of 30 seconds (three samples in a row) costs a minute and leaves one of forty.",
+    "  `failure_limit` 2 does the same by count, however long the samples take to come.",
     "- **`min_samples` has to fit the traffic.** 20 keeps single requests from deciding; 200 with twelve requests a minute is a quarter of an",
     "  hour of failing, so such versions stay. The figure is of what the values stand for, in a row; without counts it is of samples.",
     "- **`baseline`** takes eight samples since the change, four minutes here, whatever `for` says. It is for what a threshold alone cannot tell:",
-    "  with a `for` beside it, it prevents little more and costs minutes.",
-    "- **`clear`** changes nothing of this: it says when a complaint is over, not when it begins.",
+    "  with a `for` beside it, it halves the few that are left and costs minutes.",
+    "- **`clear`** changes next to nothing of this: it says when a complaint is over, not when it begins.",
     "- **What was measured before the change counts**: failing already, as now, does not roll back, and a burst just before the change hides nothing.",
     "",
     'We recommend `for = "60s"` with `interval = "30s"`, `min_samples = 20` where a source counts, and `for = "120s"` where a rollback costs more',
@@ -225,8 +225,8 @@ def _row(setting: dict[str, Any], tally: Tally) -> str:
 
 
 def _counts(tally: Tally) -> list[str]:
-    false = f"{100 * tally.false / tally.number:.2f}"
-    return [str(tally.false), false, str(tally.misses), f"{100 * tally.misses / tally.bad:.2f}"]
+    false = f"{100 * tally.false / max(tally.number - tally.bad, 1):.2f}"
+    return [str(tally.false), false, str(tally.misses), f"{100 * tally.misses / max(tally.bad, 1):.2f}"]
 
 
 def _other(setting: dict[str, Any], tally: Tally) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -41,3 +42,17 @@ def test_databases_at_a_small_scale(tmp_path: Path) -> None:
     assert "| outage of a rollback ≤ 0.30 × dslr | | not measured |" in text
     assert "Other rows than before were left by: nobody." in text
     assert list(tmp_path.iterdir()) == [table]
+
+
+def test_conditions_on_a_few_histories() -> None:
+    command = [sys.executable, "-m", "benchmarks.conditions", "--histories", "16"]
+    done = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True)
+    assert "Rollbacks from missing data or errors alone: 0**" in done.stdout
+    assert "| requests fail | bad | 1 | 0 | 0 | 0 | 0 |" in done.stdout
+
+
+def test_the_table_of_conditions_is_a_whole_run_that_misses_nothing_as_recommended() -> None:
+    page = (REPOSITORY / "benchmarks" / "results" / "conditions.md").read_text(encoding="utf-8")
+    assert page.startswith("# Conditions on 10,000 histories\n")
+    assert "Rollbacks from missing data or errors alone: 0**" in page
+    assert re.search(r"^\| as recommended \| \d+ \| 0 \|", page, re.MULTILINE)
