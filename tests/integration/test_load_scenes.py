@@ -16,7 +16,7 @@ import pytest
 from scraped import eventually, needs_prometheus, scraping
 from test_guard_shop import rfs
 
-from rfs.demo.shop import Shop
+from rfs.demo.shop import Shop, source
 from rfs.production.rollback import settings
 from rfs.production.rollback.sources import SourceContext, open_source, parse_source
 
@@ -114,7 +114,7 @@ def shop() -> Iterator[Shop]:
 
 
 def deployed(shop: Shop, kind: str, bake: str, version: str = "") -> subprocess.CompletedProcess[str]:
-    deploy = [sys.executable, str(Path(__file__).parent / "shop_versions.py"), str(shop.folder), kind]
+    deploy = [sys.executable, str(source() / "deploy_version.py"), str(shop.folder), kind]
     return rfs(shop, "guard", "--version", version or kind, "--bake", bake, "--", *deploy)
 
 
@@ -143,4 +143,4 @@ def test_health_alone_would_have_kept_it_and_a_good_one_is_kept(shop: Shop) -> N
     assert shop.health()["version"] == "1.4.2"
     ran = deployed(shop, "good", "8s")
     assert ran.returncode == 0, ran.stderr
-    assert shop.health()["version"] == "1.5.0"
+    assert shop.health()["version"] == "1.6.0"

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -168,6 +169,28 @@ class Shop:
         form = urlencode({"email": f"customer{customer}@example.org"}).encode()
         status, _, body = self.request("POST", "/checkout", form, {"Cookie": cookie})
         return status, body
+
+    @contextlib.contextmanager
+    def visited(self) -> Iterator[None]:
+        """Have visitors look around all the while. For a moment of a deployment there may be no shop."""
+        over = threading.Event()
+
+        def visit() -> None:
+            while not over.is_set():
+                try:
+                    self.request("GET", "/")
+                except (OSError, http.client.HTTPException, KeyError, tomllib.TOMLDecodeError):
+                    over.wait(0.05)
+
+        visitors = [threading.Thread(target=visit, daemon=True) for _ in range(2)]
+        for visitor in visitors:
+            visitor.start()
+        try:
+            yield
+        finally:
+            over.set()
+            for visitor in visitors:
+                visitor.join()
 
     def upload(self, slug: str, picture: bytes) -> str:
         """Upload a product's picture; return its path below the shop's folder.

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from rfs.demo import witness
+from rfs.demo import guarded, witness
 from rfs.demo.database import Database, InFile, OnServer, lacking
 from rfs.demo.server import ServerError
 from rfs.demo.shop import Shop, ShopError
@@ -130,6 +130,7 @@ class Demo:
         self.roll_back("2.0.0 is taken back again")
         self.prove("1.4.2", "v1")
         self.take_back_the_middle_one()
+        guarded.tell(self)
         self.finish()
 
     # — the chapters —
@@ -142,7 +143,7 @@ class Demo:
         self.shop.start()
         self.shop.order(KETTLE, CUP)
         self.teller.say(f"It runs at http://127.0.0.1:{self.shop.port}/ in {self.shop.folder}")
-        self._claim_health("1.4.2")
+        self.claim_health("1.4.2")
 
     def set_up(self) -> None:
         self.teller.chapter("Two minutes of set-up, once")
@@ -203,7 +204,7 @@ class Demo:
     def prove(self, version: str, state: str) -> None:
         self.teller.chapter(f"Is it really {version} again? Not rfs says so: the demo's own comparison does")
         self._claim_same(state, "as they were at the checkpoint")
-        self._claim_health(version)
+        self.claim_health(version)
 
     def salvage(self) -> None:
         self.teller.chapter("The order placed on version 2 is not lost: it can be brought out of what was set aside")
@@ -222,7 +223,7 @@ class Demo:
         self.teller.chapter("The rollback itself can be undone: version 2, with the order placed on it")
         self.rfs("undo", "--yes")
         self._claim_same("v2", "as they were on version 2")
-        self._claim_health("2.0.0")
+        self.claim_health("2.0.0")
 
     def take_back_the_middle_one(self) -> None:
         self.teller.chapter("Three settings are changed one by one, and only the one in the middle is taken back")
@@ -279,20 +280,20 @@ class Demo:
         problems = witness.row_differences(self.rows[state], rows)
         self.teller.claim(f"{row_count(rows)} rows and the schema are {how}, compared one by one", problems)
 
-    def _claim_health(self, version: str) -> None:
+    def claim_health(self, version: str) -> None:
         health = self.shop.health()
         good = health["http"] == 200 and health["version"] == version
         self.teller.claim(f"/health answers 200, version {version}", [] if good else [json.dumps(health)])
 
     # — the command line —
 
-    def rfs(self, *words: str, codes: Sequence[int] = (0,)) -> None:
-        """Run a command of rfs in the shop's folder and show it with what it printed.
+    def rfs(self, *words: str, codes: Sequence[int] = (0,), shown: Sequence[str] = ()) -> None:
+        """Run a command of rfs in the shop's folder and show it, or what is `shown` for it, with what it printed.
 
         Raises:
             ClaimError: it ended with none of `codes`.
         """
-        self.teller.command(["rfs", *words])
+        self.teller.command(["rfs", *(shown or words)])
         done = self._run(words)
         failed = done.returncode not in codes
         # Progress is for somebody who waits for it; here it would bury the story.
@@ -300,6 +301,10 @@ class Demo:
         self.teller.output("\n".join([*told, done.stdout]))
         if failed:
             self.teller.claim(f"rfs {words[0]} succeeds", [f"it ended with {done.returncode}"])
+
+    def ends(self, *words: str) -> int:
+        """Run a command of rfs, unseen, and return what it ended with."""
+        return self._run(words).returncode
 
     def json(self, *words: str) -> Any:
         """Run a command of rfs with --json, unseen, and return its data."""
