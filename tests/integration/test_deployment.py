@@ -295,19 +295,45 @@ def test_a_person_may_confirm_from_another_thread(small: Small) -> None:
 
 
 def test_rules_watch_a_deployment(small: Small) -> None:
-    calls: list[int] = []
-
-    def falling() -> float:
-        calls.append(1)
-        return 0.07 if len(calls) > 2 else 0.01
+    async def failing() -> float:
+        return 0.07 if small.is_at(2) else 0.01
 
     rules = [
         ConditionalRollback("memory", lambda: 1.0, 0.9, action="alert"),
         ConditionalRollback("latency", lambda: 9.0, 2, dry_run=True),
         ConditionalRollback("nothing", lambda: float("nan"), 2),
-        ConditionalRollback("error_rate", falling, 0.05, interval=0.01),
+        ConditionalRollback("error_rate", failing, 0.05, interval=0.01),
     ]
     back = deploy(small, lambda: small.version(2), bake=60, watches=rules).error
     assert isinstance(back, GuardRevertedError)
     assert "error_rate is 0.07, above 0.05" in str(back)
+    assert small.is_at(1)
+
+
+@pytest.mark.parametrize("options", [{}, {"baseline": True}])
+def test_a_rule_is_measured_before_the_change_too(small: Small, options: dict[str, Any]) -> None:
+    """What failed before, as much as now, is not the change's fault."""
+    rates = {1: 0.07, 2: 0.07, 3: 0.9}
+
+    def rate() -> float:
+        return next(rate for version, rate in rates.items() if small.is_at(version))
+
+    rule = ConditionalRollback("error_rate", rate, 0.05, interval=0.01, **options)
+    kept = deploy(small, lambda: small.version(2), bake=0.5, watches=[rule]).unwrap()
+    assert (kept["status"], kept["notes"]) == ("kept", [])
+    back = deploy(small, lambda: small.version(3), bake=60, watches=[rule]).error
+    assert "error_rate is 0.9, above 0.077" in str(back)
+    assert small.is_at(2)
+
+
+def test_a_rule_that_only_alerts_is_told_of_what_is_kept(small: Small) -> None:
+    rule = ConditionalRollback("memory", lambda: 0.95 if small.is_at(2) else 0.5, 0.9, "alert", interval=0.01)
+    kept = deploy(small, lambda: small.version(2), bake=0.5, watches=[rule]).unwrap()
+    assert kept["notes"] == ["Memory is 0.95, above 0.9."]
+
+
+def test_two_rules_of_one_name_are_refused(small: Small) -> None:
+    rules = [ConditionalRollback("memory", lambda: 0.1, 0.9), ConditionalRollback("memory", lambda: 0.1, 0.9)]
+    refused = deploy(small, lambda: small.version(2), bake=1, watches=rules).error
+    assert (refused.code, str(refused)) == (2, "Two conditions are called memory.")
     assert small.is_at(1)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from small import Small
 
 from rfs.core.result import Failure
 from rfs.production.rollback import AutoRollbackManager, DeploymentRollbackManager, RollbackError, RollbackManager
+from rfs.production.rollback import measuring, monitor
 from rfs.production.rollback.model import RollbackRecord, utc_now
 
 HEALTH = '[[health]]\nname = "sane"\ncommand = ["test", "!", "-e", "sick"]\nretries = 0\n'
@@ -270,3 +273,75 @@ def test_it_runs_once_and_conditions_may_be_added_meanwhile(small: Small) -> Non
         await monitoring
 
     asyncio.run(act())
+
+
+def test_a_clock_that_is_set_back_does_not_end_the_judging(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def act() -> None:
+        auto = Auto(small)
+        rates = [0.01]
+        calls: list[int] = []
+
+        def rate() -> float:
+            calls.append(1)
+            return rates[0]
+
+        auto.add_rollback_condition("memory", rate, 0.05, action="alert")
+
+        def turned_bad() -> bool:
+            if len(calls) > 2 and rates == [0.01]:
+                for module in (measuring, monitor):
+                    monkeypatch.setattr(module, "utc_now", lambda: utc_now() - timedelta(hours=1))
+                rates[0] = 0.07
+            return bool(auto.alerts)
+
+        await until(auto, turned_bad)
+        assert auto.alerts == [("memory", 0.07)]
+
+    asyncio.run(act())
+
+
+@pytest.mark.parametrize(("before", "trips"), [(0.01, True), (0.4, False)])
+def test_a_version_is_compared_with_the_one_before_it_which_another_process_watched(
+    small: Small, before: float, trips: bool
+) -> None:
+    """It is deployed, and started anew; what the monitor of the version before it measured is in the store."""
+    rates = {1: before, 2: before, 3: 0.41}
+
+    def rate() -> float:
+        return next(rate for version, rate in rates.items() if small.is_at(version))
+
+    def watching() -> tuple[Auto, list[int]]:
+        auto, calls = Auto(small), []
+
+        def counted_rate() -> float:
+            calls.append(1)
+            return rate()
+
+        action = "alert" if before > 0.05 else "rollback"
+        auto.add_rollback_condition("error_rate", counted_rate, 0.05, action, baseline=True, lasting=0.05)
+        return auto, calls
+
+    async def act() -> None:
+        # Eight values are the fewest that a baseline is told from; until they are there it would only alert.
+        auto, calls = watching()
+        auto.conditions[0] = msgspec.structs.replace(auto.conditions[0], threshold=1.0)
+        await until(auto, at_least(calls, 10))
+        deploying = DeploymentRollbackManager(small.home)
+        assert (await deploying.deploy("d", lambda: small.version(3), {"version": "v3"})).is_success()
+        auto, calls = watching()
+        await until(auto, auto.automatic if trips else at_least(calls, 30))
+        assert auto.alerts == []
+
+    asyncio.run(act())
+    assert small.is_at(2 if trips else 3)
+
+
+def test_a_baseline_without_anything_before_it_is_told(small: Small) -> None:
+    async def act() -> None:
+        auto = Auto(small)
+        auto.add_rollback_condition("error_rate", lambda: 0.07, 0.05, baseline=True)
+        await until(auto, lambda: auto.alerts)
+        assert auto.automatic() == []
+
+    asyncio.run(act())
+    assert small.is_at(2)

@@ -245,5 +245,16 @@ def test_with_a_baseline_it_must_have_been_better_before(old, trips):
     assert (found.outcome is Outcome.FAILURE) is trips
 
 
-def test_a_baseline_that_is_missing_trips_nothing():
-    assert assess(rule(baseline=True), history(*[0.07] * 20), NOW).outcome is not Outcome.FAILURE
+def test_a_baseline_that_is_missing_trips_nothing_and_a_person_is_told():
+    found = assess(rule(baseline=True), history(*[0.07] * 20), NOW)
+    assert (found.outcome, found.alert) == (Outcome.INCONCLUSIVE, True)
+    assert "too little was measured before the change" in found.why
+    assert decide(rule(baseline=True), found, NOW, ())[0] is Decision.ALERT
+
+
+@pytest.mark.parametrize(("failing", "trips"), [(2, False), (5, True), (20, True)])
+def test_a_baseline_is_compared_with_the_newest_values_alone(failing, trips):
+    """A version that was well for hours is not excused by that."""
+    samples = history(*[0.01] * 20, *[0.01] * 300, *[0.07] * failing)
+    found = assess(rule(baseline=True), samples, NOW, changed_at=samples[20].at)
+    assert (found.outcome is Outcome.FAILURE, found.alert) == (trips, False)

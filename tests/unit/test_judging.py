@@ -108,3 +108,16 @@ def test_until_when_it_is_disarmed(rollbacks, most, until):
     limited = rule(max_auto_rollbacks=most, window=100)
     found = standing(limited, (), (), Ground(rollbacks=tuple(ago(each) for each in rollbacks)), NOW).disarmed_until
     assert found == (NOW + timedelta(seconds=until) if until is not None else None)
+
+
+def test_after_a_clock_that_was_set_back_it_is_judged_on():
+    """The change lies in the future then; the samples are of since the clock was set: see Probe."""
+    ground = Ground(changing=ago(-3600), changed=ago(-3500))
+    taken = samples((60, 0.5), (30, 0.5), (0, 0.5))
+    assert outcome(rule(lasting=60), taken, ground) is Outcome.FAILURE
+    assert outcome(rule(), samples((0, 0.01)), ground) is Outcome.SUCCESS
+    before = samples(*((-3600 + 30 * each, 0.5) for each in range(1, 10)))
+    assert outcome(rule(), taken, ground, before) is Outcome.SUCCESS
+    assert outcome(rule(), samples((0, 0.6)), ground, before) is Outcome.FAILURE
+    assert standing(rule(), before, taken, ground, NOW).state is State.OK
+    assert outcome(rule(), taken, Ground(live_since=ago(-10))) is Outcome.FAILURE

@@ -116,6 +116,22 @@ def test_what_hangs_is_a_failed_measurement_and_is_not_asked_twice() -> None:
     assert all(each.value is None for each in probe.samples)
 
 
+def test_after_a_clock_that_was_set_back_only_what_is_measured_since_counts() -> None:
+    heard = threading.Semaphore(0)
+    times = iter([utc_now(), utc_now() + timedelta(seconds=30), utc_now() - timedelta(hours=1)])
+    sampling = Sampling(lambda *_: heard.release())
+    rule = ConditionalRollback("errors", lambda: Sample(at=next(times), value=1.0), 1, interval=1000)
+    probe = sampling.watch(rule, lambda: None)
+    sampling.start()
+    counts = []
+    for _ in range(3):
+        assert heard.acquire(timeout=30)
+        counts.append(len(probe.samples))
+        sampling.resume()
+    assert counts == [1, 2, 1]
+    sampling.stop()
+
+
 def test_what_raises_is_a_failed_measurement_and_what_was_asked_before_a_pause_does_not_count() -> None:
     heard: list[Sample] = []
     first = threading.Event()

@@ -6,14 +6,14 @@ They are measured on threads of their own, so whoever watches the change never w
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 
 from rfs.production.rollback.application import Application
-from rfs.production.rollback.conditional import open_conditions
-from rfs.production.rollback.conditions import FEWEST, Outcome, Sample
-from rfs.production.rollback.errors import RollbackError
+from rfs.production.rollback.conditional import Opened, open_conditions
+from rfs.production.rollback.conditions import FEWEST, ConditionalRollback, Outcome, Sample
+from rfs.production.rollback.errors import RollbackError, UsageError
 from rfs.production.rollback.judging import Ground, ground_of, judge, unbroken
 from rfs.production.rollback.lock import holder
 from rfs.production.rollback.model import utc_now
@@ -27,16 +27,18 @@ _NAP_SECONDS = 0.05
 
 
 @contextmanager
-def bake_conditions(app: Application, tell: Callable[[str], None]) -> Iterator[BakeConditions | None]:
-    """Measure the conditions of rfs.toml from now on; yields None where there are none.
+def bake_conditions(
+    app: Application, tell: Callable[[str], None], rules: Sequence[ConditionalRollback] = ()
+) -> Iterator[BakeConditions | None]:
+    """Measure the conditions of rfs.toml, and these, from now on; yields None where there are none.
 
     Raises:
-        UsageError: `[[conditions]]` is wrong, or what one needs is not installed.
+        UsageError: `[[conditions]]` is wrong, what one needs is not installed, or two have one name.
     """
-    if not app.settings.conditions:
+    if not app.settings.conditions and not rules:
         yield None
         return
-    found = BakeConditions(app, tell)
+    found = BakeConditions(app, tell, rules)
     try:
         yield found
     finally:
@@ -46,7 +48,7 @@ def bake_conditions(app: Application, tell: Callable[[str], None]) -> Iterator[B
 class BakeConditions:
     """See `bake_conditions`."""
 
-    def __init__(self, app: Application, tell: Callable[[str], None]) -> None:
+    def __init__(self, app: Application, tell: Callable[[str], None], rules: Sequence[ConditionalRollback]) -> None:
         self._app = app
         self._tell = tell
         self._since: datetime | None = None
@@ -57,15 +59,23 @@ class BakeConditions:
         self._samples = Samples(app.settings.store.path)
         # The daemon keeps what it measures itself; both together would count everything twice.
         self._keeps = not holder(lock_path(app.settings))
+        self._given = {each.name for each in rules}
         self._sampling = Sampling(self._heard)
         try:
             for each in open_conditions(app.settings):
-                earlier = unbroken(self._samples.of(each.rule.name), each.rule, utc_now())
-                self._sampling.watch(each.rule, each.close, earlier).pace = min(each.rule.interval, _PACE_SECONDS)
+                self._watch(each, unbroken(self._samples.of(each.rule.name), each.rule, utc_now()))
+            for rule in rules:
+                if any(each.rule.name == rule.name for each in self._sampling.probes):
+                    raise UsageError("usage", what=f"Two conditions are called {rule.name}", hint="Give each its own.")
+                self._watch(Opened(rule, _nothing), ())
         except BaseException:  # what was opened already must not stay so
             self._sampling.stop()
             self._samples.close()
             raise
+
+    def _watch(self, opened: Opened, earlier: Sequence[Sample]) -> None:
+        rule = opened.rule
+        self._sampling.watch(rule, opened.close, earlier).pace = min(rule.interval, _PACE_SECONDS)
 
     def start(self) -> None:
         """Begin to measure."""
@@ -82,7 +92,7 @@ class BakeConditions:
     def _heard(self, probe: Probe, sample: Sample) -> None:
         if probe.measured >= 2 * FEWEST:  # a checkpoint may take long
             probe.pace = probe.rule.interval
-        if self._keeps:
+        if self._keeps and probe.rule.name not in self._given:
             # The history is for people to look at; a full disk must not end the bake.
             with suppress(RollbackError):
                 self._samples.add(probe.rule.name, sample)
@@ -134,7 +144,8 @@ class BakeConditions:
             if self._judged.get(rule.name) == probe.measured:
                 continue
             self._judged[rule.name] = probe.measured
-            samples = [each for each in probe.samples if each.at >= since]
+            # After a clock that was set back there are none but those since then.
+            samples = [each for each in probe.samples if each.at >= since or since > utc_now()]
             if any(each.measured is not None for each in samples):
                 self._spoke.add(rule.name)
             ground = Ground(changing=since, changed=since)
@@ -156,3 +167,7 @@ class BakeConditions:
         """What a person should know besides, in sentences."""
         silent = [each.rule.name for each in self._sampling.probes if each.rule.name not in self._spoke]
         return [f"{', '.join(silent)}: nothing was measured in the bake, so that was not judged."] * bool(silent)
+
+
+def _nothing() -> None:
+    """There is nothing to let go of."""

@@ -10,7 +10,7 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
-from itertools import islice, takewhile
+from itertools import takewhile
 from operator import attrgetter
 from typing import Literal, get_args
 
@@ -71,8 +71,9 @@ class ConditionalRollback(msgspec.Struct, frozen=True):
         no_data: what a sample without a usable value counts as.
         initial_delay: seconds after the change whose samples are left out.
         margin: fraction by which a condition that failed before the change must get worse to count.
-        baseline: the values since the change must also be worse than those before it, by `is_worse`. What else
-            changed at that moment, the load for one, is not told apart from the change.
+        baseline: the newest values, as many as fail and at least eight, must also be worse than those before the
+            change, by `is_worse`; with fewer than eight from before it there is only an alert. What else changed at
+            that moment, the load for one, is not told apart from the change.
         dry_run: it is judged and told, and nothing is done.
         interval: seconds between two measurements.
         timeout: seconds that one may take; longer counts as failed.
@@ -174,10 +175,13 @@ def assess(
             failing, tripped = [], False
     unheard = _unheard(condition, after)
     since = failing[0].at if failing else None
-    if tripped and _worse_than_before(condition, before, after):
+    if tripped:
         why = f"{condition.name} is {failing[-1].value:g}, {'below' if condition.below else 'above'} {bound:g}"
-        alert = bool(unheard) or condition.action == "alert" or condition.dry_run
-        return Verdict(outcome=Outcome.FAILURE, alert=alert, failing=len(failing), since=since, why=why)
+        if not condition.baseline or _worse_than_before(condition, before, after, since):
+            alert = bool(unheard) or condition.action == "alert" or condition.dry_run
+            return Verdict(outcome=Outcome.FAILURE, alert=alert, failing=len(failing), since=since, why=why)
+        if len(_values(before)) < FEWEST:
+            unheard = f"{why}, and too little was measured before the change to compare that with"
     outcome = _latest(condition, after, failing)
     return Verdict(outcome=outcome, alert=bool(unheard), failing=len(failing), since=since, why=unheard)
 
@@ -259,11 +263,17 @@ def _latest_in_a_row(condition: ConditionalRollback, after: list[Sample], outcom
     return sum(1 for _ in takewhile(lambda each: _outcome(condition, each) is outcome, reversed(after)))
 
 
-def _worse_than_before(condition: ConditionalRollback, before: list[Sample], after: list[Sample]) -> bool:
-    if not condition.baseline:
-        return True
-    old, new = ([each.measured for each in side if each.measured is not None] for side in (before, after))
+def _worse_than_before(
+    condition: ConditionalRollback, before: list[Sample], after: list[Sample], since: datetime | None
+) -> bool:
+    """Compare the newest values alone: a version that was well for long must not be excused by that."""
+    failing = sum(each.measured is not None and since is not None and each.at >= since for each in after)
+    old, new = _values(before), _values(after)[-max(FEWEST, failing) :]
     return is_worse([-each for each in old], [-each for each in new]) if condition.below else is_worse(old, new)
+
+
+def _values(samples: list[Sample]) -> list[float]:
+    return [each.measured for each in samples if each.measured is not None]
 
 
 def _bound(condition: ConditionalRollback, before: list[Sample]) -> float:
@@ -272,8 +282,7 @@ def _bound(condition: ConditionalRollback, before: list[Sample]) -> float:
     It did where most of the newest five values before it are beyond the threshold. What it must be worse than is the
     margin beyond nine tenths of the newest twenty: one short burst among them would otherwise hide any failure.
     """
-    measured = (each.measured for each in reversed(before) if each.measured is not None)
-    values = list(islice(measured, _USUAL))
+    values = _values(before)[: -_USUAL - 1 : -1]
     newest = values[:_NEWEST]
     if 2 * sum(_worse(condition, each, condition.threshold) for each in newest) <= len(newest):
         return condition.threshold

@@ -46,7 +46,8 @@ class DeploymentRollbackManager(RollbackManager):
                 "auto_rollback" goes before the policy: with False it is only watched.
             confirm_by: "person": it goes back unless `rfs confirm` comes before the bake is over.
             bake: seconds, or a timedelta, that it is watched for once it is well; `[policy] bake` when left out.
-            watches: conditions beside the health checks: rules, or functions, sync or async, as guarding.Watch has it.
+            watches: conditions beside the health checks and those of rfs.toml: rules, which are measured before the
+                change and after it, or functions, sync or async, as guarding.Watch has it.
             break_glass: why it is made whatever freezes deployments; recorded.
 
         Returns:
@@ -67,12 +68,17 @@ class DeploymentRollbackManager(RollbackManager):
                 metadata={"type": "pre_deployment", **(metadata or {})},
                 confirm_by=confirm_by,
                 bake=bake.total_seconds() if isinstance(bake, timedelta) else bake,
-                watches=tuple(partial(caller.call, "condition", _asked(each)) for each in watches),
+                watches=tuple(partial(caller.call, "condition", each) for each in asked),
+                rules=tuple(measured_on(opened[0], each) for each in rules),
                 break_glass=break_glass,
             )
             outcome = Guard(app).run(_change_of(change, caller), trial)
             return {**_summary(outcome.deployment), "notes": [*outcome.notes, *outcome.warnings]}
 
+        from rfs.production.rollback.measuring import measured_on
+
+        rules = [each for each in watches if isinstance(each, ConditionalRollback)]
+        asked = [each for each in watches if not isinstance(each, ConditionalRollback)]
         opened: list[asyncio.AbstractEventLoop] = []
         return await as_result(begin, act)
 
@@ -85,14 +91,6 @@ class DeploymentRollbackManager(RollbackManager):
     def rollback_history(self) -> list[RollbackRecord]:
         """The records of all operations, newest first, as they are in the store now."""
         return self.get_rollback_history()
-
-
-def _asked(watch: ConditionalRollback | Hook) -> Hook:
-    if not isinstance(watch, ConditionalRollback):
-        return watch
-    from rfs.production.rollback.measuring import in_the_bake
-
-    return in_the_bake(watch)
 
 
 class _CallableChange:

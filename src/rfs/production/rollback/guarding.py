@@ -17,6 +17,7 @@ import msgspec
 
 from rfs.production.rollback.application import Application
 from rfs.production.rollback.baking import BakeConditions, bake_conditions
+from rfs.production.rollback.conditions import ConditionalRollback
 from rfs.production.rollback.errors import (
     ChangeFailedError,
     GuardRevertedError,
@@ -95,6 +96,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
         confirm_by: "person": it is taken back unless somebody confirms it.
         bake: seconds that it is watched for; None: what the policy says, or ten minutes for a person.
         watches: conditions that are asked in the bake, beside the health checks.
+        rules: conditions beside those of rfs.toml; what each calls may be called on any thread.
         message: of the checkpoint.
         break_glass: why it is made whatever freezes deployments, or "".
 
@@ -108,6 +110,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     confirm_by: Literal["health", "person"] = "health"
     bake: float | None = None
     watches: tuple[Watch, ...] = ()
+    rules: tuple[ConditionalRollback, ...] = ()
     break_glass: str = ""
 
     def __post_init__(self) -> None:
@@ -176,7 +179,7 @@ class Guard:
             hint = "Leave out --confirm-by person, or let it be taken back (auto_rollback = true, no --no-rollback)."
             _refuse("Nothing would be taken back when nobody confirms it", hint)
         change.check()
-        with bake_conditions(app, self._tell) as self._conditions, self._begun(trial, automatic) as begun:
+        with bake_conditions(app, self._tell, trial.rules) as self._conditions, self._begun(trial, automatic) as begun:
             deployment = self._checkpointed(begun, trial)
             try:
                 self._make(change, deployment)

@@ -95,10 +95,14 @@ def judge(
 
     Args:
         before: what was measured in the time that `Ground.compared` names.
-        samples: what was measured; what does not count is left out here.
+        samples: what was measured; what does not count is left out here. After a clock that was set back: only what
+            was measured since.
         began: when the monitoring began; what was measured in `initial_delay` after that is left out.
     """
     since = ground.changed or ground.live_since
+    compared = [each for each in before if ground.changing is not None and each.at < ground.changing]
+    if since is not None and since > now:
+        since, compared = _set_back(samples, compared, now)
     warm = timedelta(seconds=rule.initial_delay)
     after = [
         each
@@ -107,8 +111,15 @@ def judge(
         and (since is None or each.at >= since)
         and (began is None or not began <= each.at < began + warm)
     ]
-    compared = [each for each in before if ground.changing is not None and each.at < ground.changing]
     return assess(rule, [*compared, *unbroken(after, rule, now)], now, changed_at=since)
+
+
+def _set_back(samples: Sequence[Sample], before: list[Sample], now: datetime) -> tuple[datetime, list[Sample]]:
+    """Return since when is measured, and what was measured before, by a clock that was set back after the change."""
+    first = min((each.at for each in samples if each.at <= now), default=now)
+    last = max((each.at for each in before), default=first)
+    by = last - first + timedelta(microseconds=1)
+    return first, [msgspec.structs.replace(each, at=each.at - by) for each in before]
 
 
 def unbroken(samples: Sequence[Sample], rule: ConditionalRollback, now: datetime) -> Sequence[Sample]:
@@ -157,7 +168,7 @@ def standing(
     """Return how a condition stands; arguments as for `judge`."""
     verdict = judge(rule, before, samples, ground, now)
     since = ground.changed or ground.live_since
-    there = [each for each in samples if each.at <= now and (since is None or each.at >= since)]
+    there = [each for each in samples if each.at <= now and (since is None or each.at >= since or since > now)]
     fresh = unbroken(there, rule, now)
     found = {
         Outcome.SUCCESS: State.OK,

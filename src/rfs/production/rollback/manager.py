@@ -41,7 +41,6 @@ from rfs.production.rollback.model import (
     RollbackRecord,
     RollbackStrategy,
     in_utc,
-    utc_now,
 )
 from rfs.production.rollback.onthread import as_result, in_thread
 from rfs.production.rollback.operation import DEPLOYMENT, EDIT, Operation
@@ -216,14 +215,9 @@ class RollbackManager(Governed):
         act = partial(roll_back, reason=reason, trouble=in_utc(before))
         return await self._do(lambda app: _summary(*_or_going_on(app, lambda: [act(app)])))
 
-    def automatic_times(self, condition: ConditionalRollback) -> list[datetime]:
-        """Return when, as far back as a condition looks, what it may do was done by itself, UTC: see `decide`."""
-        from rfs.production.rollback.judging import ground_of, taken_by
-
-        with self._open() as app:
-            if condition.action == "checkpoint":
-                return taken_by(app, condition, utc_now())
-            return list(ground_of(app, utc_now(), [condition]).rollbacks)
+    def opened(self) -> Application:
+        """Return the application with its hooks, for whoever looks from a thread of his own, and closes it."""
+        return self._open()
 
     def schedule_checkpoint(
         self, interval: timedelta | None = None, *, components: Sequence[str] | None = None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
-from datetime import datetime
+from collections.abc import Callable
 from typing import Any
 
-from rfs.production.rollback.conditions import ConditionalRollback, Outcome, Sample, assess
+import msgspec
+
+from rfs.production.rollback.conditions import ConditionalRollback, Sample
 from rfs.production.rollback.model import utc_now
 
 
@@ -44,23 +45,11 @@ async def _asked(condition: Callable[[], Any]) -> Any:
     return await value if inspect.isawaitable(value) else value
 
 
-def in_the_bake(condition: ConditionalRollback) -> Callable[[datetime], Awaitable[str | None]]:
-    """Return a rule as something that a guard asks while it watches a change; see guarding.Watch.
+def measured_on(loop: asyncio.AbstractEventLoop, condition: ConditionalRollback) -> ConditionalRollback:
+    """Return a rule that any thread may measure: what it calls runs as `measure` has it, on that event loop."""
 
-    It trips only where its action is "rollback" and it is no dry run: there is nobody yet to be alerted.
-    """
-    samples: list[Sample] = []
-    never = asyncio.Event()
+    def ask() -> float | Sample:
+        sample = asyncio.run_coroutine_threadsafe(measure(condition, asyncio.Event()), loop).result()
+        return sample if sample is not None else Sample(at=utc_now(), error="it was stopped")
 
-    async def ask(since: datetime) -> str | None:
-        now = utc_now()
-        if samples and 0 <= (now - samples[-1].at).total_seconds() < condition.interval:
-            return None
-        sample = await measure(condition, never)
-        if sample is not None:
-            samples.append(sample)
-        verdict = assess(condition, samples, utc_now(), changed_at=since)
-        trips = condition.action == "rollback" and not condition.dry_run
-        return verdict.why if trips and verdict.outcome is Outcome.FAILURE else None
-
-    return ask
+    return msgspec.structs.replace(condition, condition=ask)

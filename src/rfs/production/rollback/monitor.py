@@ -10,17 +10,17 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from rfs.core.result import Failure, Result
 from rfs.production.rollback.automatic import gist
 from rfs.production.rollback.conditions import Action, ConditionalRollback, Decision, Sample, assess, decide
 from rfs.production.rollback.errors import ConflictError, RollbackError, UsageError
-from rfs.production.rollback.judging import RULE
+from rfs.production.rollback.judging import RULE, Ground, ground_of, judge, taken_by
 from rfs.production.rollback.manager import RollbackManager
 from rfs.production.rollback.measuring import measure
 from rfs.production.rollback.model import CheckpointType, utc_now
-
-# A day at the usual interval; what is older tells nothing about the present.
-_REMEMBERED = 2880
+from rfs.production.rollback.samples import KEPT, Samples
 
 _log = logging.getLogger("rfs")
 
@@ -29,7 +29,8 @@ class AutoRollbackManager:
     """Watches an application, and rolls it back by itself when a condition trips.
 
     It goes to the last checkpoint that was verified healthy before the trouble began, never merely to the latest. It
-    may run inside the very service that is stopped for it: the rollback then goes on outside.
+    may run inside the very service that is stopped for it: the rollback then goes on outside. What it measures is kept
+    in the store, so that a version can be compared with the one before it, which another process measured.
 
     Args:
         manager: of the application; one for the rfs.toml found from the working directory when left out.
@@ -44,6 +45,7 @@ class AutoRollbackManager:
         self.conditions: list[ConditionalRollback] = []
         self.alerts: list[tuple[str, float | None]] = []
         self._samples: dict[str, deque[Sample]] = {}
+        self._history: Samples | None = None
         self._told: dict[str, str] = {}
         self._stopped: asyncio.Event | None = None
         self._busy = asyncio.Lock()
@@ -97,6 +99,7 @@ class AutoRollbackManager:
         stopped = self._stopped = asyncio.Event()
         self._since = utc_now()
         measuring: dict[str, asyncio.Task[None]] = {}
+        self._history = await asyncio.to_thread(self._opened_history)
         try:
             while not stopped.is_set():
                 for each in self.conditions:
@@ -113,6 +116,9 @@ class AutoRollbackManager:
         finally:
             stopped.set()
             await asyncio.gather(*measuring.values(), return_exceptions=True)
+            history, self._history = self._history, None
+            if history is not None:
+                history.close()
 
     def stop_monitoring(self) -> None:
         """End `start_monitoring` soon: a rollback that runs is waited for. Cancelling it turns that back."""
@@ -148,30 +154,65 @@ class AutoRollbackManager:
     # — how —
 
     async def _watch(self, condition: ConditionalRollback, interval: float, stopped: asyncio.Event) -> None:
+        # It is told from its interval whether measuring ever ceased.
+        condition = msgspec.structs.replace(condition, interval=interval)
         while not stopped.is_set():
             sample = await measure(condition, stopped)
             if sample is None:
                 return
-            samples = self._samples.setdefault(condition.name, deque(maxlen=_REMEMBERED))
+            samples = self._samples.setdefault(condition.name, deque(maxlen=KEPT))
+            # After a clock that was set back nobody can tell what was measured when.
+            if samples and samples[-1].at >= sample.at:
+                samples.clear()
             samples.append(sample)
             try:
+                await asyncio.to_thread(self._keep, condition, sample)
                 await self._judge(condition, list(samples))
             except RollbackError as error:
                 _log.warning("%s could not be judged: %s", condition.name, error)
             await _wait(stopped, interval)
 
+    def _opened_history(self) -> Samples | None:
+        try:
+            with self.manager.opened() as app:
+                return Samples(app.settings.store.path)
+        except RollbackError as error:  # it may come into being; what is measured is judged without it
+            _log.warning("What is measured is not kept: %s", error)
+            return None
+
+    def _keep(self, condition: ConditionalRollback, sample: Sample) -> None:
+        if self._history is None:
+            return
+        with suppress(RollbackError):  # on a full disk it is judged by what is in memory
+            self._history.add(_kept_as(condition), sample)
+
+    def _ground(self, condition: ConditionalRollback) -> tuple[Ground, list[Sample], list[datetime]]:
+        """Return what a condition is judged on, what was before that, and when what it may do was done already."""
+        with self.manager.opened() as app:
+            now = utc_now()
+            ground = ground_of(app, now, [condition])
+            taken = taken_by(app, condition, now) if condition.action == "checkpoint" else list(ground.rollbacks)
+        span = ground.compared(condition)
+        before = self._history.between(_kept_as(condition), *span) if self._history is not None and span else []
+        return ground, before, taken
+
     async def _judge(self, condition: ConditionalRollback, samples: list[Sample]) -> None:
         now = utc_now()
+        self._since = min(self._since, now)  # a clock that was set back
         verdict = assess(condition, samples, now, changed_at=self._since)
+        earlier: list[datetime] = []
+        if verdict.failing:
+            ground, before, earlier = await asyncio.to_thread(self._ground, condition)
+            verdict = judge(condition, before, samples, ground, now, began=self._since)
         if not verdict.why:
             self._told.pop(condition.name, None)
             return
-        earlier = await asyncio.to_thread(self._earlier, condition) if verdict.failing else []
         decision, why = decide(condition, verdict, now, earlier)
         if decision is Decision.ROLLBACK:
             # Two conditions often trip at once, for one reason.
             async with self._busy:
-                decision, why = decide(condition, verdict, utc_now(), await asyncio.to_thread(self._earlier, condition))
+                _, _, earlier = await asyncio.to_thread(self._ground, condition)
+                decision, why = decide(condition, verdict, utc_now(), earlier)
                 if decision is Decision.ROLLBACK:
                     result = await self._go_back(why, verdict.since or now)
                     self._samples.clear()  # they are of the state that went
@@ -196,8 +237,10 @@ class AutoRollbackManager:
         facts = {RULE: condition.name, "why": why}
         return await self.manager.create_checkpoint("", facts, type=CheckpointType.CONDITIONAL)
 
-    def _earlier(self, condition: ConditionalRollback) -> list[datetime]:
-        return self.manager.automatic_times(condition)
+
+def _kept_as(condition: ConditionalRollback) -> str:
+    """Return what no condition of rfs.toml is called, which the daemon measures."""
+    return f"watched by itself: {condition.name}"
 
 
 async def _wait(stopped: asyncio.Event, seconds: float) -> None:

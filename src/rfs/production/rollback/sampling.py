@@ -70,9 +70,9 @@ class Probe:
         sample = self._collected(now)
         if sample is not None:
             with self._lock:
-                # After a clock that was set back what is of a later time would be taken for the newest.
-                while self._samples and self._samples[-1].at >= sample.at:
-                    self._samples.pop()
+                # After a clock that was set back nobody can tell what was measured when.
+                if self._samples and self._samples[-1].at >= sample.at:
+                    self._samples.clear()
                 self._samples.append(sample)
                 self.measured += 1
         with self._lock:
