@@ -190,3 +190,12 @@ def test_a_condition_that_cannot_be_is_refused_by_name(app: App) -> None:
         assert "Did you mean cooldown?" in done.err
     assert not (app.folder / "deployed").exists()
     assert "coldown" in app.rfs("doctor").out
+
+
+@pytest.mark.parametrize(
+    ("table", "warned"),
+    [("", True), ('for = "1m"\n', False), ("failure_limit = 2\n", False), ("dry_run = true\n", False)],
+)
+def test_doctor_warns_of_a_rollback_that_one_measurement_decides(app: App, table: str, warned: bool) -> None:
+    configure(app, f'trip = "> 0.05"\n{table}')
+    assert ("One measurement of errors beyond its threshold rolls back" in app.rfs("doctor").out) is warned

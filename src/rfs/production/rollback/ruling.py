@@ -329,6 +329,9 @@ def examine(app: Application) -> list[Finding]:
         if sample.error:
             what = f"The condition {each.rule.name} cannot be measured: {sample.error}."
             findings.append(Finding("warning", what, "Start what answers it, or correct [[conditions]]."))
+        if each.rule.action == "rollback" and not (each.rule.lasting or each.rule.failure_limit or each.rule.dry_run):
+            what = f"One measurement of {each.rule.name} beyond its threshold rolls back: a burst is enough."
+            findings.append(Finding("warning", what, 'Give it for = "60s", or failure_limit = 2.'))
     if not holder(lock_path(app.settings)):
         what = "Nobody measures [[conditions]] outside of deployments: `rfs watch` does not run."
         findings.append(Finding("warning", what, "Run `rfs watch`."))
