@@ -14,8 +14,14 @@ import pytest
 from small import Small
 
 from rfs.core.result import Failure
-from rfs.production.rollback import AutoRollbackManager, DeploymentRollbackManager, RollbackError, RollbackManager
-from rfs.production.rollback import measuring, monitor
+from rfs.production.rollback import (
+    AutoRollbackManager,
+    DeploymentRollbackManager,
+    RollbackError,
+    RollbackManager,
+    measuring,
+    monitor,
+)
 from rfs.production.rollback.model import RollbackRecord, utc_now
 
 HEALTH = '[[health]]\nname = "sane"\ncommand = ["test", "!", "-e", "sick"]\nretries = 0\n'
