@@ -199,7 +199,8 @@ class AutoRollbackManager:
     async def _judge(self, condition: ConditionalRollback, samples: list[Sample]) -> None:
         now = utc_now()
         self._since = min(self._since, now)  # a clock that was set back
-        verdict = assess(condition, samples, now, changed_at=self._since)
+        since = self._since
+        verdict = assess(condition, [each for each in samples if each.at >= since], now, changed_at=since)
         earlier: list[datetime] = []
         if verdict.failing:
             ground, before, earlier = await asyncio.to_thread(self._ground, condition)
