@@ -135,6 +135,14 @@ def test_what_was_measured_long_ago_or_in_the_future_does_not_count(app: App) ->
     assert whats(once(app)) == ["alert"]
 
 
+@pytest.mark.parametrize(("no_data", "state", "told"), [("inconclusive", "no data", ["alert"]), ("success", "ok", [])])
+def test_no_data_is_what_it_is_said_to_count_as(app: App, no_data: str, state: str, told: list[str]) -> None:
+    configure(app, f'trip = "> 0.05"\nno_data = "{no_data}"\ninconclusive_limit = 0\n')
+    value(app, "NaN")
+    assert whats(once(app)) == told
+    assert app.json("conditions")[0]["state"] == state
+
+
 @pytest.mark.slow
 def test_what_failed_before_the_deployment_must_get_worse_also_much_later(app: App) -> None:
     configure(app, 'trip = "> 0.05"\n')

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from cli_app import App, Ran
@@ -421,6 +422,16 @@ def test_a_freeze_ends_at_its_time_and_not_in_the_past(notes_app: App) -> None:
     notes_app.json("freeze", "--reason", "x", "--for", "300ms")
     until(lambda: notes_app.json("status")["freeze"] is None)
     assert notes_app.rfs("guard", "--", "true").code == 0
+
+
+@pytest.mark.parametrize(("hours", "frozen"), [(0, True), (12, False)])
+def test_a_window_is_meant_in_its_time_zone(notes_app: App, hours: int, frozen: bool) -> None:
+    """What is now in Seoul is nine hours off in UTC: a window around it there is none here."""
+    there = datetime.now(ZoneInfo("Asia/Seoul")) + timedelta(hours=hours - 1)
+    text = (notes_app.folder / "rfs.toml").read_text()
+    window = f'cron = "{there.minute} {there.hour} * * *"\nduration = "2h"\ntime_zone = "Asia/Seoul"\n'
+    notes_app.configure(f"{text}[[freeze]]\n{window}")
+    assert notes_app.rfs("guard", "--", "true").code == (14 if frozen else 0)
 
 
 def test_a_window_of_rfs_toml_is_one_as_well(notes_app: App) -> None:

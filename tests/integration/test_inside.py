@@ -223,9 +223,21 @@ def test_a_condition_that_trips_inside_rolls_its_own_host_back(
         for each in ("memory", figure, "alerts"):
             (web.home / each).unlink()
     assert (done.status, done.plan.target, done.error) == (OperationStatus.COMPLETED, web.target, None)
-    assert done.inside
     assert web.stable() == web.v1
     web.serves("v1")
+    (record, *_) = RollbackManager(web.home).get_rollback_history()
+    assert (record.rollback_id, str(record.status)) == (done.operation_id, "completed")
+    assert record.reason == f"automatic: {name} is {value:g}, above {limit:g}"
+    assert (record.checkpoint_id, record.inside, record.error) == (web.target, "writer", None)
+    assert record.backup_id is not None
+    assert record.outage is not None
+    assert record.finished_at is not None
+    assert record.finished_at > record.executed_at
+    assert record.health is not None
+    assert record.health.healthy
+    assert record.health.checks
+    with web.open() as app:
+        assert str(app.catalog.checkpoint(record.backup_id).type) == "safety"
 
 
 def test_what_fails_before_the_stop_is_told_and_stops_nothing(web: Web) -> None:
