@@ -99,11 +99,20 @@ def test_an_ill_wave_pauses_with_the_map_and_goes_on_when_it_is_well(fleet_of: M
 
 @pytest.mark.slow
 def test_a_paused_one_can_be_taken_back(fleet_of: Make) -> None:
-    fleet = fleet_of(3, 'waves = ["34%", "67%", "100%"]')
+    # Nobody listens there: what is told waits, and can be read.
+    fleet = fleet_of(
+        3, 'waves = ["34%", "67%", "100%"]\n[[notify]]\nwebhook = "http://127.0.0.1:9/"\non = ["held", "rollback"]'
+    )
     fleet.sick("v1", fleet.names[2])
     assert gradually(fleet).code == 31
     assert list(fleet.running().values()) == ["v1", "v1", "v2"]
     data = fleet.json("abort", "--reason", "it was the wrong one")
+    log = fleet.json("audit", "export")
+    whole = [each for each in log if each["what"] == "gradual rollback"]
+    assert [each["outcome"] for each in whole] == ["begun", "paused", "reverting", "reverted"]
+    assert whole[1]["detail"]["where"].count(": target") == 2
+    titles = [each["title"] for each in fleet.json("notify", "list")["letters"]]
+    assert any("Gradual rollback paused" in title for title in titles)
     assert data["status"] == "reverted"
     assert where(data) == dict.fromkeys(fleet.names, False)
     assert set(fleet.running().values()) == set(fleet.code().values()) == {"v2"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import os
@@ -17,6 +18,7 @@ import pytest
 from cli_app import App
 from waiting import until
 
+from rfs.production.rollback import RollbackManager
 from rfs.production.rollback.application import Application
 from rfs.production.rollback.catalog import Catalog
 from rfs.production.rollback.model import utc_now
@@ -125,6 +127,30 @@ def test_a_rollback_is_told_at_its_end_signed_and_once(told: App, endpoint: Endp
     assert len(endpoint.got) == 1
     (listed,) = told.json("notify", "list")["endpoints"]
     assert (listed["name"], listed["sent"], listed["waiting"]) == ("ops", 1, 0)
+
+
+def test_who_may_approve_is_told_of_what_waits_for_that_and_of_what_came_of_it(told: App, endpoint: Endpoint) -> None:
+    rules = '[policy]\napproval_required = true\n[approvals]\nrequired = 1\napprovers = ["kim", "lee"]\n'
+    text = (told.folder / "rfs.toml").read_text()
+    told.configure(text.replace("[[notify]]", f"{rules}\n[[notify]]"))
+    told.checkpoint()
+    assert told.rfs("rollback", "@latest", "--yes", "--reason", "orders fail").code == 13
+
+    class Lee(RollbackManager):
+        def identity(self) -> str:
+            return "lee"
+
+    (asked,) = endpoint.messages
+    assert (asked["event"], asked["status"], asked["title"]) == ("approval", "asked for", "notes: Approval asked for")
+    assert "reason: orders fail" in asked["text"]
+    assert "approvals: 0 of 1, from kim, lee" in asked["text"]
+    assert f"rfs approve {asked['subject']}" in asked["text"]
+    assert asyncio.run(Lee().reject(asked["subject"], "not now")).is_success()
+    assert told.rfs("recover").code == 0
+    refused = endpoint.messages[-1]
+    assert (refused["subject"], refused["status"]) == (asked["subject"], "refused")
+    assert "rejected by: lee\nwhy: not now" in refused["text"]
+    assert len(endpoint.messages) == 2
 
 
 @pytest.mark.slow

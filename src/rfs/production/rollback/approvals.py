@@ -130,6 +130,26 @@ def refusal(request: ApprovalRequest, table: ApprovalsTable, person: str, *, app
     return ""
 
 
+def told(request: ApprovalRequest, table: ApprovalsTable) -> tuple[str, str]:
+    """Return what has just become of a request, "asked for", "given" or "refused", and what approvers are told."""
+    given = request.votes_of(table)
+    lines = [f"{request.kind} to {request.target}", f"asked for by: {request.asked_by}"]
+    if request.reason:
+        lines.append(f"reason: {request.reason}")
+    last = request.votes[-1] if request.votes else None
+    if last is not None:
+        lines.append(f"{'approved' if last.approves else 'rejected'} by: {last.by}")
+        lines += [f"why: {last.reason}"] * bool(last.reason)
+    if last is None or last.approves:
+        who = f" ({', '.join(given)})" if given else ""
+        lines.append(f"approvals: {len(given)} of {table.required}{who}, from {', '.join(table.approvers)}")
+        lines.append(f"until: {request.expires_at.isoformat(timespec='seconds')}")
+    if last is None or (last.approves and len(given) < table.required):
+        lines.append(f"rfs approve {request.request_id}, or rfs reject {request.request_id}")
+    status = "asked for" if last is None else "given" if last.approves else "refused"
+    return status, "\n".join(lines)
+
+
 def binding(kind: str, plan: Plan | None, downgrade: Downgrade | None, undoes: str | None) -> str:
     """Return what approvals are bound to: the kind, what is undone, and the plan's hash or the way down."""
     words = [kind, undoes or "", plan.hash if plan is not None else ""]

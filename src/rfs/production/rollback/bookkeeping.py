@@ -20,6 +20,7 @@ from rfs.production.rollback.catalog import FREEZES, Catalog
 from rfs.production.rollback.errors import NotFoundError
 from rfs.production.rollback.freezing import Freeze
 from rfs.production.rollback.governance import REQUESTS
+from rfs.production.rollback.gradual import NOTE, Gradual
 from rfs.production.rollback.ledger import OWED, Ledger
 from rfs.production.rollback.model import DeploymentCheckpoint, OperationStatus, storable
 from rfs.production.rollback.operation import Mark, Operation
@@ -69,6 +70,7 @@ class Bookkeeper:
             "deferred": self._of_deferred,
             "request": self._of_request,
             "freeze": self._of_freeze,
+            "gradual": self._of_gradual,
         }[kind]
         try:
             fact = of(subject, word, key)
@@ -167,6 +169,17 @@ class Bookkeeper:
             return _fact("freeze", word, {"reason": found.lifted_why}, found.lifted_by)
         until = found.until.isoformat() if found.until is not None else ""
         return _fact("freeze", word, {"reason": found.reason, "until": until}, found.by)
+
+    def _of_gradual(self, subject: str, word: str, key: str) -> Fact | None:
+        noted = self._catalog.noted(NOTE)
+        found = msgspec.json.decode(noted, type=Gradual) if noted is not None else None
+        if found is None or found.gradual_id != subject:
+            return None
+        detail = {"target": found.target, "reason": found.reason}
+        if word != "begun":
+            where = ", ".join(f"{instance}: {version}" for instance, version in found.where().items())
+            detail |= {"where": where, "why": found.why}
+        return _fact("gradual rollback", word, detail, found.actor if word == "begun" else "")
 
     def _small(self) -> dict[str, SmallOperation | None]:
         """Return the operations without a plan that the log has not, by name; None for one that was pruned since."""

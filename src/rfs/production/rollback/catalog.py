@@ -383,10 +383,11 @@ class Catalog(DeferredTable, OutboxTable):
 
     # — small facts —
 
-    def note(self, key: str, value: str | None) -> None:
-        """Remember a small fact, or forget it with None."""
+    def note(self, key: str, value: str | None, owing: Sequence[str] = ()) -> None:
+        """Remember a small fact, or forget it with None; and owe the audit log entries about that, see owing."""
 
         def written(db: apsw.Connection) -> None:
+            owe(db, *owing)
             db.execute("DELETE FROM meta WHERE key = ?", (key,))
             if value is not None:
                 db.execute("INSERT INTO meta VALUES (?, ?)", (key, value))

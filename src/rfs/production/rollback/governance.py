@@ -7,6 +7,7 @@ are in the ledger, declared freezes in the catalog, where `rfs status` finds the
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import datetime, timedelta
 from itertools import islice
@@ -25,6 +26,7 @@ from rfs.production.rollback.approvals import (
     newest_waiting,
     refusal,
     stands,
+    told,
 )
 from rfs.production.rollback.catalog import FREEZES, Catalog
 from rfs.production.rollback.duration import parse_duration
@@ -231,6 +233,9 @@ class Governance:
 
     def _put(self, request: ApprovalRequest, act: str) -> None:
         self._catalog.owe(f"request {request.request_id} {act}")
+        if self.table is not None:
+            status, text = told(request, self.table)
+            self._catalog.tell("approval", text, request.request_id, status)
         with closing(Ledger(self._store)) as ledger:
             ledger.write(Put(REQUESTS, request.request_id, msgspec.json.encode(request)))
 
@@ -271,8 +276,7 @@ class Governance:
         if until is not None and until <= now:
             raise UsageError("freeze.past", until=_clock(until))
         made = Freeze(freeze_id=new_id(), since=now, by=storable(who), reason=storable(reason), until=until)
-        self._catalog.owe(f"freeze {made.freeze_id} declared")
-        self._note([*self.declared(), made])
+        self._note([*self.declared(), made], [f"freeze {made.freeze_id} declared"])
         return made
 
     def unfreeze(self, who: str, reason: str) -> list[Freeze]:
@@ -289,15 +293,14 @@ class Governance:
         lifted = [new for new, old in zip(after, known, strict=True) if new is not old]
         if not lifted:
             raise NotFoundError("freeze.none")
-        self._catalog.owe(*(f"freeze {each.freeze_id} lifted" for each in lifted))
-        self._note(after)
+        self._note(after, [f"freeze {each.freeze_id} lifted" for each in lifted])
         return lifted
 
-    def _note(self, freezes: list[Freeze]) -> None:
+    def _note(self, freezes: list[Freeze], owing: Sequence[str]) -> None:
         now = utc_now()
         over = [each for each in freezes if not each.holds(now)][-_FREEZES_KEPT:]
         kept = [each for each in freezes if each.holds(now) or each in over]
-        self._catalog.note(FREEZES, msgspec.json.encode(kept).decode())
+        self._catalog.note(FREEZES, msgspec.json.encode(kept).decode(), owing)
 
 
 def _clock(moment: datetime) -> str:

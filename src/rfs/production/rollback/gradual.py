@@ -107,6 +107,15 @@ class Gradual(msgspec.Struct, frozen=True, kw_only=True):
         """Return how far it is, as a phrase."""
         return f"{len(self.done)} of {len(self.instances)} instances are at {self.version or self.target}"
 
+    def report(self) -> str:
+        """Return what somebody is told who was not there, a line each."""
+        lines = [f"gradual rollback {self.gradual_id} to {self.target}: {self.stage}", self.told()]
+        lines += [f"{instance}: {version}" for instance, version in self.where().items()]
+        lines += [f"{name}: {text}" for name, text in (("why", self.why), ("reason", self.reason)) if text]
+        if self.stage is Stage.PAUSED:
+            lines.append("rfs resume goes on, rfs abort takes back what was done.")
+        return "\n".join(lines)
+
 
 def taken_over(found: Gradual, *, completed: bool, held: bool) -> Gradual:
     """Return one whose process is gone, as whoever comes next finds it: paused, what it was doing told apart.

@@ -12,9 +12,11 @@ from rfs.production.rollback.duration import Duration, parse_duration
 from rfs.production.rollback.settings import Settings, Source
 
 SCHEMA = "rfs.notification/1"
-Event = Literal["rollback", "held", "refused", "alert", "checkpoint", "deployment"]
-USUAL: tuple[Event, ...] = ("rollback", "held", "refused", "alert")
+Event = Literal["rollback", "held", "refused", "alert", "approval", "checkpoint", "deployment"]
+USUAL: tuple[Event, ...] = ("rollback", "held", "refused", "alert", "approval")
 
+PAUSED = "paused"
+"""The status that a gradual rollback is told with that waits for a person."""
 _FIRST_PAUSE = 10.0
 _LONGEST_PAUSE = 3600.0
 
@@ -27,7 +29,7 @@ class NotifyTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         webhook: an http(s) address that is sent JSON by POST; may be a secret.
         secret: of a webhook: what its body is signed with; "env:NAME", "file:PATH" or "cmd:PROGRAM".
         on: of what it is told: "rollback", "held", "refused" (a scheduled rollback that is not made), "alert",
-            "checkpoint", "deployment".
+            "approval" (asked for, given or refused), "checkpoint", "deployment".
         name: how it is listed, and known again when its address changes.
         timeout: for one attempt.
         give_up: how long it is tried; then it is a dead letter, which `rfs notify retry` tries again.
@@ -122,9 +124,10 @@ def _title(happened: Happened, facts: Mapping[str, Any], app: str) -> str:
     kind = str(facts.get("kind", "rollback")).capitalize()
     titles = {
         "rollback": f"{kind} {happened.status}",
-        "held": f"{kind} HELD: it needs attention",
+        "held": "Gradual rollback paused" if happened.status == PAUSED else f"{kind} HELD: it needs attention",
         "refused": "Scheduled rollback not made",
         "alert": "Alert",
+        "approval": f"Approval {happened.status}",
         "checkpoint": "Checkpoint taken",
         "deployment": f"Deployment {happened.status}",
         "test": "Test",

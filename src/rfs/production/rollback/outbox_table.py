@@ -95,9 +95,10 @@ class OutboxTable(ABC):
     @abstractmethod
     def _change(self, act: Callable[[apsw.Connection], None], *, frees: bool = False) -> None: ...
 
-    def tell(self, event: str, text: str) -> None:
+    def tell(self, event: str, text: str, subject: str = "", status: str = "") -> None:
         """Write down something that happened and is in no other table."""
-        self._change(lambda db: _run(db, "INSERT INTO events (event, text) VALUES (?, ?)", (event, text)))
+        query = "INSERT INTO events (event, text, subject, status) VALUES (?, ?, ?, ?)"
+        self._change(lambda db: _run(db, query, (event, text, subject, status)))
 
     def meet(self, endpoints: Iterable[str]) -> None:
         """Make endpoints known: they are told of what happens from now on. What nobody is to be told any more goes."""

@@ -38,7 +38,17 @@ class Waves:
     def keep(self, found: Gradual, **changes: Any) -> Gradual:
         """Write down how one stands now; return that."""
         changed = msgspec.structs.replace(found, **changes)
-        self._catalog.note(NOTE, msgspec.json.encode(changed).decode())
+        known = self.last()
+        owing = []
+        if known is None or known.gradual_id != changed.gradual_id:
+            owing = [f"gradual {changed.gradual_id} begun"]
+        elif known.stage is not changed.stage:
+            # It may be paused, and go on, more than once.
+            owing = [f"gradual {changed.gradual_id} {changed.stage}.{utc_now():%H%M%S%f}"]
+            if changed.stage is Stage.PAUSED or not changed.is_open:
+                event = "held" if changed.stage is Stage.PAUSED else "rollback"
+                self._catalog.tell(event, changed.report(), changed.gradual_id, str(changed.stage))
+        self._catalog.note(NOTE, msgspec.json.encode(changed).decode(), owing)
         return changed
 
     def end(self, found: Gradual, stage: Stage, why: str = "") -> Gradual:
