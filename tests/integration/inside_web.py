@@ -75,8 +75,18 @@ async def watch():
     busy["watch"].add_done_callback(lambda _: busy.pop("watch"))
     return [each.name for each in auto.conditions]
 
+async def arm():
+    import rfs.production.rollback as rollback
+    rule = rollback.ConditionalRollback("error_rate", lambda: number("errors"), 0.05, interval=0.1)
+    armed = rollback.RollbackStrategy.CONDITIONAL
+    done = await manager().rollback_to_checkpoint("@latest", reason="armed inside", strategy=armed, condition=rule)
+    busy["armed"] = asyncio.create_task(asyncio.sleep(3600))  # it is waited for as the others are
+    busy["armed"].add_done_callback(lambda _: busy.pop("armed"))
+    return done
+
 ACTS = {
     "/watch": watch,
+    "/arm": arm,
     "/version": version_and_pid,
     "/rollback": lambda: manager().rollback_to_checkpoint("@latest", reason="asked inside"),
     "/deploy": deploy,

@@ -240,6 +240,24 @@ def test_a_condition_that_trips_inside_rolls_its_own_host_back(
         assert str(app.catalog.checkpoint(record.backup_id).type) == "safety"
 
 
+@pytest.mark.slow
+def test_a_rollback_that_is_armed_inside_fires_once_and_goes_on_outside(web: Web) -> None:
+    armed = web.ask("/arm")
+    assert armed["status"] == "armed"
+    (web.home / "errors").write_text("0.07")
+    try:
+        web.wait_for(lambda: "armed inside" in web.last_reason(), "the rollback")
+        done = web.ended()
+    finally:
+        (web.home / "errors").unlink()
+    assert (done.operation_id, done.status) == (armed["rollback_id"], OperationStatus.COMPLETED)
+    assert (done.plan.target, done.error, bool(done.inside)) == (web.target, None, True)
+    assert web.stable() == web.v1
+    web.serves("v1")
+    with web.open() as app:
+        assert not app.find_deferred(armed["rollback_id"]).waits
+
+
 def test_what_fails_before_the_stop_is_told_and_stops_nothing(web: Web) -> None:
     pid = web.serves("v2")
     (web.home / "tree" / "static" / "a.css").mkdir()

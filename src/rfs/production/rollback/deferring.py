@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -281,6 +282,10 @@ class Deferring(Consenting, ABC):
                 )
         except InsideError as inside:
             return self._carry(inside, "fire", rollback_id=rollback_id)[0]
+        finally:
+            # Whoever asked for it may have been stopped for it, and cannot.
+            with suppress(RollbackError):
+                self.follow_up(self.find_deferred(rollback_id))
 
     def _begun(self, found: Deferred, operation_id: str) -> None:
         now = self._change(found, operation_id=operation_id, why="")
