@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +97,10 @@ def _kill_myself() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _prepared(shop: Shop) -> tuple[str, ...]:
+def _prepared(shop: Shop, *more: str) -> tuple[str, ...]:
     target = shop.checkpoint()
     shop.do("INSERT INTO log VALUES ('new')")
-    return ("rollback", target, "--yes", "--reason", "a test", "-q")
+    return ("rollback", target, *more, "--yes", "--reason", "a test", "-q")
 
 
 def _points(words: int, whole: bool, sample: int, last: int = LAST) -> list[int]:
@@ -109,8 +109,10 @@ def _points(words: int, whole: bool, sample: int, last: int = LAST) -> list[int]
     return every * TIMES if whole else every[-last :: -(-last // sample)]
 
 
-def _client_killed(shop: Shop, whole: bool, last: int = LAST, sample: int = SAMPLE) -> set[int]:
-    command = _prepared(shop)
+def _client_killed(
+    shop: Shop, whole: bool, last: int = LAST, sample: int = SAMPLE, more: Sequence[str] = ()
+) -> set[int]:
+    command = _prepared(shop, *more)
     seen = set()
     code, words = _in_a_child(command, 0, _kill_myself)
     assert code == 0
@@ -145,6 +147,11 @@ def _leftovers(shop: Shop) -> list[str]:
 @pytest.mark.slow
 def test_the_client_is_killed_at_some_words(shop: Shop) -> None:
     assert _client_killed(shop, whole=False) == {OLD, NEW}
+
+
+@pytest.mark.slow
+def test_the_client_is_killed_at_some_words_while_one_table_goes_back(shop: Shop) -> None:
+    assert _client_killed(shop, whole=False, more=("--table", "log")) == {OLD, NEW}
 
 
 @pytest.mark.slow

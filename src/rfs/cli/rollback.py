@@ -45,7 +45,7 @@ class _Parts:
 
 _path = click.option("--path", "paths", multiple=True, help="Only this file or folder of a files component.")
 _key = click.option("--key", "keys", multiple=True, metavar="A.B.C", help="Only this key of a configuration.")
-_table = click.option("--table", "tables", multiple=True, help="Only this table of a SQLite database.")
+_table = click.option("--table", "tables", multiple=True, help="Only this table of a database.")
 
 
 @click.command(cls=CommonCommand)

@@ -362,3 +362,13 @@ class Driver(ABC):
 def overrides(driver: Driver, method: str) -> bool:
     """Tell whether a driver has its own version of an optional method."""
     return getattr(type(driver), method) is not getattr(Driver, method)
+
+
+def together(c: Component, keys: Sequence[str], differing: Sequence[str]) -> str:
+    """Return a sentence for the plan about tables that belong to the chosen ones; see Driver.splits."""
+    smallest = " ".join(f"--table {name}" for name in (*keys, *differing))
+    what = f"{', '.join(differing)} of {c.name} {'refers' if len(differing) == 1 else 'refer'}"
+    return (
+        f"{what} to what goes back, or the other way round, and would stay as now: the smallest selection that "
+        f"keeps them together is {smallest}."
+    )

@@ -24,7 +24,7 @@ OF_TRACKING: dict[str, tuple[str, str]] = {
         "Roll all of it back with --only {component}; `rfs db salvage` then brings out rows that this took away.",
     ),
     "select.tables": (
-        "The table {table} cannot be rolled back alone: no component here is of kind sqlite.",
+        "The table {table} cannot be rolled back alone: no component here is of kind sqlite or postgresql.",
         "Roll the database back with --only NAME, then `rfs db salvage` brings out the rows that it took away.",
     ),
     "select.dangling": (

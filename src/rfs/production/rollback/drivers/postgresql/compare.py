@@ -177,7 +177,7 @@ def _state(
     if capture is not None and capture.meta["state"] == "dump":
         yield _stored(source, capture)
         return
-    with _opened(c, capture) as name:
+    with opened(c, capture) as name:
         yield _live(c, source, name, known or set())
 
 
@@ -269,7 +269,18 @@ def _missing() -> bytes:
 
 
 @contextmanager
-def _opened(c: Component, capture: Capture | None) -> Iterator[str]:
+def pieces_of(c: Component, source: BlobSource, capture: Capture) -> Iterator[tuple[dict[str, Any], Iterator[Piece]]]:
+    """Yield what a capture records of its database (its facts, keys and version), and its dump."""
+    if capture.meta["state"] == "dump":
+        yield {key: capture.meta[key] for key in ("database", "keys", "version")}, Contents(capture, source).pieces()
+        return
+    with opened(c, capture) as name, dumped(c, name, source) as (moment, dump):
+        keys = [[schema, table, list(columns)] for (schema, table), columns in moment.keys.items()]
+        yield {"database": plain(moment.database), "keys": keys, "version": moment.version}, dump
+
+
+@contextmanager
+def opened(c: Component, capture: Capture | None) -> Iterator[str]:
     """Yield the name of the live database, or of that which a reference means, open for as long as it is read."""
     if capture is None:
         yield place_of(c).database

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from blake3 import blake3
 
-from rfs.production.rollback.driver import BlobSink, BlobSource, Driver, Finding
-from rfs.production.rollback.drivers.postgresql import aside, bouncer, compare, doctor, inplace, rights
+from rfs.production.rollback.driver import BlobSink, BlobSource, BlobStore, Driver, Finding, together
+from rfs.production.rollback.drivers.postgresql import aside, bouncer, compare, doctor, inplace, mixing, rights
 from rfs.production.rollback.drivers.postgresql.connect import PostgresqlOptions, administering, connected, place_of
-from rfs.production.rollback.drivers.postgresql.content import FORMAT, before, fingerprint_of, store
+from rfs.production.rollback.drivers.postgresql.content import FORMAT, Contents, before, fingerprint_of, store
 from rfs.production.rollback.drivers.postgresql.facts import (
     Database,
     counted_in,
@@ -68,6 +68,7 @@ class PostgresqlDriver(Driver):
 
     kind = "postgresql"
     options = PostgresqlOptions
+    tables = True
 
     def capture(self, c: Component, sink: BlobSink, previous: Capture | None) -> Capture:
         name = place_of(c).database
@@ -129,6 +130,10 @@ class PostgresqlDriver(Driver):
         return msgspec.structs.replace(found, digest=recall(c).spelled.get(found.digest, found.digest))
 
     def restore(self, c: Component, source: BlobSource, want: Capture) -> Restored:
+        with mixing.explaining(c, source, want):
+            return self._restore(c, source, want)
+
+    def _restore(self, c: Component, source: BlobSource, want: Capture) -> Restored:
         _require_known(want)
         bouncer.resume(c)
         with administering(c) as connection:
@@ -167,6 +172,10 @@ class PostgresqlDriver(Driver):
         yield from doctor.examine(c)
 
     def stage(self, c: Component, source: BlobSource, want: Capture) -> None:
+        with mixing.explaining(c, source, want):
+            self._stage(c, source, want)
+
+    def _stage(self, c: Component, source: BlobSource, want: Capture) -> None:
         _require_known(want)
         with administering(c) as connection:
             every = databases(connection)
@@ -294,6 +303,66 @@ class PostgresqlDriver(Driver):
         rows = counted.written - then.written
         return None, f"the server has counted {rows:,} rows written since, in its catalogs and elsewhere; {how}"
 
+    def select(self, c: Component, blobs: BlobStore, want: Capture, onto: Capture, keys: Sequence[str]) -> Capture:
+        """See Driver: a dump of `onto` with the tables `keys` as in `want`, which is then built as any other."""
+        _require_known(want)
+        if not _is_there(want) or not _is_there(onto):
+            raise ConflictError("select.absent", component=c.name)
+        chosen = frozenset(map(mixing.named, keys))
+        theirs = self._of_tables(c, blobs, want, chosen)
+        wanted = mixing.Wanted(Contents(theirs, blobs), chosen)
+        with compare.pieces_of(c, blobs, onto) as (meta, dump):
+            # What is in pieces of the live database now is mostly in the store already.
+            found = store(meta["database"], mixing.mixed(dump, wanted, chosen, c.name), blobs, before(want, blobs))
+        fingerprint, parts, patched = found
+        others = [key for key in meta["keys"] if (key[0], key[1]) not in chosen]
+        known = [*others, *(key for key in theirs.meta["keys"] if (key[0], key[1]) in chosen)]
+        meta |= {"format": FORMAT if patched else 1, "state": "dump", "keys": known, "chosen": list(keys)}
+        return Capture(
+            component=c.name,
+            kind=self.kind,
+            fingerprint=fingerprint,
+            parts=parts,
+            entries=fingerprint.entries,
+            size=fingerprint.size,
+            meta=meta,
+        )
+
+    @staticmethod
+    def _of_tables(c: Component, blobs: BlobStore, want: Capture, chosen: frozenset[mixing.Name]) -> Capture:
+        """Return a capture in the store that has the rows of some tables at least."""
+        if not _is_reference(want):
+            return want
+        with compare.pieces_of(c, blobs, want) as (meta, dump):
+            fingerprint, parts, _ = store(meta["database"], mixing.only(dump, chosen), blobs, None)
+        return msgspec.structs.replace(want, fingerprint=fingerprint, parts=parts, meta={**want.meta, **meta})
+
+    def among(self, changes: Sequence[Change], keys: Sequence[str]) -> list[Change]:
+        """Return the changes of these tables: of their rows, their columns, and of what is called after them."""
+        chosen = frozenset(map(mixing.named, keys))
+        return [change for change in changes if mixing.is_of(change.key, chosen)]
+
+    def splits(
+        self, c: Component, source: BlobSource, want: Capture, changes: Sequence[Change], keys: Sequence[str]
+    ) -> Iterator[str]:
+        """Yield sentences about what a rollback of some tables costs, and which others belong to them."""
+        if _is_reference(want):
+            return
+        effort = self.effort(c, want, changes)
+        if changes and effort is not None:
+            yield (
+                f"Tables of {c.name} go back in a copy of the whole database, which is made before the services are "
+                f"stopped, and again in the outage when anything was written meanwhile: about {effort.staging:,.0f} s."
+            )
+        chosen = [mixing.named(key) for key in keys]
+        differing = [
+            mixing.shown(name)
+            for name in mixing.belonging(Contents(want, source), chosen)
+            if self.among(changes, [mixing.shown(name)])
+        ]
+        if differing:
+            yield together(c, keys, differing)
+
     def losses(self, c: Component, source: BlobSource, want: Capture, changes: Sequence[Change]) -> Iterator[Loss]:
         yield from compare.losses(c.name, changes)
 
@@ -318,6 +387,10 @@ class _Unhurried:
 
 def _named(found: Sequence[Beside], name: str) -> Beside | None:
     return next((each for each in found if each.name == name), None)
+
+
+def _is_there(capture: Capture) -> bool:
+    return not _is_reference(capture) or bool(capture.meta["oid"])
 
 
 def _is_reference(want: Capture) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from rfs.production.rollback.driver import BlobSink, BlobSource, BlobStore, Driver, Finding
+from rfs.production.rollback.driver import BlobSink, BlobSource, BlobStore, Driver, Finding, together
 from rfs.production.rollback.drivers import displaced
 from rfs.production.rollback.drivers.meta import refused
 from rfs.production.rollback.drivers.sqlite import holders, room, rows, tables
@@ -288,12 +288,7 @@ class SqliteDriver(Driver):
             related = tables.belonging(wanted, keys)
         differing = [name for name in related if self.among(changes, [name])]
         if differing:
-            smallest = " ".join(f"--table {name}" for name in (*keys, *differing))
-            what = f"{', '.join(differing)} of {c.name} {'refers' if len(differing) == 1 else 'refer'}"
-            yield (
-                f"{what} to what goes back, or the other way round, and would stay as now: the smallest selection that "
-                f"keeps them together is {smallest}."
-            )
+            yield together(c, keys, differing)
 
     def losses(self, c: Component, source: BlobSource, want: Capture, changes: Sequence[Change]) -> Iterator[Loss]:
         yield from rows.losses(c.name, changes)
