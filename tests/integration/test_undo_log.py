@@ -16,8 +16,8 @@ import pytest
 from cli_app import CommandLine
 from small import Small
 
-from rfs.production.rollback import IncrementalRollback, RollbackManager, upkeep
-from rfs.production.rollback.ledger import Ledger
+from rfs.production.rollback import IncrementalRollback, RollbackManager, operationlog, upkeep
+from rfs.production.rollback.ledger import Ledger, Put
 from rfs.production.rollback.operationlog import OPERATIONS, SmallOperation
 
 
@@ -314,3 +314,30 @@ def test_a_file_that_became_a_link_or_huge_is_neither_followed_nor_read(shop: Sh
     ran = shop.rfs("diff", first, "--only", "tree", "--text")
     assert "code.txt" in ran.out
     assert "+a" not in ran.out
+
+
+@pytest.mark.parametrize("hours", [-3, 3])
+def test_what_came_after_what_is_known_whatever_the_clock_said(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    """The clock is wrong while something is tracked, and is set right before and after that."""
+    first = shop.json("checkpoint")["id"]
+    shop.version(2)
+    shop.json("rollback", first, "-y", "--reason", "before")
+    with monkeypatch.context() as wrong:
+        wrong.setattr(operationlog, "utc_now", lambda: datetime.now(UTC) + timedelta(hours=hours))
+        shop.set(2, 1)
+        shop.set(3, 2)
+    shop.code.write_text("v9\n")
+    shop.json("rollback", first, "--only", "tree", "-y", "--reason", "after")
+    assert shop.kinds() == ["rollback", "change", "change", "rollback"]
+    assert [each["reason"] for each in shop.json("log")][::3] == ["after", "before"]
+    shop.json("undo", "-n", "2", "-y")
+    assert "version = 2" in shop.settings.read_text()
+    assert shop.code.read_text() == "v9\n"
+    # A ledger of an earlier release: its operations say nothing, and go by their times.
+    with Ledger(shop.open().store) as ledger:
+        for entry in list(ledger.entries(OPERATIONS)):
+            old = msgspec.structs.replace(msgspec.json.decode(entry.body, type=SmallOperation), after="")
+            ledger.write(Put(OPERATIONS, entry.name, msgspec.json.encode(old)))
+    assert len(shop.kinds()) == 6

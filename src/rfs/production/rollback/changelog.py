@@ -119,7 +119,7 @@ class ChangeLog:
         if len(body) > LARGEST:
             why, hint = f"it is larger than {LARGEST >> 20} MiB", "Take a checkpoint before such a change instead."
             raise UsageError("change.value", component=component, why=why, hint=hint)
-        logged = of_change(change, storable(restorer.name), change.change_type)
+        logged = of_change(change, storable(restorer.name), change.change_type, self._app.catalog)
         self._ledger.write(Put(STANDING, change.change_id, body), noted(logged))
         return change
 
@@ -151,7 +151,7 @@ class ChangeLog:
 
     def _made(self, change: TrackedChange) -> _Turn:
         """Return a change with the operation that made it, also one of a release that wrote none."""
-        return _Turn(change, of_change(change, change.component, ""), change)
+        return _Turn(change, of_change(change, change.component, "", self._app.catalog), change)
 
     def take_back(
         self, operations: Sequence[SmallOperation], how: Resolution = Resolution.REFUSE, reason: str = ""
@@ -212,7 +212,7 @@ class ChangeLog:
 
     def _record(self, turn: _Turn, reason: str) -> SmallOperation:
         id_, body = turn.stored.change_id, encoded(turn.stored)
-        made = taking_back(turn.operation, reason)
+        made = taking_back(turn.operation, reason, self._app.catalog)
         source, goal = (STANDING, UNDONE) if made.back else (UNDONE, STANDING)
         self._ledger.write(Drop(source, id_), Put(goal, id_, body), Drop(INTENTS, id_), noted(made))
         return made

@@ -9,9 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from datetime import datetime
-from heapq import merge
-from itertools import islice
-from operator import attrgetter
+from itertools import chain, islice
 
 import msgspec
 
@@ -36,6 +34,7 @@ class SmallOperation(msgspec.Struct, frozen=True, kw_only=True):
         what: which thing of the component, for people.
         change: the id of the change that it made, took back or made again.
         back: the change no longer stood after it.
+        after: the newest operation that had a plan when it was made: whatever the clock says, it comes after that one.
     """
 
     operation_id: str
@@ -48,6 +47,7 @@ class SmallOperation(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     undoes: str | None = None
     back: bool = False
+    after: str = ""
 
     @property
     def status(self) -> OperationStatus:
@@ -68,11 +68,12 @@ class SmallOperation(msgspec.Struct, frozen=True, kw_only=True):
 AnyOperation = Operation | SmallOperation
 
 
-def of_change(change: TrackedChange, component: str, reason: str) -> SmallOperation:
+def of_change(change: TrackedChange, component: str, reason: str, catalog: Catalog) -> SmallOperation:
     """Return the operation, of this moment, that made a change.
 
     Args:
         component: its name in rfs.toml, where it is one of those.
+        catalog: of the operations that have a plan.
     """
     return SmallOperation(
         operation_id=change.change_id,
@@ -83,10 +84,11 @@ def of_change(change: TrackedChange, component: str, reason: str) -> SmallOperat
         created_at=utc_now(),
         actor=actor(),
         reason=storable(reason),
+        after=_newest(catalog),
     )
 
 
-def taking_back(operation: SmallOperation, reason: str) -> SmallOperation:
+def taking_back(operation: SmallOperation, reason: str, catalog: Catalog) -> SmallOperation:
     """Return the operation, of this moment, that takes another one back."""
     return msgspec.structs.replace(
         operation,
@@ -97,7 +99,12 @@ def taking_back(operation: SmallOperation, reason: str) -> SmallOperation:
         reason=storable(reason),
         undoes=operation.operation_id,
         back=not operation.back,
+        after=_newest(catalog),
     )
+
+
+def _newest(catalog: Catalog) -> str:
+    return "".join(catalog.operation_ids("", 1))
 
 
 def noted(operation: SmallOperation) -> Put:
@@ -132,7 +139,30 @@ class OperationLog:
         """
         if self._ledger is None:
             return iter(self._catalog.history())
-        return merge(self._catalog.history(), self._small(self._ledger), key=attrgetter("created_at"), reverse=True)
+        return self._merged(self._catalog.history(), self._small(self._ledger))
+
+    def _merged(self, planned: Iterator[Operation], small: Iterator[SmallOperation]) -> Iterator[AnyOperation]:
+        """Yield both in one order: by what each small one came after, and by time where that is not known."""
+        passed: set[str] = set()
+        ours, theirs = next(planned, None), next(small, None)
+        known = self._knows(theirs)
+        while ours is not None and theirs is not None:
+            # What was written by an earlier release does not say it; and a catalog that was made anew knows of none.
+            by_time = not known and ours.created_at <= theirs.created_at
+            if by_time or theirs.after in passed or theirs.after == ours.operation_id:
+                yield theirs
+                theirs = next(small, None)
+                known = self._knows(theirs)
+            else:
+                yield ours
+                passed.add(ours.operation_id)
+                ours = next(planned, None)
+        yield from chain([] if ours is None else [ours], planned)
+        yield from chain([] if theirs is None else [theirs], small)
+
+    def _knows(self, operation: SmallOperation | None) -> bool:
+        """Tell whether the catalog has what an operation says it came after."""
+        return operation is not None and operation.after in self._catalog.operation_ids(operation.after or "-", 1)
 
     @staticmethod
     def _small(ledger: Ledger) -> Iterator[SmallOperation]:

@@ -368,7 +368,7 @@ class Versions:
             at=utc_now(),
             kind=kind,
         )
-        logged = of_change(change, self._place.component, reason)
+        logged = of_change(change, self._place.component, reason, self._app.catalog)
         return Put(STANDING, change.change_id, encoded(change)), noted(logged)
 
     # — taking back —
