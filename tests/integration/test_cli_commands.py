@@ -34,7 +34,17 @@ def test_every_command_has_help_and_the_common_flags(bare: App, name: str) -> No
     ran = bare.rfs(name, "--help")
     assert ran.code == 0
     if name != "demo":
-        for flag in ("--dry-run", "--yes", "--reason", "--json", "--quiet", "--verbose", "--no-color", "--config"):
+        for flag in (
+            "--dry-run",
+            "--yes",
+            "--reason",
+            "--json",
+            "--quiet",
+            "--verbose",
+            "--no-color",
+            "--no-pager",
+            "--config",
+        ):
             assert flag in ran.out
         assert "--timeout" in ran.out
 

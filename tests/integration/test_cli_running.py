@@ -211,6 +211,66 @@ def test_on_a_terminal_the_plan_is_shown_and_asked_about(changed: App) -> None:
     assert changed.notes == ["one"]
 
 
+@pytest.fixture
+def much(notes_app: App) -> App:
+    """So much differs that it fits on no terminal."""
+    (notes_app.folder / "files").mkdir()
+    text = (notes_app.folder / "rfs.toml").read_text()
+    notes_app.configure(text + '\n[components.files]\nkind = "files"\npath = "files"\n')
+    notes_app.checkpoint()
+    for number in range(40):
+        (notes_app.folder / "files" / f"new-{number:02}.txt").write_text("x")
+    return notes_app
+
+
+PAGER = "sed 's/^/| /' | head -n 300; echo paged >> pager.log"
+
+
+def test_what_does_not_fit_is_shown_by_the_pager_with_its_colours(much: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAGER", PAGER)
+    for words in (("diff", "-v"), ("changes", "-v"), ("diff", "-v", "--no-color")):
+        with Terminal(much.folder, *words) as terminal:
+            assert terminal.end() == 0, terminal.seen
+        assert "| " in terminal.seen
+        assert "new-39.txt" in terminal.seen
+        assert ("\x1b[" in terminal.seen) is ("--no-color" not in words)
+    assert (much.folder / "pager.log").read_text() == 3 * "paged\n"
+
+
+@pytest.mark.parametrize(
+    ("pager", "words"),
+    [
+        (PAGER, ("diff", "-v", "--no-pager")),
+        (PAGER, ("diff", "-q")),
+        (PAGER, ("diff", "-v", "--json")),
+        (PAGER, ("diff", "--stat")),
+        (PAGER, ("log",)),  # nothing was done: it fits
+        ("cat", ("diff", "-v")),
+        ("", ("diff", "-v")),
+        ("./there-is-no-such-pager", ("diff", "-v")),
+    ],
+)
+def test_without_a_pager_all_is_printed_at_once(
+    much: App, monkeypatch: pytest.MonkeyPatch, pager: str, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("PAGER", pager)
+    with Terminal(much.folder, *words) as terminal:
+        assert terminal.end() == 0, terminal.seen
+    assert "| " not in terminal.seen
+    assert not (much.folder / "pager.log").exists()
+    if words[:2] in (("diff", "-v"), ("diff", "-q")):
+        assert "new-39.txt" in terminal.seen
+
+
+def test_a_pager_that_is_left_early_fails_nothing(much: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAGER", "head -n 1")
+    for number in range(2000):
+        (much.folder / "files" / f"more-{number}.txt").write_text("x")
+    with Terminal(much.folder, "diff", "-v", "--exit-code") as terminal:
+        assert terminal.end() == 15, terminal.seen
+    assert "Traceback" not in terminal.seen
+
+
 def test_ctrl_c_at_a_question_changes_nothing(notes_app: App) -> None:
     # The slow component comes first, so that the line of progress is there before the question.
     notes_app.configure(TOML.replace("components.web", "components.app"))

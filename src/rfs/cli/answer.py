@@ -17,6 +17,7 @@ class Answer(NamedTuple):
         notes: sentences that should be read, though nothing is wrong.
         warnings: sentences that make the exit code 3.
         code: the exit code, when it is not decided by `warnings`.
+        paged: the text may be long, and is shown by a pager when it does not fit on the terminal.
     """
 
     data: Any
@@ -25,3 +26,4 @@ class Answer(NamedTuple):
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     code: int = 0
+    paged: bool = False

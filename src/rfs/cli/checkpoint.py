@@ -92,7 +92,7 @@ def list_them(session: Session, everything: bool, tag: str) -> Answer:
     if hidden:
         text += f"\n{counted(hidden, 'safety checkpoint')} of rollbacks not shown (--all)."
     brief = "\n".join(each.checkpoint_id for each in found)
-    return Answer([checkpoint_json(each) for each in found], text, brief)
+    return Answer([checkpoint_json(each) for each in found], text, brief, paged=True)
 
 
 @checkpoint.command("show")

@@ -17,6 +17,7 @@ COMMON: list[click.Parameter] = [
     click.Option(["-q", "--quiet"], is_flag=True, help="Only what matters: an id, an error."),
     click.Option(["-v", "--verbose"], is_flag=True, help="Everything, not just the beginning of it."),
     click.Option(["--no-color"], is_flag=True, help="No colours (also: NO_COLOR in the environment)."),
+    click.Option(["--no-pager"], is_flag=True, help="Print all at once (also: PAGER=cat in the environment)."),
     click.Option(["--config"], metavar="FILE", help="Use this rfs.toml instead of the nearest one upward."),
     click.Option(["--timeout"], metavar="TIME", help='Give up after this long, e.g. "5m"; also waits for the lock.'),
     click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."),

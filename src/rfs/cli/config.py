@@ -106,7 +106,7 @@ def diff(session: Session, a: str, b: str | None, component: str | None, exit_co
         changes = _changes(app, c, _values(versions.find(a)), after)
     brief = "\n".join(f"{change.component} {printable(change.key)}" for change in changes)
     code = int(ExitCode.CONFLICT) if exit_code and changes else 0
-    return Answer(as_json(changes), changes_text(changes, everything=session.verbose), brief, code=code)
+    return Answer(as_json(changes), changes_text(changes, everything=session.verbose), brief, code=code, paged=True)
 
 
 @config.command("rollback")

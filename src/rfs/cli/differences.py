@@ -102,7 +102,7 @@ def _answer(session: Session, show: _Show, *, stat: bool, text: bool, exit_code:
             each["text"] = lines[id(change)]
     shown = changes_text(found, everything=session.verbose)
     blocks = ["\n".join(map(_colored, diff_)) for diff_ in lines.values()]
-    return Answer(data, "\n\n".join([shown, *blocks]), brief, code=code)
+    return Answer(data, "\n\n".join([shown, *blocks]), brief, code=code, paged=True)
 
 
 def _colored(line: str) -> str:

@@ -48,7 +48,7 @@ def log(session: Session, limit: int) -> Answer:
     if asked:
         text += "\n\n" + later.asked_table(asked)
     brief = "\n".join(each.operation_id for each in shown)
-    return Answer([*(later.deferred_json(each) for each in asked), *map(logged_json, shown)], text, brief)
+    return Answer([*(later.deferred_json(each) for each in asked), *map(logged_json, shown)], text, brief, paged=True)
 
 
 @click.command(cls=CommonCommand)
@@ -71,7 +71,7 @@ def show(session: Session, selector: str) -> Answer:
     if journal:
         text += "\n\n" + journal_table(journal)
     data: dict[str, Any] = {**operation_json(operation), "journal": as_json(journal)}
-    return Answer(data, text, operation.operation_id, notes=operation.warnings)
+    return Answer(data, text, operation.operation_id, notes=operation.warnings, paged=True)
 
 
 def _show_small(app: Application, operation: SmallOperation) -> Answer:
@@ -82,4 +82,4 @@ def _show_small(app: Application, operation: SmallOperation) -> Answer:
     change = change_of(app, operation)
     sides = sides_of(change)
     data = {**logged_json(operation), "change_type": change.change_type, **sides}
-    return Answer(data, small_text(operation, change, sides), operation.operation_id)
+    return Answer(data, small_text(operation, change, sides), operation.operation_id, paged=True)

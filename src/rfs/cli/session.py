@@ -36,6 +36,7 @@ COMMON_FLAGS = (
     "quiet",
     "verbose",
     "no_color",
+    "no_pager",
     "config",
     "timeout",
     "debug",
@@ -56,6 +57,7 @@ class Session:
         self.quiet = False
         self.verbose = False
         self.no_color = False
+        self.no_pager = False
         self.debug = False
         self.dry_run = False
         self.yes = False
@@ -249,7 +251,7 @@ class Session:
             return code
         text = answer.brief if self.quiet else answer.text
         self._say([] if self.quiet else notes, "note")
-        if text:
+        if text and not (answer.paged and self._pages(text)):
             self._print(text)
         self._say(warnings, "warning")
         return code
@@ -297,6 +299,14 @@ class Session:
         ok = ok and code in (ExitCode.OK, ExitCode.WARNINGS)
         envelope = {"schema": SCHEMA, "ok": ok, "code": code, "data": data, "warnings": list(dict.fromkeys(warnings))}
         _write(sys.stdout, msgspec.json.encode(envelope).decode() + "\n")
+
+    def _pages(self, text: str) -> bool:
+        """Show a long text in a pager, where there is somebody to leaf through it; tell whether that was done."""
+        if self.quiet or self.no_pager or not (sys.stdout.isatty() and sys.stdin.isatty()):
+            return False
+        from rfs.cli.pager import fits, page
+
+        return not fits(text) and page((text if self.color else unstyle(text)) + "\n")
 
     def _print(self, text: str) -> None:
         _write(sys.stdout, (text if self.color else unstyle(text)) + "\n")
