@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 import sys
 from contextlib import closing
@@ -341,3 +342,84 @@ def test_what_came_after_what_is_known_whatever_the_clock_said(
             old = msgspec.structs.replace(msgspec.json.decode(entry.body, type=SmallOperation), after="")
             ledger.write(Put(OPERATIONS, entry.name, msgspec.json.encode(old)))
     assert len(shop.kinds()) == 6
+
+
+def _without_the_file(shop: Shop) -> None:
+    shop.settings.unlink()
+
+
+def _without_the_key(shop: Shop) -> None:
+    shop.settings.write_text("# all else went\n")
+
+
+def _a_folder_instead(shop: Shop) -> None:
+    shop.settings.unlink()
+    shop.settings.mkdir()
+
+
+def _a_link_instead(shop: Shop) -> None:
+    shop.settings.unlink()
+    shop.settings.symlink_to("code.txt")
+
+
+def _no_toml(shop: Shop) -> None:
+    shop.settings.write_text("version = = 2\n")
+
+
+def _without_the_component(shop: Shop) -> None:
+    text = (shop.home / "rfs.toml").read_text()
+    (shop.home / "rfs.toml").write_text(text.replace("[components.settings]", "[components.other]"))
+
+
+@pytest.mark.parametrize(
+    "vanish",
+    [_without_the_file, _without_the_key, _a_folder_instead, _a_link_instead, _no_toml, _without_the_component],
+)
+def test_an_undo_whose_target_vanished_says_so_and_can_be_made_when_it_is_back(shop: Shop, vanish: Any) -> None:
+    shop.set(2, 1)
+    text, toml = shop.settings.read_bytes(), (shop.home / "rfs.toml").read_bytes()
+    vanish(shop)
+    told = shop.rfs("undo", "-y", "--json")
+    assert told.code not in (0, 3), told
+    assert told.data["error"]["message"]
+    assert told.data["error"]["hint"], told.data
+    assert "bug" not in told.data["error"]["message"]
+    assert shop.kinds() == ["change"]
+    # It is back: nothing was lost.
+    if shop.settings.is_dir():
+        shop.settings.rmdir()
+    shop.settings.unlink(missing_ok=True)
+    shop.settings.write_bytes(text)
+    (shop.home / "rfs.toml").write_bytes(toml)
+    shop.json("undo", "-y")
+    assert "version = 1" in shop.settings.read_text()
+
+
+@pytest.mark.parametrize("what", ["row", "table", "database"])
+def test_an_undo_in_a_database_whose_row_or_table_vanished_says_so(shop: Shop, what: str) -> None:
+    place = shop.tree / "small.db"
+    with closing(sqlite3.connect(place)) as db, db:
+        db.execute("UPDATE t SET v = 'two' WHERE n = 1")
+    shop.track("db", "update", {"v": "row of version 1"}, {"v": "two"}, key={"table": "t", "pk": {"n": 1}})
+    kept = place.read_bytes()
+    if what == "database":
+        place.unlink()
+    else:
+        with closing(sqlite3.connect(place)) as db, db:
+            db.execute("DELETE FROM t WHERE n = 1" if what == "row" else "DROP TABLE t")
+    told = shop.rfs("undo", "-y", "--json")
+    assert told.code not in (0, 3), told
+    assert told.data["error"]["hint"], told.data
+    assert place.exists() is (what != "database")
+    place.write_bytes(kept)
+    shop.json("undo", "-y")
+    assert shop.row() == "row of version 1"
+
+
+def test_an_undo_of_a_rollback_makes_the_folder_again_that_vanished(shop: Shop) -> None:
+    first = shop.json("checkpoint")["id"]
+    shop.version(2)
+    shop.json("rollback", first, "-y", "--reason", "x")
+    shutil.rmtree(shop.tree)
+    shop.json("undo", "-y")
+    assert shop.is_at(2)
