@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
+import stat
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rfs.production.rollback import process
@@ -21,6 +24,9 @@ from rfs.production.rollback.model import Component
 
 _SECONDS = 86_400.0
 _PACKAGE = "rfs_captured_migrations"
+_PREFIX = "rfs-migrate-"
+_YOUNG_SECONDS = 60.0
+_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def python_of(c: Component, options: MigrationsTable, path: str) -> str:
@@ -80,11 +86,15 @@ class Tool:
 
     @contextmanager
     def _folder(self) -> Iterator[str]:
-        folder = tempfile.mkdtemp(prefix="rfs-migrate-")
+        _sweep()
+        folder = tempfile.mkdtemp(prefix=_PREFIX)
+        held = os.open(folder, _OPEN)
         try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it goes with this process, however that ends
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            os.close(held)
 
     def _with_scripts(self, folder: str) -> dict[str, Any]:
         """Return what tells the tool where its scripts are; captured ones are written into `folder`."""
@@ -120,3 +130,21 @@ class Tool:
         if not os.path.isfile(os.path.join(alembic.places(self._c, self._path).script, "env.py")):
             options["script_location"] = os.path.join(folder, "script")
         return options
+
+
+def _sweep() -> None:
+    """Remove the folders of those that were killed: the migrations of an application are nobody else's to read."""
+    oldest = time.time() - _YOUNG_SECONDS
+    for entry in os.scandir(tempfile.gettempdir()):
+        with suppress(OSError):  # somebody else's, or just gone
+            there = entry.stat(follow_symlinks=False)
+            # One that is being made is not locked yet.
+            mine = stat.S_ISDIR(there.st_mode) and there.st_uid == os.geteuid() and there.st_ctime < oldest
+            if not (entry.name.startswith(_PREFIX) and mine):
+                continue
+            held = os.open(entry.path, _OPEN)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(entry.path, ignore_errors=True)
+            finally:
+                os.close(held)
