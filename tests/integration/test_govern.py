@@ -370,6 +370,7 @@ def test_what_is_made_later_is_approved_before_it_is_written_down(governed: App)
         ("later rollback", "scheduled", "root"),
         ("automatic rollback", "begun", "root"),
         ("automatic rollback", "completed", "root"),
+        ("later rollback", "completed", "root"),
     ]
     assert asyncio.run(_scheduled_by_breaking_glass()).code == 2
 

@@ -268,24 +268,25 @@ class Deferring(Consenting, ABC):
                 captures = self._chosen(target, found.components, (), found.selection)
                 self._require_as_agreed(found, target, captures)
                 self.require_outside()
-                return self._roll_back(
-                    target,
-                    captures,
-                    found.selection,
-                    kind="rollback",
-                    reason=found.told_reason,
-                    began=lambda operation_id: self._begun(found, operation_id),
-                    automatic=True,
-                    operation_id=self._next_id(found),
-                    strategy=found.strategy,
-                    request=found.request,
-                )
+                try:
+                    return self._roll_back(
+                        target,
+                        captures,
+                        found.selection,
+                        kind="rollback",
+                        reason=found.told_reason,
+                        began=lambda operation_id: self._begun(found, operation_id),
+                        automatic=True,
+                        operation_id=self._next_id(found),
+                        strategy=found.strategy,
+                        request=found.request,
+                    )
+                finally:
+                    # Whoever asked for it may have been stopped for it, and cannot.
+                    with suppress(RollbackError):
+                        self.follow_up(self.find_deferred(rollback_id))
         except InsideError as inside:
             return self._carry(inside, "fire", rollback_id=rollback_id)[0]
-        finally:
-            # Whoever asked for it may have been stopped for it, and cannot.
-            with suppress(RollbackError):
-                self.follow_up(self.find_deferred(rollback_id))
 
     def _begun(self, found: Deferred, operation_id: str) -> None:
         now = self._change(found, operation_id=operation_id, why="")
