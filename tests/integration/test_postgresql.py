@@ -180,6 +180,21 @@ def test_a_table_with_too_much_to_compare_is_unknown_and_not_nothing(
 # — what stands in the way —
 
 
+def test_rows_that_another_table_has_or_had_under_other_names_are_counted(shop: Shop) -> None:
+    """What the checkpoint knows as a piece of rows may be one of another table by now, or of one with other columns."""
+    shop.do("CREATE TABLE one (n int, what text); CREATE TABLE two (n int, what text); CREATE TABLE three (n int)")
+    shop.do("INSERT INTO one VALUES (1, 'a'), (2, 'b'); INSERT INTO two VALUES (3, 'c'); INSERT INTO three VALUES (4)")
+    target = shop.checkpoint()
+    shop.do("INSERT INTO one SELECT * FROM two; DELETE FROM two; INSERT INTO two SELECT * FROM one WHERE n < 3")
+    shop.do("ALTER TABLE three RENAME n TO m")
+    losses = {loss["what"]: loss["count"] for loss in shop.json("plan", target)["losses"]}
+    assert {what: losses.get(what) for what in ("rows in table one", "rows in table two")} == {
+        "rows in table one": 1,
+        "rows in table two": 2,
+    }
+    assert losses["values in column m of table three"] == 1
+
+
 def test_an_open_transaction_is_refused_by_process_and_query_or_waited_for_or_ended(shop: Shop) -> None:
     target = shop.checkpoint()
     shop.do("INSERT INTO log VALUES ('new')")

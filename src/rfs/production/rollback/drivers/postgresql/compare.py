@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -156,29 +157,32 @@ def outline(dump: Iterable[Piece]) -> dict[str, Any]:
 @contextmanager
 def states(c: Component, source: BlobSource, a: Capture, b: Capture | None) -> Iterator[tuple[State, State]]:
     """Yield two states to compare; of what is live, only those rows are kept that the first has not."""
-    with _state(c, source, a) as before, _state(c, source, b, set(_blobs(before))) as after:
+    with _state(c, source, a) as before, _state(c, source, b, _texts(before)) as after:
         yield before, after
 
 
-def _blobs(state: State) -> Iterator[bytes]:
-    for table in state.tables.values():
-        yield from (blob for blob, _, _ in table.blobs)
+def _texts(state: State) -> dict[bytes, Callable[[], bytes]]:
+    """Return where the text of each piece can be had. Another table may have the same one, or the same table twice."""
+    return {blob: text for table in state.tables.values() if table.whole for blob, _, text in table.blobs}
 
 
 @contextmanager
 def _state(
-    c: Component, source: BlobSource, capture: Capture | None, known: set[bytes] | None = None
+    c: Component,
+    source: BlobSource,
+    capture: Capture | None,
+    known: Mapping[bytes, Callable[[], bytes]] = MappingProxyType({}),
 ) -> Iterator[State]:
     """Yield a state to compare: from the store, or read from the server now.
 
     Args:
-        known: ids of pieces that the other side has, of which no text is kept.
+        known: the pieces that the other side has by their ids: their text is not kept twice.
     """
     if capture is not None and capture.meta["state"] == "dump":
         yield _stored(source, capture)
         return
     with opened(c, capture) as name:
-        yield _live(c, source, name, known or set())
+        yield _live(c, source, name, known)
 
 
 def _stored(source: BlobSource, capture: Capture) -> State:
@@ -208,7 +212,7 @@ def _finished(hashes: dict[str, Any], sizes: Counter[str]) -> dict[str, tuple[by
     return {name: (each.digest(), sizes[name]) for name, each in hashes.items()}
 
 
-def _live(c: Component, source: BlobSource, name: str, known: set[bytes]) -> State:
+def _live(c: Component, source: BlobSource, name: str, known: Mapping[bytes, Callable[[], bytes]]) -> State:
     hashes: dict[str, Any] = {}
     sizes: Counter[str] = Counter()
     tables: dict[tuple[str, str], Piled] = {}
@@ -228,7 +232,9 @@ def _live(c: Component, source: BlobSource, name: str, known: set[bytes]) -> Sta
                     found = cutter.add(piece.text) if isinstance(piece, Rows) else cutter.finish()
                     for data in found:
                         blob = source.identify(data)
-                        text = _missing if blob in known or not table.whole else kept.keep(data, table)
+                        text = known.get(blob)
+                        if text is None:
+                            text = kept.keep(data, table) if table.whole else _missing
                         table.blobs.append((blob, data.count(b"\n"), text))
                         if kept.full:
                             kept.forget(table)
@@ -265,7 +271,7 @@ class _Kept:
 
 
 def _missing() -> bytes:
-    raise LookupError("rows that were not kept")  # what both sides have is never looked into
+    raise LookupError("rows that were not kept")  # a table that is not whole is never looked into
 
 
 @contextmanager
