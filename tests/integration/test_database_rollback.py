@@ -831,6 +831,14 @@ def test_a_dsn_has_the_whole_driver(shop: Shop, home: Path) -> None:
     assert whole(dsn, home, lambda m: m.rollback_migration("0")).unwrap() == "1 migration rolled back to 0"
     assert whole(dsn, home, lambda m: m.rollback_migration("0")).error.key == "migration.nothing"
     assert shop.ask("SELECT to_regclass('t')::text") == [(None,)]
+    whole(dsn, home, lambda m: m.create_database_checkpoint("before 2")).unwrap()
+    shop.sql.execute("CREATE TABLE u (id int); INSERT INTO migration_history VALUES ('2', NULL)")
+    assert whole(dsn, home, lambda m: m.rollback_migration("0"), wanted=False).error.code == 30
+    shop.reconnect()
+    assert shop.ask("SELECT to_regclass('u')::text") == [("u",)]
+    assert whole(dsn, home, lambda m: m.rollback_migration("0")).unwrap() == "1 migration rolled back to 0"
+    shop.reconnect()
+    assert shop.ask("SELECT to_regclass('u')::text, (SELECT count(*) FROM migration_history)") == [(None, 0)]
     stored = [path for path in (home / "store").rglob("*") if path.is_file()]
     assert not [path for path in stored if b"hunter2" in path.read_bytes()]
 
@@ -856,6 +864,17 @@ def test_a_file_of_sqlite_and_a_component_have_it_as_well(home: Path) -> None:
         assert ask("SELECT count(*) FROM t") == [(1,)]
         assert whole(each, home, lambda m, id_=taken: m.rollback_database(id_)).is_success()
         assert ask("SELECT count(*) FROM t") == [(0,)]
+    ask("INSERT INTO migration_history VALUES ('2', NULL)")
+    ask("INSERT INTO t VALUES (2)")
+    whole("db", home, lambda m: m.create_database_checkpoint("at 2")).unwrap()
+    ask("INSERT INTO migration_history VALUES ('3', NULL)")
+    ask("INSERT INTO t VALUES (3)")
+    assert whole("db", home, lambda m: m.rollback_migration("0")).error.key == "migrate.no_way"
+    assert whole("db", home, lambda m: m.rollback_migration("2")).unwrap() == "1 migration rolled back to 2"
+    assert ask("SELECT * FROM t") == [(2,)]
+    ask("UPDATE migration_history SET down_script = '' WHERE version = '2'")
+    assert whole("db", home, lambda m: m.rollback_migration("1")).unwrap() == "1 migration rolled back to 1"
+    assert ask("SELECT count(*) FROM t") == [(0,)]
     assert whole("db", home, lambda m: m.rollback_migration("0")).unwrap() == "1 migration rolled back to 0"
     assert whole("other", home, lambda m: m.create_database_checkpoint("x")).error.key == "components.unknown"
     assert whole(f"sqlite:///{home}/none.db", home, lambda m: m.create_database_checkpoint("x")).is_failure()

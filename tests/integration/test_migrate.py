@@ -248,14 +248,88 @@ def test_what_cannot_be_done_is_refused_before_anything_is_touched(world: World)
     assert (ran.code, ran.data["error"]["key"]) == (2, "flag.needed")
 
 
+def without_a_way_down(world: World) -> None:
+    """Apply the third migration, of which there is no way back: no script, nor one in a checkpoint."""
+    if isinstance(world.project, Alembic):
+        world.project.add("c3", down="raise NotImplementedError")
+    elif isinstance(world.project, Django):
+        world.project.add("0003_paid")
+        path = world.project.path("0003_paid")
+        once = "migrations.RunPython(lambda apps, editor: None)"
+        path.write_text(path.read_text().replace("operations = [", f"operations = [{once}, "))
+    else:
+        world.project.add("003_lines", " ")
+    world.project.up()
+
+
+@pairs("sql-sqlite", "sql-postgresql")
+def test_a_checkpoint_covers_what_has_no_script_when_that_is_asked_for(world: World) -> None:
+    """It is a rollback of the database: rows go with it, which the plan says first, and undo brings them forth."""
+    app, project, ask, (first, second, third) = world
+    orders, paid = ("shop_order", ", paid, note") if isinstance(project, Django) else ("orders", "")
+    older = app.checkpoint()
+    ask(f"INSERT INTO {orders} (id{', note' if paid else ''}) VALUES (1{', 0' if paid else ''})")
+    covering = app.checkpoint()
+    without_a_way_down(world)
+    ask(f"INSERT INTO {orders} (id{paid}) VALUES (2{', 0, 0' if paid else ''})")
+    assert older != covering
+    before, operations = world.applied, app.json("log")
+    ran = world.rfs("migrate", "down", second, "--reason", "x", "--yes", "--json")
+    assert (ran.code, ran.data["error"]["key"]) == (16, "migrate.covered")
+    assert covering in ran.data["error"]["hint"]
+    assert "--or-checkpoint" in ran.data["error"]["hint"]
+    assert (world.applied, app.json("log")) == (before, operations)
+    shown = app.json("migrate", "down", second, "--or-checkpoint", "--dry-run", "--debug")
+    assert orders in str(shown["losses"]), shown
+    assert (world.applied, app.json("log")) == (before, operations)
+    done = world.rfs("migrate", "down", second, "--or-checkpoint", "--reason", "no way", "--yes")
+    assert done.code == 0, done
+    assert third not in world.applied
+    assert second in world.applied
+    assert ask(f"SELECT id FROM {orders}") == [(1,)]
+    (logged,) = app.json("log")
+    assert (logged["kind"], logged["status"], logged["reason"]) == ("rollback", "completed", "no way")
+    assert app.rfs("undo", "--yes").code == 0
+    assert third in world.applied
+    assert ask(f"SELECT id FROM {orders} ORDER BY id") == [(1,), (2,)]
+    assert world.rfs("migrate", "down", first, "--or-checkpoint", "--sql").code == 2
+
+
 @pairs("sql-sqlite", tools=("sql",))
-def test_the_checkpoint_that_covers_what_has_no_script_is_named(world: World) -> None:
-    covering = world.app.checkpoint()
+def test_leave_for_a_checkpoint_is_not_used_where_there_are_scripts(world: World) -> None:
+    world.app.checkpoint()
+    world.migrate_third()
+    world.ask("INSERT INTO orders (id) VALUES (7)")
+    assert world.rfs("migrate", "down", "2", "--or-checkpoint", "--reason", "x", "--yes").code == 0
+    assert (world.applied, world.ask("SELECT id FROM orders")) == (["1", "2"], [(7,)])
+
+
+@pairs("sql-sqlite", tools=("sql",))
+def test_a_checkpoint_from_elsewhere_on_the_way_is_named_and_not_taken(world: World) -> None:
+    """It is not where the way down would have led: on to it, and then by scripts."""
+    between = world.app.checkpoint()
     world.project.add("003_lines", " ")
     world.project.up()
-    assert refused(world, "2") == (16, "migrate.no_way")
-    said = world.rfs("migrate", "down", "2", "--reason", "x", "--yes").err
-    assert f"rfs rollback {covering} --only db" in said
+    assert refused(world, "1") == (16, "migrate.no_way")
+    ran = world.rfs("migrate", "down", "1", "--or-checkpoint", "--reason", "x", "--yes")
+    assert (ran.code, f"rfs rollback {between} --only db" in ran.err) == (16, True), ran
+    assert world.applied == ["1", "2", "3"]
+    assert world.rfs("migrate", "down", "2", "--or-checkpoint", "--reason", "x", "--yes").code == 0
+    assert world.rfs("migrate", "down", "1", "--reason", "x", "--yes").code == 0
+    assert world.applied == ["1"]
+
+
+@pairs("sql-sqlite", tools=("sql",))
+def test_a_checkpoint_without_the_database_or_below_the_target_covers_nothing(world: World) -> None:
+    below = world.app.checkpoint()
+    world.migrate_third()
+    assert world.rfs("checkpoint", "--except", "db").code == 0
+    world.ask("INSERT INTO migration_history (version) VALUES ('4')")
+    assert refused(world, "3") == (16, "migrate.no_way")
+    said = world.rfs("migrate", "down", "3", "--or-checkpoint", "--reason", "x", "--yes").err
+    assert (below in said, "Write the down scripts" in said) == (False, True)
+    assert world.rfs("migrate", "down", "2", "--or-checkpoint", "--reason", "x", "--yes").code == 0
+    assert world.applied == ["1", "2"]
 
 
 @pairs("sql-sqlite", tools=("sql",))

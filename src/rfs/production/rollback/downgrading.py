@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -11,7 +12,7 @@ from rfs.production.rollback.capturing import Part
 from rfs.production.rollback.catalog import Catalog
 from rfs.production.rollback.driver import BlobSource, Finding
 from rfs.production.rollback.errors import IrreversibleError, NotFoundError, RollbackError, UsageError
-from rfs.production.rollback.migrations.migrator import ToolMigrator, files_of, objects_of, outermost
+from rfs.production.rollback.migrations.migrator import ToolMigrator, files_of, objects_of, outermost, stands_at
 from rfs.production.rollback.model import DeploymentCheckpoint, Downgrade, Migrations
 
 _SHOWN = 8
@@ -149,7 +150,8 @@ def plan_down(
 
     Raises:
         NotFoundError: there is no such version, checkpoint or component.
-        IrreversibleError: something on the way has no script; the text names the checkpoint that covers it.
+        IrreversibleError: something on the way has no script. With the key "migrate.covered" the field `checkpoint`
+            names one that is what the way would lead to, and `versions_back` what it takes away.
         RollbackError: there is nothing to take back, or it cannot be read.
     """
     part, migrator = chosen(parts, component)
@@ -160,18 +162,17 @@ def plan_down(
     except (IrreversibleError, NotFoundError, RollbackError) as error:
         if error.key not in ("migrate.no_script", "migration.unknown", "migrate.unreadable", "migrate.unusable"):
             raise
-        first = error
+        refused = [error]
     for checkpoint, recorded in _recorded(catalog, c.name):
         try:
             return migrator.plan(c, files_of(blobs, recorded), checkpoint.checkpoint_id, target, at)
         except RollbackError as error:
             if error.key not in ("migrate.no_script", "migration.unknown"):
                 raise
-    if first.key == "migrate.no_script":
-        raise IrreversibleError(
-            "migrate.no_way", versions=first.fields["versions"], hint=_covering(catalog, c.name, first)
-        )
-    raise first
+            refused.append(error)
+    if refused[0].key == "migrate.no_script":
+        raise _no_way(catalog, (part, migrator), target, at, refused)
+    raise refused[0]
 
 
 def sql_of(catalog: Catalog, parts: Mapping[str, Part], blobs: BlobSource, way: Downgrade) -> str:
@@ -189,19 +190,45 @@ def _at(catalog: Catalog, name: str, selector: str) -> Migrations:
     return recorded
 
 
-def _covering(catalog: Catalog, name: str, error: RollbackError) -> str:
-    """Return what can be done instead: the newest checkpoint of the database from before what has no script."""
-    stuck = set(str(error.fields["versions"]).split(", "))
-    for checkpoint in catalog.checkpoints():
+def _no_way(
+    catalog: Catalog,
+    of: tuple[Part, ToolMigrator],
+    target: str,
+    at: Migrations | None,
+    refused: Sequence[RollbackError],
+) -> IrreversibleError:
+    """Return what is told when a script is nowhere: what can be done instead, by which checkpoint."""
+    part, migrator = of
+    name, versions = part.component.name, refused[0].fields["versions"]
+    # Scripts of a checkpoint may know of the whole way, though something on it cannot be taken back.
+    way: Any = next((error.fields["way"] for error in refused if error.fields.get("way")), None)
+    now = migrator.look(part.component).state
+    there = {*now.applied, *now.missing}
+    staying = {*at.applied, *at.missing} if at is not None else there - set(way) if way is not None else None
+    before: str | None = None
+    for checkpoint, recorded in _whole(catalog, name, set(str(versions).split(", "))):
+        id_, then = checkpoint.checkpoint_id, {*recorded.applied, *recorded.missing}
+        if then == staying or (staying is None and stands_at(migrator.tool(part.component), now, recorded, target)):
+            back = tuple(sorted(there - then))
+            return IrreversibleError(
+                "migrate.covered", versions=versions, checkpoint=id_, component=name, target=target, versions_back=back
+            )
+        before = before or (id_ if staying is None or staying <= then else None)
+    hint = "Write the down scripts: no checkpoint of the database is from before it. Nothing was changed."
+    if before is not None:
+        rollback = f"`rfs rollback {before} --only {name}`"
+        hint = f"{rollback} goes back to before it; its plan says which rows that takes away. Then run this again."
+    return IrreversibleError("migrate.no_way", versions=versions, hint=hint)
+
+
+def _whole(catalog: Catalog, name: str, stuck: set[str]) -> Iterator[tuple[DeploymentCheckpoint, Migrations]]:
+    """Yield the checkpoints of a database, newest first, at which nothing was in force that has no way down."""
+    for checkpoint in catalog.ordinary():
         recorded = checkpoint.migrations.get(name)
         if recorded is None or recorded.why or name not in checkpoint.captures:
             continue
-        if checkpoint.operation_id is None and not stuck & {*recorded.applied, *recorded.missing}:
-            id_ = checkpoint.checkpoint_id
-            return (
-                f"`rfs rollback {id_} --only {name}` goes back to before it; its plan says which rows that takes away."
-            )
-    return "Write the down scripts: no checkpoint of the database is from before it. Nothing was changed."
+        if not stuck & {*recorded.applied, *recorded.missing}:
+            yield checkpoint, recorded
 
 
 def compatibility(

@@ -176,6 +176,10 @@ OF_DATABASES: dict[str, tuple[str, str]] = {
         "There is no way down from {versions}, neither in the application nor in a checkpoint.",
         "{hint}",
     ),
+    "migrate.covered": (
+        "There is no way down from {versions}, neither in the application nor in a checkpoint.",
+        "`rfs plan {checkpoint} --only {component}` tells what going to {target} costs; --or-checkpoint does it.",
+    ),
     "migrate.not_below": (
         "At that checkpoint {component} had migrations that are not in force now: {versions}.",
         "Going there would be a way up; migrate with the tool itself, or roll the database back.",

@@ -140,7 +140,7 @@ class ToolMigrator:
             targets, versions = (name,), sqlfolder.way(state, name)
         stuck = [version for version in versions if not state.known[version].down]
         if stuck:
-            raise IrreversibleError("migrate.no_script", versions=", ".join(stuck))
+            raise IrreversibleError("migrate.no_script", versions=", ".join(stuck), way=versions)
         if tool == "sql":
             with opened(c) as session:
                 history = sqlfolder.History(session, c, self.options)
@@ -172,7 +172,7 @@ class ToolMigrator:
             theirs, ours = f"{len(answer['applied'])} applied", f"{len(state.applied)}"
             raise ConflictError("migrate.elsewhere", component=c.name, tool="Django", theirs=theirs, ours=ours)
         if answer["stuck"]:
-            raise IrreversibleError("migrate.no_script", versions=", ".join(answer["stuck"]))
+            raise IrreversibleError("migrate.no_script", versions=", ".join(answer["stuck"]), way=answer["way"])
         # Its own scripts lack what was applied after the target in the same app: then they know of no way.
         apps = {each.partition(".")[0] for each in answer["targets"]}
         unseen = [each for each in state.missing if each.partition(".")[0] in apps]
@@ -220,6 +220,23 @@ class ToolMigrator:
         if now != there - set(way.versions):
             left = sorted(now & set(way.versions)) or sorted(now ^ (there - set(way.versions)))
             raise IntegrityError("migrate.differs", component=c.name, versions=", ".join(left[:3]))
+
+
+def stands_at(tool: str, now: State, then: Migrations, target: str) -> bool:
+    """Tell whether a checkpoint stands at a target that no scripts lead to: what has to go is not among them.
+
+    With Alembic that is so when its one head is the target, and the database has one head, too: then all that is
+    between them goes. With Django, when all that came since is of the target's app, and the target its newest.
+    """
+    if tool == "alembic":
+        one = then.heads == () if target == "base" else len(then.heads) == 1 and then.heads[0].startswith(target)
+        return one and len(now.heads) == 1
+    there, kept = {*now.applied, *now.missing}, {*then.applied, *then.missing}
+    app, _, name = django.target_of(target).partition(".") if tool == "django" else ("", "", "")
+    if not app or not kept <= there or {each.partition(".")[0] for each in there - kept} != {app}:
+        return False
+    newest = next((head.partition(".")[2] for head in then.heads if head.partition(".")[0] == app), "zero")
+    return newest.startswith(name)
 
 
 def objects_of(source: BlobSource, recorded: Migrations) -> tuple[str, ...]:

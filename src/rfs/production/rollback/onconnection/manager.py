@@ -87,7 +87,8 @@ class DatabaseRollbackManager:
         """Take back every migration after a version, newest first: its down script, then its row in the history.
 
         Where one has no down script, the newest checkpoint of the whole database that was taken before it was
-        applied is restored instead of it and of those after it, after a backup. All of it is one transaction.
+        applied is restored instead of it and of those after it, after a backup. All of it is one transaction. With a
+        DSN or a component it has to be a checkpoint at just that version, and is an ordinary rollback.
 
         Args:
             version: the newest that stays.

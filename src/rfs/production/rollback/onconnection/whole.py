@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rfs.core.result import Result
 from rfs.production.rollback.application import Application
-from rfs.production.rollback.errors import NotFoundError, RollbackError, UsageError
+from rfs.production.rollback.errors import IrreversibleError, NotFoundError, RollbackError, UsageError
 from rfs.production.rollback.hooks import Caller
 from rfs.production.rollback.model import CheckOutcome, HealthReport
 from rfs.production.rollback.onthread import as_result
@@ -57,8 +57,15 @@ class WholeDatabase:
 
     async def migrate(self, version: str) -> Result[str, RollbackError]:
         def act(app: _Validated, own: str) -> str:
-            done = app.migrate_down(version, component=own, reason="DatabaseRollbackManager")
-            count = len(done.downgrade.versions) if done.downgrade is not None else 0
+            try:
+                done = app.migrate_down(version, component=own, reason="DatabaseRollbackManager")
+                count = len(done.downgrade.versions) if done.downgrade is not None else 0
+            except IrreversibleError as error:
+                if error.key != "migrate.covered":
+                    raise
+                app.validates = True
+                app.rollback(str(error.fields["checkpoint"]), only=[own], reason="DatabaseRollbackManager")
+                count = len(error.fields["versions_back"])  # type: ignore[arg-type]  # fields are of any type
             return f"{count} migration{'' if count == 1 else 's'} rolled back to {version}"
 
         return await self._do(act)
