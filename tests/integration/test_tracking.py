@@ -111,6 +111,24 @@ def test_the_newest_edit_is_undone_without_what_is_not_recorded_yet(site: Site) 
     assert (site.tree / "later.txt").exists()
 
 
+def test_of_two_edits_of_one_text_the_first_is_undone_and_the_second_stays(site: Site) -> None:
+    lines = [f"line {number}\n" for number in range(30)]
+    site.code.write_text("".join(lines))
+    site.look()
+    (site.code).write_text("".join(lines).replace("line 3\n", "three\n"))
+    (first,) = site.look()
+    both = "".join(lines).replace("line 3\n", "three\n").replace("line 20\n", "twenty\n")
+    site.code.write_text(both)
+    (second,) = site.look()
+    # And one more, which is in no log yet.
+    site.code.write_text(both.replace("line 28\n", "28\n"))
+    assert site.rfs("undo", first["subject"], "--dry-run").code == 0
+    site.json("undo", first["subject"], "-y")
+    assert site.code.read_text() == both.replace("three\n", "line 3\n").replace("line 28\n", "28\n")
+    site.json("undo", second["subject"], "-y")
+    assert site.code.read_text() == "".join(lines).replace("line 28\n", "28\n")
+
+
 @pytest.mark.slow
 def test_what_rfs_does_is_no_edit(site: Site) -> None:
     first = site.json("checkpoint")["id"]

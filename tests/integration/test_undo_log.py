@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sqlite3
 import sys
@@ -423,3 +424,87 @@ def test_an_undo_of_a_rollback_makes_the_folder_again_that_vanished(shop: Shop) 
     shutil.rmtree(shop.tree)
     shop.json("undo", "-y")
     assert shop.is_at(2)
+
+
+LINES = [f"line {number}\n" for number in range(1, 51)]
+
+
+def _code(shop: Shop, **changed: str) -> str:
+    """Write the code, with some lines otherwise."""
+    lines = [f"{changed[f'line{n}']}\n" if f"line{n}" in changed else line for n, line in enumerate(LINES, 1)]
+    shop.code.write_text("".join(lines))
+    return "".join(lines)
+
+
+@pytest.fixture
+def rolled(shop: Shop) -> tuple[Shop, str]:
+    """A rollback that took line 5 back, and is not the newest: another one came after it."""
+    _code(shop)
+    first = shop.json("checkpoint")["id"]
+    _code(shop, line5="five")
+    (shop.tree / "other.txt").write_text("with it\n")
+    operation = shop.json("rollback", first, "--only", "tree", "-y", "--reason", "x")["rollback_id"]
+    (shop.tree / "uploads" / "1.jpg").write_bytes(b"otherwise")
+    shop.json("rollback", first, "--only", "tree", "-y", "--reason", "y")
+    return shop, operation
+
+
+def test_an_undo_of_what_is_not_the_newest_keeps_other_lines_of_the_same_file(rolled: tuple[Shop, str]) -> None:
+    shop, operation = rolled
+    _code(shop, line40="forty")
+    shop.code.chmod(0o644)
+    assert "conflict" not in shop.rfs("undo", operation, "--dry-run").out
+    with shop.open() as app:
+        # An approval is for a plan, whose target this is: asked for twice, it is the same.
+        before, contents = app.catalog.checkpoints()[-1], {"tree": {"code.txt": b"merged\n"}}
+        one, other = app.engine.rewritten(before, contents), app.engine.rewritten(before, contents)
+        assert one == other != before
+        assert one.captures["tree"] != before.captures["tree"]
+        assert one.captures["db"] == before.captures["db"]
+    shop.json("undo", operation, "-y")
+    both = "".join({5: "five\n", 40: "forty\n"}.get(n, line) for n, line in enumerate(LINES, 1))
+    assert shop.code.read_text() == both
+    assert (shop.tree / "other.txt").read_text() == "with it\n"
+    assert shop.rfs("verify").code == 0
+    # And that is an operation as any other: taken back when line 20 was edited and another one came, it takes line 5.
+    (newest, *_) = shop.json("log")
+    shop.code.write_text(both.replace("line 20\n", "twenty\n"))
+    (shop.tree / "uploads" / "1.jpg").write_bytes(b"again otherwise")
+    shop.json("rollback", "@latest", "--path", "tree/uploads", "-y", "--reason", "z")
+    shop.json("undo", newest["rollback_id"], "-y")
+    assert shop.code.read_text() == both.replace("five\n", "line 5\n").replace("line 20\n", "twenty\n")
+    assert not (shop.tree / "other.txt").exists()
+
+
+@pytest.mark.parametrize(("how", "five", "other"), [("--ours", "cinq", True), ("--theirs", "five", True)])
+def test_where_the_same_line_was_changed_since_somebody_decides(
+    rolled: tuple[Shop, str], how: str, five: str, other: bool
+) -> None:
+    shop, operation = rolled
+    now = _code(shop, line5="cinq", line40="forty")
+    refused = shop.rfs("undo", operation, "-y", "--json")
+    assert (refused.code, refused.data["error"]["key"]) == (15, "change.conflict")
+    assert "tree code.txt" in refused.data["error"]["message"]
+    assert shop.code.read_text() == now
+    assert not (shop.tree / "other.txt").exists()
+    shop.json("undo", operation, how, "-y")
+    assert shop.code.read_text() == now.replace("cinq", five)
+    assert (shop.tree / "other.txt").exists() is other
+
+
+@pytest.mark.parametrize("what", ["binary", "mode", "gone", "link"])
+def test_what_is_no_text_or_differs_otherwise_is_a_conflict_as_a_whole(rolled: tuple[Shop, str], what: str) -> None:
+    shop, operation = rolled
+    now = _code(shop, line40="forty")
+    if what == "binary":
+        shop.code.write_bytes(now.encode() + b"\0")
+    elif what == "mode":
+        shop.code.chmod(0o600)
+    else:
+        shop.code.unlink()
+        if what == "link":
+            shop.code.symlink_to("settings.toml")
+    before = os.lstat(shop.code).st_mode if what != "gone" else None
+    refused = shop.rfs("undo", operation, "-y", "--json")
+    assert (refused.code, refused.data["error"]["key"]) == (15, "change.conflict")
+    assert (os.lstat(shop.code).st_mode if os.path.lexists(shop.code) else None) == before

@@ -385,7 +385,7 @@ def _undo_plan(
     head = f"{'Undo' if operation.undoes is None else 'Redo'} of {KINDS.get(operation.kind, operation.kind)}"
     head = f"{head} {short(operation.operation_id)}:"
     if isinstance(operation, Operation):
-        chosen, part = app.part_to_undo(operation, names, *meant)
+        chosen, part, _ = app.part_to_undo(operation, names, *meant)
         made = app.plan(operation.state_before, only=chosen, selection=part, undoes=operation)
         text = plan_text(made, checked=bool(app.settings.health), everything=session.verbose)
         data = {"undoes": operation.operation_id, **plan_json(made, everything=session.verbose)}

@@ -37,6 +37,7 @@ from rfs.production.rollback.status import Status
 
 if TYPE_CHECKING:
     from rfs.production.rollback.guarded import Deployment
+    from rfs.production.rollback.threeway import Meant
 
 
 class Application(Deferring):
@@ -247,8 +248,8 @@ class Application(Deferring):
                 asked = self._to_undo(number, operation, component)
                 # Since an edit more may have been edited, which is in no log yet.
                 edit = next((each.operation_id for each, _ in asked if len(asked) == 1 and each.kind == EDIT), None)
-                chosen = [(each, *self.part_to_undo(each, names, operation or edit, how)) for each, names in asked]
-                meant = [(each, part, *self._before(each, names)) for each, names, part in chosen]
+                chosen = [(each, self.part_to_undo(each, names, operation or edit, how)) for each, names in asked]
+                meant = [(each, part.selection, *self._before(each, part.names, part.merged)) for each, part in chosen]
                 self.require_outside()
                 done: list[Operation] = []
                 if len(meant) > 1:
@@ -275,19 +276,25 @@ class Application(Deferring):
         found = to_undo(self.log, self.catalog, self.parts, number, planned=True, **meant)
         return [(each, names) for each, names in found if isinstance(each, Operation)]
 
-    def part_to_undo(
-        self, operation: Operation, names: Sequence[str], named: str | None, how: str
-    ) -> tuple[Sequence[str], dict[str, tuple[str, ...]]]:
+    def part_to_undo(self, operation: Operation, names: Sequence[str], named: str | None, how: str) -> Meant:
         """Return which components `undo` takes back of an operation, and what of each; raises as it does."""
-        from rfs.production.rollback.threeway import part_to_undo  # seldom needed
+        from rfs.production.rollback.threeway import Meant, part_to_undo  # seldom needed
 
         if named is None or not self.parts.keys() >= set(names):
-            return names, operation.plan.part_of(names)
+            return Meant(names, operation.plan.part_of(names), {})
         return part_to_undo(self.engine, self.log, operation, names, how)
 
-    def _before(self, operation: Operation, names: Sequence[str]) -> tuple[DeploymentCheckpoint, dict[str, Capture]]:
-        """Return the checkpoint of the state before an operation, and the captures in it that undo it."""
+    def _before(
+        self, operation: Operation, names: Sequence[str], merged: Mapping[str, Mapping[str, bytes]] | None = None
+    ) -> tuple[DeploymentCheckpoint, dict[str, Capture]]:
+        """Return the checkpoint of the state before an operation, and the captures in it that undo it.
+
+        Args:
+            merged: by component and key, what files are to say instead.
+        """
         before = self.catalog.checkpoint(operation.state_before)
+        if merged:
+            before = self.engine.rewritten(before, merged)
         captures = self._chosen(before, names, ()) if names else {}
         for name, capture in captures.items():
             require_kind(self.parts[name], capture)

@@ -15,7 +15,7 @@ What every driver must keep:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import msgspec
@@ -325,6 +325,17 @@ class Driver(ABC):
             UsageError: it has no parts that could be restored alone.
             NotFoundError: a key is in neither.
             ConflictError: it cannot be put there.
+        """
+        raise UsageError("select.kind", component=c.name, kind=self.kind)
+
+    def rewrite(self, c: Component, blobs: BlobStore, capture: Capture, contents: Mapping[str, bytes]) -> Capture:
+        """Return, stored, a capture in which files say something else.
+
+        Args:
+            contents: by key of a change, whose `content` is known: what is to be there.
+
+        Raises:
+            UsageError: it has no files.
         """
         raise UsageError("select.kind", component=c.name, kind=self.kind)
 

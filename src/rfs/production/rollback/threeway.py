@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from rfs.production.rollback import keypath
 from rfs.production.rollback.capturing import Capturer, Part
 from rfs.production.rollback.catalog import Catalog
 from rfs.production.rollback.driver import BlobSource, overrides
 from rfs.production.rollback.errors import ConflictError, NotFoundError
-from rfs.production.rollback.merging import Clash, Resolution
+from rfs.production.rollback.merging import MOST_BYTES, Clash, Resolution, is_text, merge_lines
 from rfs.production.rollback.model import Capture, Change, Ref
 from rfs.production.rollback.operation import DEPLOYMENT, EDIT, Operation
 from rfs.production.rollback.operationlog import AnyOperation, OperationLog
 
 Selection = dict[str, tuple[str, ...]]
+Contents = dict[str, dict[str, bytes]]
 _LISTED = 5
 # As `ls` and the driver of files show a folder's mode.
 _FOLDER = re.compile("d[r-][w-]")
 
 
-def part_to_undo(
-    engine: Capturer, log: OperationLog, operation: Operation, names: Sequence[str], how: str
-) -> tuple[list[str], Selection]:
+class Meant(NamedTuple):
+    """What an undo takes back.
+
+    Attributes:
+        names: the components.
+        selection: what of each, where it is not all of it.
+        merged: by component and key, what files are to say in which other lines were changed since.
+    """
+
+    names: Sequence[str]
+    selection: Selection
+    merged: Contents
+
+
+def part_to_undo(engine: Capturer, log: OperationLog, operation: Operation, names: Sequence[str], how: str) -> Meant:
     """Return which of its components an undo of a named operation takes back, and what of each.
 
     A component that nothing newer touched, or of which no part can be restored alone, is taken back as a whole, or
@@ -35,7 +49,7 @@ def part_to_undo(
     Raises:
         ConflictError: change.conflict, and `how` does not say what then; operation.already, nothing is left of it.
     """
-    whole, chosen, clashes = [], dict[str, tuple[str, ...]](), list[Clash]()
+    whole, chosen, clashes, merged = [], dict[str, tuple[str, ...]](), list[Clash](), Contents()
     for name in names:
         sides = _sides(engine.catalog, operation, name)
         part = engine.parts[name]
@@ -47,6 +61,9 @@ def part_to_undo(
             whole.append(name)
             continue
         keys, apart = found
+        texts = _merged(part, engine.blobs, sides, apart, Resolution(how)) if sides is not None else {}
+        apart = {key: three for key, three in apart.items() if key not in texts}
+        merged |= {name: texts} if texts else {}
         clashes += [Clash(f"{name} {key}", *(_told(ref) for ref in three)) for key, three in apart.items()]
         left = tuple(key for key in keys if how != Resolution.OURS or key not in apart)
         if left:
@@ -55,7 +72,8 @@ def part_to_undo(
         raise _conflict(operation, clashes)
     if not whole and not chosen:
         raise ConflictError("operation.already", operation=operation.operation_id)
-    return [name for name in names if name in whole or name in chosen], {**operation.plan.part_of(whole), **chosen}
+    there = [name for name in names if name in whole or name in chosen]
+    return Meant(there, {**operation.plan.part_of(whole), **chosen}, merged)
 
 
 def _sides(catalog: Catalog, operation: Operation, name: str) -> tuple[Capture, Capture] | None:
@@ -120,6 +138,30 @@ def _changed(
         if change.key in since:
             apart[key] = (change.after, change.before, since[change.key].after)
     return list(dict.fromkeys(keys)), apart
+
+
+def _merged(
+    part: Part,
+    blobs: BlobSource,
+    sides: tuple[Capture, Capture],
+    apart: Mapping[str, tuple[Ref | None, Ref | None, Ref | None]],
+    how: Resolution,
+) -> dict[str, bytes]:
+    """Return what those of these files are to say that are text and differ in nothing else, line by line."""
+    c, driver = part.component, part.driver
+    if not overrides(driver, "rewrite"):
+        return {}
+    found: dict[str, bytes] = {}
+    for key, (base, want, onto) in apart.items():
+        if base is None or want is None or onto is None or not base.label == want.label == onto.label:
+            continue  # a mode or an owner is not merged
+        before, after, now = (driver.content(c, blobs, side, key, MOST_BYTES) for side in (*sides, None))
+        if after is None or before is None or now is None or not all(map(is_text, (before, after, now))):
+            continue
+        text, clashes = merge_lines(after, before, now, how)
+        if not clashes or how is not Resolution.REFUSE:
+            found[key] = text
+    return found
 
 
 def _is_folder(change: Change) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import msgspec
@@ -15,7 +15,7 @@ from rfs.production.rollback.driver import BlobSink, BlobSource, BlobStore, Driv
 from rfs.production.rollback.drivers.files import compare, index, manifest, places, room, root, text
 from rfs.production.rollback.drivers.files.apply import Applier
 from rfs.production.rollback.drivers.files.compare import Task, Verb
-from rfs.production.rollback.drivers.files.graft import graft
+from rfs.production.rollback.drivers.files.graft import Said, graft, rewritten
 from rfs.production.rollback.drivers.files.look import Look, nothing_changed
 from rfs.production.rollback.drivers.files.options import FilesOptions, Rules, root_of
 from rfs.production.rollback.drivers.files.places import Place
@@ -339,6 +339,14 @@ class FilesDriver(Driver):
         manifest.mark_kept(tree, rules, same_keep=False)
         written = manifest.write(tree, blobs, ())
         return _captured(c, rules, tree, written, onto.warnings)
+
+    def rewrite(self, c: Component, blobs: BlobStore, capture: Capture, contents: Mapping[str, bytes]) -> Capture:
+        """Return the folder of a capture, in which the files at these paths say something else."""
+        rules = Rules(c, ())
+        tree = manifest.read(capture.parts, blobs)
+        written = rewritten(tree, {_spelled(key, tree): Said.of(data, blobs) for key, data in contents.items()})
+        manifest.mark_kept(written, rules, same_keep=False)
+        return _captured(c, rules, written, manifest.write(written, blobs, ()), capture.warnings)
 
     def among(self, changes: Sequence[Change], keys: Sequence[str]) -> list[Change]:
         """Return the changes at these paths and in the folders there."""

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import time
+from array import array
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from blake3 import blake3
+
+from rfs.production.rollback.driver import BlobSink
 from rfs.production.rollback.drivers.files.tree import (
     DIGEST,
+    MTIME,
+    NONE,
     ROW_BYTES,
+    SIZE,
     Block,
     Chunk,
     Extra,
@@ -28,6 +36,19 @@ class _Line(NamedTuple):
     blob: bytes
     extra: Extra | None
     chunks: list[Chunk] | None
+
+
+class Said(NamedTuple):
+    """What a file is to say."""
+
+    size: int
+    digest: bytes
+    blob: bytes
+
+    @classmethod
+    def of(cls, data: bytes, sink: BlobSink) -> Said:
+        """Return a content, which is stored."""
+        return cls(len(data), blake3(data).digest(), sink.put(data) if data else NONE)
 
 
 def graft(want: Tree, onto: Tree, paths: Sequence[str], component: str) -> Tree:
@@ -52,6 +73,23 @@ def graft(want: Tree, onto: Tree, paths: Sequence[str], component: str) -> Tree:
     chosen = set(paths)
     tree.groups = _groups(want, onto, chosen)
     return tree
+
+
+def rewritten(tree: Tree, contents: Mapping[str, Said]) -> Tree:
+    """Return a tree in which files say something else; it is not changed.
+
+    Args:
+        contents: by path. Each is a file there.
+    """
+    draft = _Draft(tree, tree, "")
+    for path, said in contents.items():
+        draft.say(path, said)
+    written = Tree(tree.top, draft.closed(), tree.link, [])
+    # What says something else is no longer the same file as its other names.
+    written.groups = [
+        left for group in tree.groups if len(left := [each for each in group if each not in contents]) > 1
+    ]
+    return written
 
 
 class _Draft:
@@ -82,6 +120,16 @@ class _Draft:
         if path in self._want.blocks:
             for inner in self._want.inside(path):
                 self._blocks[inner] = self._want.blocks[inner]
+
+    def say(self, path: str, said: Said) -> None:
+        """Let a file that is there say something else, from now on."""
+        folder, _, name = path.rpartition("/")
+        line = self._lines(folder)[name]
+        numbers = array("Q", line.row)
+        numbers[SIZE], numbers[MTIME] = said.size, time.time_ns()
+        self._lines(folder)[name] = line._replace(
+            row=numbers.tobytes(), digest=said.digest, blob=said.blob, chunks=None
+        )
 
     def _make_way(self, folder: str) -> None:
         """Put a wanted folder there, empty, with those above it."""
