@@ -453,7 +453,8 @@ def test_an_undo_of_what_is_not_the_newest_keeps_other_lines_of_the_same_file(ro
     shop, operation = rolled
     _code(shop, line40="forty")
     shop.code.chmod(0o644)
-    assert "conflict" not in shop.rfs("undo", operation, "--dry-run").out
+    looked = shop.rfs("undo", operation, "--dry-run").out
+    assert "What was changed since in other lines of these stays: tree code.txt." in looked
     with shop.open() as app:
         # An approval is for a plan, whose target this is: asked for twice, it is the same.
         before, contents = app.catalog.checkpoints()[-1], {"tree": {"code.txt": b"merged\n"}}

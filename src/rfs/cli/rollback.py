@@ -385,10 +385,14 @@ def _undo_plan(
     head = f"{'Undo' if operation.undoes is None else 'Redo'} of {KINDS.get(operation.kind, operation.kind)}"
     head = f"{head} {short(operation.operation_id)}:"
     if isinstance(operation, Operation):
-        chosen, part, _ = app.part_to_undo(operation, names, *meant)
+        chosen, part, texts = app.part_to_undo(operation, names, *meant)
         made = app.plan(operation.state_before, only=chosen, selection=part, undoes=operation)
         text = plan_text(made, checked=bool(app.settings.health), everything=session.verbose)
-        data = {"undoes": operation.operation_id, **plan_json(made, everything=session.verbose)}
+        merged = {name: sorted(each) for name, each in texts.items()}
+        data = {"undoes": operation.operation_id, "merged": merged, **plan_json(made, everything=session.verbose)}
+        if merged:
+            listed = ", ".join(f"{name} {printable(key)}" for name, keys in merged.items() for key in keys)
+            text += f"\nWhat was changed since in other lines of these stays: {listed}."
         return f"{head}\n{text}", data, made.warnings
     sides = sides_of(undo.change_of(app, operation))
     clashes = [told(clash) for clash in undo.conflicts(app, [operation])]
