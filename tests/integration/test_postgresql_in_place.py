@@ -130,6 +130,83 @@ def test_what_is_written_after_the_copy_was_taken_is_not_written_over(
     assert shop.one("SELECT count(*) FROM log") == 202
 
 
+NO_WRITES = [
+    "SELECT nextval('counter') FROM generate_series(1, 100)",
+    "ANALYZE",
+    "VACUUM",
+    "VACUUM (FREEZE, ANALYZE) log",
+    "SELECT count(*) FROM log",
+    "CREATE TEMPORARY TABLE mine AS SELECT generate_series(1, 500) AS n",
+    "BEGIN; INSERT INTO log VALUES ('taken back'); ROLLBACK",
+]
+
+
+@pytest.mark.parametrize("statement", NO_WRITES, ids=lambda each: "_".join(each.split()[:2]).lower())
+def test_what_changes_no_row_after_the_copy_was_taken_is_no_late_write(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    """Sequences, statistics, what cleaning up and reading leave on pages, and what a session has for itself."""
+    shop.do("CREATE SEQUENCE counter; CREATE STATISTICS together ON note, status FROM orders")
+    target = shop.checkpoint()
+    shop.do("INSERT INTO log SELECT 'new' FROM generate_series(1, 300); DELETE FROM log WHERE line = 'order 1'")
+    before = inplace.restore
+
+    def touches_first(*arguments: Any) -> Any:
+        with shop.connect() as connection:
+            connection.autocommit = True
+            connection.execute(statement.encode())
+        return before(*arguments)
+
+    monkeypatch.setattr(inplace, "restore", touches_first)
+    shop.json("rollback", target, "--yes", "--reason", "a test")
+    assert shop.one("SELECT count(*) FROM log") == 200
+
+
+def test_a_session_that_ends_with_temporary_tables_is_no_late_write(shop: Shop) -> None:
+    target = shop.checkpoint()
+    shop.do("INSERT INTO log VALUES ('new')")
+    with shop.connect() as idle:
+        idle.autocommit = True
+        idle.execute("CREATE TEMPORARY TABLE mine (n serial PRIMARY KEY, what text DEFAULT 'x')")
+        idle.execute("INSERT INTO mine SELECT FROM generate_series(1, 50)")
+        shop.json("rollback", target, "--yes", "--reason", "a test")
+    assert shop.one("SELECT count(*) FROM log") == 200
+
+
+LATE_WRITES = [
+    "INSERT INTO log VALUES ('late')",
+    "UPDATE log SET line = line WHERE line = 'order 2'",
+    "TRUNCATE lines",
+    "CREATE TABLE later (n int)",
+    "ALTER TABLE orders ALTER COLUMN note SET DEFAULT 'x'",
+    "DROP VIEW glad",
+    "COMMENT ON TABLE lines IS 'late'",
+    "GRANT SELECT ON lines TO PUBLIC",
+    "SELECT lo_from_bytea(0, 'late')",
+    "ALTER SEQUENCE counter OWNED BY log.line",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("statement", LATE_WRITES, ids=lambda each: "_".join(each.split()[:3]).lower())
+def test_whatever_is_written_after_the_copy_was_taken_is_seen(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    shop.do("CREATE SEQUENCE counter")
+    target = shop.checkpoint()
+    shop.do("INSERT INTO log VALUES ('new')")
+    before, once = inplace.restore, [statement]
+
+    def writes_first(*arguments: Any) -> Any:
+        if once:
+            shop.do(once.pop())
+        return before(*arguments)
+
+    monkeypatch.setattr(inplace, "restore", writes_first)
+    ran = shop.rfs("rollback", target, "--yes", "--reason", "a test")
+    assert (ran.code, "written to after its copy" in ran.err) == (30, True), ran
+
+
 @pytest.mark.slow
 def test_extensions_of_others_stay_and_other_objects_are_refused_by_name(shop: Shop) -> None:
     _as_superuser(shop, "CREATE EXTENSION vector")

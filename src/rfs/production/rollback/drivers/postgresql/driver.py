@@ -20,7 +20,6 @@ from rfs.production.rollback.drivers.postgresql.facts import (
     plain,
     read,
     system_of,
-    written_in,
 )
 from rfs.production.rollback.drivers.postgresql.marks import Beside, allow, databases
 from rfs.production.rollback.drivers.postgresql.notes import recall, remember
@@ -34,6 +33,7 @@ from rfs.production.rollback.drivers.postgresql.staging import (
     unstage,
 )
 from rfs.production.rollback.drivers.postgresql.swap import swap
+from rfs.production.rollback.drivers.postgresql.unwritten import written_in
 from rfs.production.rollback.errors import ConflictError, IntegrityError
 from rfs.production.rollback.model import (
     Capture,

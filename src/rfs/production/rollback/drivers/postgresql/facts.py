@@ -50,13 +50,6 @@ _COUNTED = """
 SELECT d.oid::bigint, coalesce(s.tup_inserted + s.tup_updated + s.tup_deleted, 0), coalesce(s.stats_reset::text, '')
 FROM pg_database d LEFT JOIN pg_stat_database s ON s.datid = d.oid WHERE d.datname = %s
 """
-# What the server itself writes when it looks after tables is left out, and what is of no one database.
-_WRITTEN = """
-SELECT (SELECT oid::bigint FROM pg_database WHERE datname = current_database()),
-coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0)::bigint, ''
-FROM pg_stat_all_tables s JOIN pg_class c ON c.oid = s.relid WHERE NOT c.relisshared
-AND s.schemaname <> 'pg_toast' AND s.relname NOT IN ('pg_statistic', 'pg_statistic_ext_data')
-"""
 _DEFAULT_TABLESPACE = "pg_default"
 
 
@@ -159,11 +152,6 @@ def counted_in(connection: Connection[Any], name: str) -> Counted:
     """Return what the server has counted in a database; a session tells it up to ten seconds late, or when it ends."""
     oid, written, since = row_of(connection, _COUNTED, name)
     return Counted(oid, written, since)
-
-
-def written_in(connection: Connection[Any]) -> Counted:
-    """Return what the server has counted in the database of this connection, but for what it wrote there itself."""
-    return Counted(*row_of(connection, _WRITTEN))
 
 
 def system_of(connection: Connection[Any]) -> str:

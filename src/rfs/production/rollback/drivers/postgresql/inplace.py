@@ -18,19 +18,18 @@ from rfs.production.rollback.drivers.postgresql.clearing import clear
 from rfs.production.rollback.drivers.postgresql.connect import connected, limit, row_of
 from rfs.production.rollback.drivers.postgresql.content import Contents, Script
 from rfs.production.rollback.drivers.postgresql.facts import (
-    Counted,
     Database,
     give_again,
     instant_of,
     opened_at,
     read,
-    written_in,
 )
 from rfs.production.rollback.drivers.postgresql.marks import Beside, allow
 from rfs.production.rollback.drivers.postgresql.notes import recall, remember
 from rfs.production.rollback.drivers.postgresql.script import Piece, Statements
 from rfs.production.rollback.drivers.postgresql.staging import differences, differing, know_equal, load
 from rfs.production.rollback.drivers.postgresql.swap import LOCK_WAIT, alone, end_session
+from rfs.production.rollback.drivers.postgresql.unwritten import Written, is_unwritten
 from rfs.production.rollback.errors import ConflictError, IntegrityError
 from rfs.production.rollback.model import Capture, Component, Restored
 
@@ -61,8 +60,8 @@ def reclaim(connection: Connection[Any], c: Component, live: Beside) -> bool:
     return not live.open
 
 
-def copied(c: Component, digest: str, counted: Counted) -> None:
-    """Note that a copy was taken, and what the server had counted by then."""
+def copied(c: Component, digest: str, counted: Written) -> None:
+    """Note that a copy was taken, and how the database stood before."""
     remember(c, msgspec.structs.replace(recall(c), copied=(digest, counted), late=False))
 
 
@@ -117,7 +116,7 @@ def _require_unwritten(inside: Connection[Any], c: Component, live: Beside, clos
     """Refuse to write over what is in no copy.
 
     When closing the door was the next transaction after the copy, and the last one, nobody can have written. Else what
-    the server has counted decides: every session has ended, and with it told what it wrote.
+    the server has counted and its catalogs decide: every session has ended, and with it told what it wrote.
     """
     notes = recall(c)
     if notes.copied is None:
@@ -127,7 +126,7 @@ def _require_unwritten(inside: Connection[Any], c: Component, live: Beside, clos
         next_one = notes.equal[2].startswith(f"{closed}:{closed}: ")
         if next_one and opened_at(closed, instant_of(inside)):
             return
-    if counted == written_in(inside):
+    if is_unwritten(inside, counted, closed):
         return
     remember(c, msgspec.structs.replace(notes, late=True))
     raise ConflictError("postgresql.written", component=c.name, database=live.name)

@@ -7,6 +7,7 @@ import os
 import msgspec
 
 from rfs.production.rollback.drivers.postgresql.facts import Counted
+from rfs.production.rollback.drivers.postgresql.unwritten import Written
 from rfs.production.rollback.model import Component
 
 _FILE = "postgresql.json"
@@ -22,7 +23,7 @@ class Notes(msgspec.Struct, frozen=True):
         equal: (oid, digest, instant) of a database that was read and found equal to a capture.
         counted: (digest, what the server had counted) when it was known to be equal.
         pace: bytes of rows per second with which this server was filled last; 0 when it never was.
-        copied: (digest, what the server had counted) when the copy of the state before a restore in place was taken,
+        copied: (digest, how the database stood) when the copy of the state before a restore in place was taken,
             until that is done.
         late: a restore in place was refused as something was written after that.
         session: process and beginning of the session that restores in place.
@@ -39,7 +40,7 @@ class Notes(msgspec.Struct, frozen=True):
     counted: tuple[str, Counted] | None = None
     pace: float = 0.0
     aside: bool | None = None
-    copied: tuple[str, Counted] | None = None
+    copied: tuple[str, Written] | None = None
     late: bool = False
     session: tuple[int, str] | None = None
 
