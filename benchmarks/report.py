@@ -107,8 +107,9 @@ def _remarks(results: Results) -> Iterator[str]:
     served, outage = results.of("served", "rfs"), statistics.median(results.outages)
     if served is None:
         return
+    times = results.times("served", "rfs")
     yield (
-        f"With a service beside the files, a rollback took {served.wall:.2f} s, {outage:.2f} s of it outage "
+        f"With a service beside the files, a rollback (×{times}) took {served.wall:.2f} s, {outage:.2f} s of it outage "
         f"({results.left['rfs, with a service']} differences). One plain look at all in Python: {results.scan:.2f} s."
     )
 
