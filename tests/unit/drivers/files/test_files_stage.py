@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from rfs.production.rollback.drivers.files import FilesDriver, remove
+from rfs.production.rollback.drivers.files import driver as files_driver
+from rfs.production.rollback.drivers.files import index as index_file
 from rfs.testing import MemoryStore, component
 
 
@@ -116,3 +118,40 @@ def test_the_index_is_written_when_the_outage_is_over(tree: Path) -> None:
     assert index.read_bytes() == before
     driver.release(c)
     assert index.read_bytes() != before
+
+
+def test_the_index_of_a_large_tree_is_written_while_the_old_files_go(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    c, store, driver = component("files", tree.parent, path="tree"), MemoryStore(), FilesDriver()
+    want = driver.capture(c, store, None)
+    (tree / "1").write_text("changed")
+    driver.salvage(c, store, want)
+    driver.stage(c, store, want)
+    driver.restore(c, store, want)
+    assert driver.verify(c, store, want) == []
+    gone, release, save, join = threading.Event(), files_driver.release, index_file.save, threading.Thread.join
+    waited_for: list[str] = []
+
+    def release_and_tell(*arguments: Any) -> None:
+        release(*arguments)
+        gone.set()
+
+    def save_then(*arguments: Any) -> None:
+        assert gone.wait(60)
+        save(*arguments)
+
+    def join_and_tell(thread: threading.Thread, timeout: float | None = None) -> None:
+        waited_for.append(thread.name)
+        join(thread, timeout)
+
+    monkeypatch.setattr(files_driver, "_MANY_FOLDERS", 3)
+    monkeypatch.setattr(files_driver, "release", release_and_tell)
+    monkeypatch.setattr(index_file, "save", save_then)
+    monkeypatch.setattr(threading.Thread, "join", join_and_tell)
+    before = (Path(c.work) / "files.index").read_bytes()
+    driver.release(c)
+    assert "rfs index" in waited_for
+    assert (Path(c.work) / "files.index").read_bytes() != before
+    assert not list(tree.parent.glob(".rfs-stage-*"))
+    assert threading.active_count() == 1  # else the next look would do without its helper

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import ClassVar
@@ -31,6 +32,9 @@ _SPELLED = re.compile(rb"\\x([89a-f][0-9a-f])")
 # How long the look of a capture is good enough to stage by. It may well be out of date by then:
 # what became different since is staged in the outage.
 _FRESH_SECONDS = 60.0
+
+# From so many folders on, what is known of them is written while old files are removed.
+_MANY_FOLDERS = 1_000
 
 # The safety checkpoint and the state before, which are compared in the outage.
 _MOST_CAPTURED = 2
@@ -228,11 +232,19 @@ class FilesDriver(Driver):
 
     def release(self, c: Component) -> None:
         """Remove the stage, with the old files parked in it; keep the index, for which the outage had no time."""
-        self._save(c)
-        self._captured.clear()
-        self._loaded = self._seen = self._compared = None
-        path = root_of(c)
-        release(c, {path, os.path.realpath(path), *root.remembered(c)})
+        # Either waits for the disk, and the more so the larger the tree is.
+        known = self._known[1] if self._known is not None else None
+        saving = threading.Thread(target=self._save, args=(c,), name="rfs index")
+        apart = known is not None and len(known.blocks) >= _MANY_FOLDERS
+        (saving.start if apart else saving.run)()
+        try:
+            self._captured.clear()
+            self._loaded = self._seen = self._compared = None
+            path = root_of(c)
+            release(c, {path, os.path.realpath(path), *root.remembered(c)})
+        finally:
+            if apart:
+                saving.join()
 
     def _job(self, c: Component, source: BlobSource, capture: Capture, *, look_again: bool) -> _Job:
         want = self._load(c, source, capture)
