@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rfs.production.rollback.errors import RollbackError
@@ -31,6 +32,7 @@ _IDS_LIKE_A_QUESTION = 8
 _ASKED_AT_ONCE = 500
 _LONG_WAL = 1 << 20
 MEMORY = ":memory:"
+_ID = itemgetter(0)
 _SCHEMA = """
 DROP TABLE IF EXISTS blobs;
 DROP TABLE IF EXISTS packs;
@@ -355,7 +357,7 @@ class Index:
         insert = (
             "INSERT OR IGNORE INTO blobs (id, pack, type, offset, length, size, start) VALUES (?, {}, ?, ?, ?, ?, ?)"
         )
-        self._db.executemany(insert.format(number), sorted(entries))
+        self._db.executemany(insert.format(number), sorted(entries, key=_ID))
 
     def _mark(self, copies: Iterable[tuple[bytes, str]], bad: bool) -> None:
         self._db.executemany(

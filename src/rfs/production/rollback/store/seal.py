@@ -286,7 +286,7 @@ def _grouped(sizes: list[int]) -> list[int]:
 
 def encode_part(refs: Sequence[bytes], body: bytes) -> bytes:
     """Return a manifest part as one string of bytes."""
-    if any(len(ref) != BLOB_ID_SIZE for ref in refs):
+    if not set(map(len, refs)) <= {BLOB_ID_SIZE}:
         raise ValueError("a ref is not the id of a blob")
     return b"".join((_COUNT.pack(len(refs)), *refs, body))
 

@@ -149,29 +149,34 @@ def _put(run: list[tuple[str, Block]], sink: BlobSink, link: bytes | None) -> by
 
 def _record(path: str, block: Block, start: int, places: dict[bytes, int]) -> _Record:
     place = places.setdefault
-    end = min(start + _MOST_ENTRIES, len(block))
-    whole = end - start == len(block)
+    count = len(block)
+    end = min(start + _MOST_ENTRIES, count)
+    whole = end - start == count
     columns = state_columns(block)
-    blobs = [block.blobs[at : at + DIGEST] for at in range(start * DIGEST, end * DIGEST, DIGEST)]
+    ids, digests, extras, chunks = block.blobs, block.digests, block.extras, block.chunks
+    blobs = [ids[at : at + DIGEST] for at in range(start * DIGEST, end * DIGEST, DIGEST)]
     first = len(places) - 1
-    if places.keys().isdisjoint(blobs) and len(set(blobs)) == len(blobs):
-        numbers = array("i", range(first, first + len(blobs)))
-        places.update(zip(blobs, numbers, strict=True))
+    # Nearly always none of them was met before.
+    numbers: Sequence[int] = range(first, first + len(blobs))
+    new = dict(zip(blobs, numbers, strict=True))
+    if len(new) == len(blobs) and places.keys().isdisjoint(new):
+        places.update(new)
     else:
-        numbers = array("i", [place(blob, len(places) - 1) for blob in blobs])
-    names = block.names if whole else os.fsencode("\0".join(block.listed()[start:end]))
+        numbers = [place(blob, len(places) - 1) for blob in blobs]
     return _Record(
         os.fsencode(path),
-        names,
+        block.names if whole else os.fsencode("\0".join(block.listed()[start:end])),
         portable(columns if whole else [column[start:end] for column in columns]),
-        block.digests[start * DIGEST : end * DIGEST],
-        portable([numbers]),
-        {at - start: extra for at, extra in block.extras.items() if start <= at < end},
+        digests if whole else digests[start * DIGEST : end * DIGEST],
+        portable([array("i", numbers)]),
+        {at - start: extra for at, extra in extras.items() if start <= at < end} if extras else {},
         {
-            at - start: [(offset, length, place(blob, len(places) - 1)) for offset, length, blob in chunks]
-            for at, chunks in block.chunks.items()
+            at - start: [(offset, length, place(blob, len(places) - 1)) for offset, length, blob in pieces]
+            for at, pieces in chunks.items()
             if start <= at < end
-        },
+        }
+        if chunks
+        else {},
         block.loose,
         block.digest,
     )

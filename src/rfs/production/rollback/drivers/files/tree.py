@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
@@ -234,7 +235,10 @@ class Tree(msgspec.Struct):
             numbers = block.numbers()
             modes = numbers[MODE::ROW]
             sizes = numbers[SIZE::ROW]
-            size += sum([s for s, m in zip(sizes, modes, strict=True) if m & 0o170000 == stat.S_IFREG])
+            if _are_files(modes):
+                size += sum(sizes)
+            else:
+                size += sum([s for s, m in zip(sizes, modes, strict=True) if m & _TYPE == stat.S_IFREG])
         return entries, size
 
     def inside(self, path: str) -> list[str]:
@@ -314,12 +318,17 @@ def folders_at(modes: array[int]) -> list[int]:
     return [at for at, mode in enumerate(modes) if mode & _TYPE == stat.S_IFDIR]
 
 
+def _are_files(modes: array[int]) -> bool:
+    """Tell whether all entries with these modes are regular files, as in most folders."""
+    return not modes or (min(modes) >= stat.S_IFREG and max(modes) < _AFTER_FILES)
+
+
 def state_columns(block: Block) -> list[array[int]]:
     """Return time, size, mode, owner and group of all entries as columns; sizes of folders and devices are 0."""
     numbers = block.numbers()
     columns = [numbers[at::ROW] for at in (MTIME, SIZE, MODE, UID, GID)]
     sizes, modes = columns[1], columns[2]
-    if modes and (min(modes) < stat.S_IFREG or max(modes) >= _AFTER_FILES):
+    if not _are_files(modes):
         for at, mode in enumerate(modes):
             if mode & _TYPE != stat.S_IFREG:
                 sizes[at] = 0
@@ -328,10 +337,10 @@ def state_columns(block: Block) -> list[array[int]]:
 
 def portable(columns: list[array[int]]) -> bytes:
     """Return columns one after the other, little end first."""
-    if array("H", [1]).tobytes() == b"\0\1":
+    if sys.byteorder == "big":
         for column in columns:
             column.byteswap()
-    return b"".join([column.tobytes() for column in columns])
+    return b"".join(columns)
 
 
 def pack_rows(flat: Sequence[int]) -> bytes:
