@@ -7,7 +7,6 @@ ratios within one run mean something.
 from __future__ import annotations
 
 import argparse
-import compileall
 import os
 import shutil
 import socket
@@ -20,12 +19,11 @@ from pathlib import Path
 
 import psycopg
 
-import rfs
 from benchmarks import database_corpus as corpus
 from benchmarks import database_report as report
 from benchmarks import machine
 from benchmarks.database_tools import RFS, Dslr, Dump, Rfs, Tool, Watcher, rolled_back, size_of
-from benchmarks.measure import Cost, run
+from benchmarks.measure import Cost, compile_rfs, run
 from rfs.demo.server import Server
 
 RESULTS = Path(__file__).parent / "results"
@@ -41,8 +39,7 @@ with open(sys.argv[2], "rb") as file:
 
 def main() -> int:
     options = _options()
-    compileall.compile_dir(str(Path(rfs.__file__).parent), quiet=2)
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    compile_rfs()
     place = Path(tempfile.mkdtemp(prefix="rfs-bench-", dir=options.place))
     began = time.monotonic()
     found = report.Results()

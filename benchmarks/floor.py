@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import corpus
-from benchmarks.measure import Cost, run
+from benchmarks.measure import Cost, compile_rfs, run
 from benchmarks.tools import Restic, Rfs
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -145,6 +145,7 @@ def main() -> int:
         tree, home, frame = options.only
         both(tree, home, int(frame))
         return 0
+    compile_rfs()
     place = Path(tempfile.mkdtemp(prefix="rfs-floor-"))
     kinds = [kind for kind in (Restic, Rfs, Floor, Frames) if kind is not Restic or Restic.version()]
     costs: dict[str, list[Cost]] = {kind.name: [] for kind in kinds}

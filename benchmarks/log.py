@@ -14,7 +14,7 @@ from pathlib import Path
 import apsw
 import msgspec
 
-from benchmarks.measure import run
+from benchmarks.measure import compile_rfs, run
 from benchmarks.tools import RFS
 from rfs.production.rollback import IncrementalRollback
 from rfs.production.rollback.application import Application
@@ -90,6 +90,7 @@ def multiply(place: Path) -> None:
 if __name__ == "__main__":
     import tempfile
 
+    compile_rfs()
     with tempfile.TemporaryDirectory() as folder:
         for word, found in seconds(Path(folder) / "app").items():
             print(f"rfs {word} with {OPERATIONS_MADE:,} operations: {found:.2f} s (at most {LIMITS[word]} s)")

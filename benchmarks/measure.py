@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import subprocess
 import tempfile
@@ -10,6 +11,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import rfs
 
 _EVERY = 0.1
 
@@ -34,6 +37,12 @@ class Cost(NamedTuple):
         """Return what one after the other cost."""
         memory = max(self.memory, other.memory)
         return Cost(self.wall + other.wall, self.cpu + other.cpu, memory, self.written + other.written)
+
+
+def compile_rfs() -> None:
+    """Compile rfs for the commands that are measured: pip does so, and a checkout may not be."""
+    compileall.compile_dir(str(Path(rfs.__file__).parent), quiet=2)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def run(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None = None) -> tuple[Cost, str]:

@@ -7,7 +7,6 @@ missing is named and left out. Absolute times mean little; ratios within one run
 from __future__ import annotations
 
 import argparse
-import compileall
 import itertools
 import os
 import shutil
@@ -20,9 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-import rfs
 from benchmarks import corpus, machine, report, startup
-from benchmarks.measure import Cost
+from benchmarks.measure import Cost, compile_rfs
 from benchmarks.tools import PEERS, Rfs, Tool
 
 SEED = 20
@@ -42,9 +40,7 @@ def main() -> int:
         sys.exit("rsync is needed: it compares the trees after each rollback. On Debian: apt install rsync")
     for name in missing:
         print(f"{name} is not installed and is left out; the ratios to it are missing. On Debian: apt install {name}")
-    # Installed by pip, rfs would be compiled; linked from a checkout it may not be.
-    compileall.compile_dir(str(Path(rfs.__file__).parent), quiet=2)
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    compile_rfs()
     place = Path(tempfile.mkdtemp(prefix="rfs-bench-", dir=options.place))
     began = time.monotonic()
     try:
