@@ -45,6 +45,7 @@ class Passing:
         import subprocess  # 6 ms of start-up, and most calls of rfs run no command
 
         require_program(command)
+        self._guard_id = guard_id
         gate, self._gate = os.pipe()
         try:
             self._child = subprocess.Popen(
@@ -91,6 +92,10 @@ class Passing:
         if self._child.returncode is None:
             end_group(self.group, lambda: has_ended(self.group))
             self._child.wait()
+            # What is killed may be running until the kernel gets to it, and what it writes to is about to go back.
+            until = time.monotonic() + GRACE_SECONDS
+            while marked(self.group, self._guard_id) and time.monotonic() < until:
+                time.sleep(_POLL_SECONDS)
 
     def close(self) -> None:
         """Take away the gate's key; a command that was not let go never begins."""
