@@ -6,9 +6,11 @@ are those of apsw and of the operating system.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 
 import apsw
 
@@ -17,6 +19,7 @@ from rfs.production.rollback.drivers.sqlite.pages import write_all
 
 SIDES = ("-wal", "-shm", "-journal")
 PAGES_PER_STEP = 4096
+COPIED_AT_ONCE = 64 << 20
 LONGEST_NAP = 0.005
 
 
@@ -52,12 +55,74 @@ class Patience:
 
 def copy_database(path: str, patience: Patience, *, copy: str) -> None:
     """Copy the database as of one moment, under its readers and writers, into an empty file."""
+    if _copied_by_the_kernel(path, copy, patience):
+        return
     with closing(_connect_to_read(path, patience)) as source, closing(_connect(copy, None)) as target:
         target.pragma("journal_mode", "off")
         target.pragma("synchronous", "off")
         with target.backup("main", source, "main") as backup:
             # One step: in steps, each commit of a writer would start the copy over.
             backup.step(-1)
+
+
+@contextmanager
+def _held_open(path: str) -> Iterator[int | None]:
+    """Yield a descriptor of the file, or None. Closing it drops SQLite's locks: it has to outlive the connection."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        yield None  # SQLite says what is wrong with it
+        return
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def _copied_by_the_kernel(path: str, copy: str, patience: Patience) -> bool:
+    """Copy the file itself where nobody can write into it for as long as we read; tell whether that was so.
+
+    While a reader has its lock, a database with a rollback journal is written to by nobody. Nor is one with a
+    write-ahead log that was empty when the reader began: what is committed since goes into the log, and stays there.
+    """
+    with _held_open(path) as file, closing(_connect_to_read(path, patience)) as reader:
+        if file is None:
+            return False
+        try:
+            reader.execute("BEGIN")
+            reader.pragma("schema_version")  # a transaction begins with the first look, and ends with the connection
+            length = reader.pragma("page_count") * reader.pragma("page_size")
+        except apsw.CorruptError:
+            return False  # page by page it may still be copied
+        with suppress(FileNotFoundError):
+            if os.lstat(path + "-wal").st_size:
+                return False
+        found = os.fstat(file)
+        # Another file may have come in its place before it was opened the second time.
+        if not os.path.samestat(found, os.lstat(path)) or not 0 < length <= found.st_size:
+            return False
+        return _copied(file, copy, length, patience)
+
+
+def _copied(file: int, copy: str, length: int, patience: Patience) -> bool:
+    target = os.open(copy, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        done = 0
+        while done < length:
+            written = os.copy_file_range(file, target, min(length - done, COPIED_AT_ONCE), done, done)
+            if not written:
+                break
+            done += written
+            patience.tick()
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        done = 0  # not between these two file systems, or not with this one
+    finally:
+        if done < length:
+            os.ftruncate(target, 0)
+        os.close(target)
+    return done == length
 
 
 def copy_file(path: str, patience: Patience, *, copy: str) -> None:

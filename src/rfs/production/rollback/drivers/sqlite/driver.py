@@ -86,10 +86,10 @@ class SqliteOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class SqliteDriver(Driver):
     """A SQLite database, captured online and restored in place.
 
-    Capture copies it through SQLite's backup API under readers and writers. Restore goes back
-    through the same API, as one transaction in the live file: connections that other programs
-    hold open stay correct, and a crash is rolled back by SQLite itself. The log and the journal
-    of a database are SQLite's: they are never copied, written or removed here.
+    Capture copies it under readers and writers: through SQLite's backup API, or where nobody can write into it
+    meanwhile as a file. Restore goes back through that API, as one transaction in the live file: connections
+    that other programs hold open stay correct, and a crash is rolled back by SQLite itself. The log and the
+    journal of a database are SQLite's: they are never copied, written or removed here.
 
     Where a database is wanted and something else stands, that is moved into the component's
     work folder (`displaced/`), and the database is made anew; what is no file, and could not be copied
