@@ -6,13 +6,15 @@ import os
 import signal
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from pg_server import Server, running
+from pg_server import USED, Server, running
+from rfs.production.rollback.migrating import version_key
 
 HERE = Path(__file__).parent
 CRASH = HERE / "crash"  # `make test` leaves the slow ones of these to `make crash`
@@ -70,3 +72,41 @@ def pg_server() -> Iterator[Server]:
     """A PostgreSQL server for the whole run; each test makes databases of its own in it."""
     with running() as server:
         yield server
+
+
+# — which version of PostgreSQL a test ran on —
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    USED.clear()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    try:
+        return (yield)
+    finally:
+        item.user_properties += [("postgresql", version) for version in sorted(USED)]  # they come from workers, too
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how many tests of each file ran on which version."""
+    found: Counter[tuple[str, str, str]] = Counter()
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, ()):
+            properties = getattr(report, "user_properties", ()) if getattr(report, "when", "") == "call" else ()
+            for version in (value for name, value in properties if name == "postgresql"):
+                found[Path(report.nodeid.partition("::")[0]).name, str(version), outcome] += 1
+    if not found:
+        return
+    versions = sorted({version for _, version, _ in found}, key=version_key, reverse=True)
+    width = max(len(file) for file, _, _ in found)
+    terminalreporter.section("tests on PostgreSQL, by version")
+    terminalreporter.line("  ".join([" " * width, *(f"{version:>12}" for version in versions)]))
+    for file in sorted({file for file, _, _ in found}):
+        cells = []
+        for version in versions:
+            passed, failed = found[file, version, "passed"], found[file, version, "failed"]
+            cells.append(f"{passed or '-'}" + (f" + {failed} failed" if failed else ""))
+        terminalreporter.line("  ".join([f"{file:<{width}}", *(f"{cell:>12}" for cell in cells)]))

@@ -15,7 +15,10 @@ from psycopg import sql
 from rfs.demo import server
 from rfs.demo.server import DEADLINE, installations
 
-__all__ = ["Server", "installations", "running"]
+__all__ = ["USED", "Server", "installations", "running"]
+
+USED: set[str] = set()
+"""The versions of the servers that the present test connected to."""
 
 
 class Server(server.Server):
@@ -27,7 +30,9 @@ class Server(server.Server):
 
     def connect(self, database: str = "postgres", user: str = "postgres") -> psycopg.Connection[Any]:
         """Return a connection that commits every statement by itself."""
-        return psycopg.connect(self.dsn(database, user), autocommit=True)
+        connection = psycopg.connect(self.dsn(database, user), autocommit=True)
+        USED.add((connection.info.parameter_status("server_version") or "unknown").split()[0])
+        return connection
 
     def create(self, database: str, owner: str | None = None) -> str:
         """Create a database, with an unprivileged owner that may create databases; return the owner's dsn to it."""
