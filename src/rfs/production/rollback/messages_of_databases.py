@@ -248,9 +248,17 @@ OF_DATABASES: dict[str, tuple[str, str]] = {
         "The database of the component {component} cannot be reached ({where}): {why}.",
         "Start the server, or correct url in rfs.toml; `rfs doctor` tries it again.",
     ),
+    "postgresql.old_server": (
+        "The server of the component {component} is PostgreSQL {version}, and rfs knows {oldest} and newer.",
+        "Upgrade the server; nothing was changed.",
+    ),
     "postgresql.failed": (
         "The database {database} of the component {component} refused: {why}.",
         "Do what it asks for, then try again.",
+    ),
+    "postgresql.refused": (
+        "{what} of the checkpoint cannot be made again for the component {component}: {why}.",
+        "Give the role of url what that needs, or let url name another; `rfs doctor` tells what is not its own.",
     ),
     "postgresql.privilege": (
         "In the database {database} of the component {component} this role lacks a privilege: {why}.",

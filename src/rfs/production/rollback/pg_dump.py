@@ -7,6 +7,11 @@ import os
 import re
 from collections.abc import Mapping
 
+OLDEST_SERVER = 15
+"""The oldest major version of a server that is taken.
+
+Older ones count what was written some time after it was, and may lose the count: that nobody wrote could not be known.
+"""
 _WHERE = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql*/bin")
 _versions: dict[str, int] = {}
 

@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 from rfs.production.rollback.errors import ConflictError, LockedError, RollbackError, UsageError
+from rfs.production.rollback.pg_dump import OLDEST_SERVER
 
 # A caller's command_timeout is meant for the queries of an application; a table is as large as it is.
 LONG = 86400.0
-OLDEST_SERVER = 15
 # Rollbacks by a connection come one after the other.
 _ADVISORY = 0x7266735F6462
 # What the text form of a value depends on.

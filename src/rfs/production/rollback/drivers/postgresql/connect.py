@@ -14,6 +14,7 @@ from rfs.production.rollback.duration import Duration, parse_duration
 from rfs.production.rollback.errors import RollbackError, TimedOutError, UsageError
 from rfs.production.rollback.migrating import MigrationsTable
 from rfs.production.rollback.model import Component
+from rfs.production.rollback.pg_dump import OLDEST_SERVER
 from rfs.production.rollback.secret import resolve_secret
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ def connected(c: Component, database: str | None = None) -> Iterator[Connection[
 
     Raises:
         RollbackError: it cannot be reached, or refuses; errors of statements inside are explained likewise.
+        UsageError: the server is too old.
     """
     place = place_of(c)
     name = database or place.database
@@ -169,7 +171,7 @@ def console(c: Component) -> Iterator[Connection[Any]]:
         RollbackError: it cannot be reached, or refuses.
     """
     place = _place(c, options_of(c).pgbouncer or "", "pgbouncer")
-    connection = _connect(c, place, place.database)
+    connection = _connect(c, place, place.database, of_server=False)
     try:
         with explained(c, place.database):
             yield connection
@@ -193,7 +195,7 @@ def row_of(connection: Connection[Any], words: str, *values: Any) -> tuple[Any, 
     return row
 
 
-def _connect(c: Component, place: Place, database: str) -> Connection[Any]:
+def _connect(c: Component, place: Place, database: str, *, of_server: bool = True) -> Connection[Any]:
     psycopg = _psycopg(c)
     words = {"connect_timeout": CONNECT_SECONDS, "application_name": "rfs", **place.words, "dbname": database}
     try:
@@ -203,6 +205,10 @@ def _connect(c: Component, place: Place, database: str) -> Connection[Any]:
         raise RollbackError(
             "postgresql.unreachable", component=c.name, where=place.shown, why=_reason(error)
         ) from error
+    version = connection.info.server_version // 10000
+    if of_server and version < OLDEST_SERVER:
+        connection.close()
+        raise UsageError("postgresql.old_server", component=c.name, version=version, oldest=OLDEST_SERVER)
     return connection
 
 

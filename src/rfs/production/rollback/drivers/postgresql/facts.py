@@ -170,7 +170,7 @@ def read(connection: Connection[Any], name: str) -> Database:
         encoding=encoding,
         collate=columns["datcollate"],
         ctype=columns["datctype"],
-        provider=columns.get("datlocprovider", "c"),
+        provider=columns["datlocprovider"],
         locale=columns.get("datlocale", columns.get("daticulocale")),
         rules=columns.get("daticurules"),
         tablespace=tablespace,
@@ -200,7 +200,7 @@ def create(connection: Connection[Any], name: str, like: Database) -> None:
         words.append(sql.SQL(f"LOCALE_PROVIDER {provider} {word} {{}}").format(like.locale))
         if like.rules is not None:
             words.append(sql.SQL("ICU_RULES {}").format(like.rules))
-    elif connection.info.server_version >= 150000:
+    else:
         words.append(sql.SQL("LOCALE_PROVIDER libc"))
     connection.execute(sql.SQL(" ").join(words))
 

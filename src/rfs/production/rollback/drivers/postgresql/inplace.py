@@ -27,7 +27,7 @@ from rfs.production.rollback.drivers.postgresql.facts import (
 from rfs.production.rollback.drivers.postgresql.marks import Beside, allow
 from rfs.production.rollback.drivers.postgresql.notes import recall, remember
 from rfs.production.rollback.drivers.postgresql.script import Piece, Statements
-from rfs.production.rollback.drivers.postgresql.staging import differences, differing, know_equal, load
+from rfs.production.rollback.drivers.postgresql.staging import differences, differing, in_order, know_equal, load
 from rfs.production.rollback.drivers.postgresql.swap import LOCK_WAIT, alone, end_session
 from rfs.production.rollback.drivers.postgresql.unwritten import Written, is_unwritten
 from rfs.production.rollback.errors import ConflictError, IntegrityError
@@ -142,7 +142,7 @@ def _replace(inside: Connection[Any], c: Component, live: Beside, source: BlobSo
         before = row_of(inside, number)
         extensions, schemas, strange = _kept(inside, c, live, contents)
         clear(inside, extensions, schemas, source)
-        load(inside, _within(contents.pieces(), schemas, strange), source)
+        load(inside, _within(in_order(contents), schemas, strange), source, c)
         give_again(inside, live.name, read(inside, live.name), like)
         limit(inside, source)
         inside.execute("ANALYZE")

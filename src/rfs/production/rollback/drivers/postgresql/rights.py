@@ -25,6 +25,10 @@ o AS (
     FROM pg_type t JOIN n ON n.oid = typnamespace WHERE typtype IN ('e', 'd', 'r')
     UNION ALL SELECT 'pg_namespace'::regclass, oid, nspowner, nspname FROM pg_namespace
     WHERE oid IN (SELECT oid FROM n) AND nspname <> 'public'
+    UNION ALL SELECT 'pg_largeobject'::regclass, oid, lomowner, 'large object ' || oid FROM pg_largeobject_metadata
+    UNION ALL SELECT 'pg_publication'::regclass, oid, pubowner, 'publication ' || pubname FROM pg_publication
+    UNION ALL SELECT 'pg_event_trigger'::regclass, oid, evtowner, 'event trigger ' || evtname FROM pg_event_trigger
+    UNION ALL SELECT 'pg_foreign_server'::regclass, oid, srvowner, 'server ' || srvname FROM pg_foreign_server
 )
 SELECT DISTINCT name FROM o WHERE NOT pg_has_role(owner, 'USAGE') AND NOT EXISTS (
     SELECT FROM pg_depend d WHERE d.classid = o.classid AND d.objid = o.oid AND d.deptype = 'e') ORDER BY 1

@@ -31,7 +31,7 @@ def require(connection: Connection[Any], c: Component, live: str, captured: int)
     Raises:
         RollbackError: there is too little; nothing was made.
     """
-    folder = _data_folder(connection)
+    folder = _data_folder(connection, live)
     if folder is None:
         return
     state = os.statvfs(folder)
@@ -43,13 +43,16 @@ def require(connection: Connection[Any], c: Component, live: str, captured: int)
         raise RollbackError("postgresql.no_room", component=c.name, database=live, folder=folder, **sizes)
 
 
-def _data_folder(connection: Connection[Any]) -> str | None:
-    """Return where the server keeps its data, if it is on this machine and that can be known."""
+def _data_folder(connection: Connection[Any], live: str) -> str | None:
+    """Return where the server keeps a database's data, if it is on this machine and that can be known."""
     host = connection.info.host
     if not host.startswith("/"):
         return None
     with suppress(OSError, IndexError), open(f"{host}/.s.PGSQL.{connection.info.port}.lock", encoding="utf-8") as lock:
         folder = lock.read().splitlines()[1]
+        words = "SELECT coalesce(max(pg_tablespace_location(dattablespace)), '') FROM pg_database WHERE datname = %s"
+        (tablespace,) = row_of(connection, words, live)
+        folder = os.path.join(folder, tablespace).rstrip("/")
         os.statvfs(folder)
         return folder
     return None

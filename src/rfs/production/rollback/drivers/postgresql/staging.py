@@ -13,8 +13,8 @@ from blake3 import blake3
 
 from rfs.production.rollback.driver import BlobSource, Pulse
 from rfs.production.rollback.drivers.postgresql import room
-from rfs.production.rollback.drivers.postgresql.connect import connected, limit, place_of, row_of
-from rfs.production.rollback.drivers.postgresql.content import Contents, Digest
+from rfs.production.rollback.drivers.postgresql.connect import connected, first_line, limit, place_of, row_of
+from rfs.production.rollback.drivers.postgresql.content import Contents, Digest, Script
 from rfs.production.rollback.drivers.postgresql.facts import (
     Counted,
     Database,
@@ -47,7 +47,7 @@ from rfs.production.rollback.drivers.postgresql.script import (
     Table,
     pieces,
 )
-from rfs.production.rollback.errors import IntegrityError
+from rfs.production.rollback.errors import IntegrityError, RollbackError
 from rfs.production.rollback.model import Capture, Component, utc_now
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 
 # With less, the time to make the tables is most of it.
 LEAST_FOR_A_PACE = 10 << 20
+_RIGHTS = "ACL SCHEMA "
+_FIRST = (PREAMBLE, "SCHEMA ", "COMMENT SCHEMA ")
 # What may be written in other words after a dump and a restore: brackets and casts.
 _SPELLING = re.compile(rb"\(|\)|::[a-z ]+(\([0-9, ]*\))?(\[\])?|\s")
 
@@ -107,7 +109,7 @@ def build(connection: Connection[Any], c: Component, source: BlobSource, want: C
     write_mark(connection, name, new_mark(c, "building", digest=want.fingerprint.digest))
     began = time.monotonic()
     with connected(c, name) as inside:
-        load(inside, contents.pieces(), source)
+        load(inside, in_order(contents), source, c)
         limit(inside, source)
         inside.execute("ANALYZE")
     pace = want.size / max(time.monotonic() - began, 0.001) if want.size > LEAST_FOR_A_PACE else None
@@ -124,8 +126,31 @@ def build(connection: Connection[Any], c: Component, source: BlobSource, want: C
     return Beside(oid, name, open=False, mark=mark)
 
 
-def load(connection: Connection[Any], dump: Iterable[Piece], pulse: Pulse) -> None:
-    """Run a dump in an empty database. Nothing of it is ever read as a command of psql."""
+def in_order(contents: Contents) -> Iterator[Piece]:
+    """Yield a dump as it can be run by a role that is no superuser.
+
+    A table is given only to a role that may create in its schema; pg_dump says who may when all is made.
+    """
+    rights = [
+        piece
+        for item, refs in contents.items()
+        if isinstance(item, Script) and any(name.startswith(_RIGHTS) for name, _ in item.objects)
+        for piece in contents.statements(item, refs)
+        if piece.name.startswith(_RIGHTS)
+    ]
+    for piece in contents.pieces():
+        if rights and not (isinstance(piece, Statements) and piece.name.startswith(_FIRST)):
+            yield from rights
+            rights = []
+        yield piece
+
+
+def load(connection: Connection[Any], dump: Iterable[Piece], pulse: Pulse, c: Component) -> None:
+    """Run a dump in an empty database. Nothing of it is ever read as a command of psql.
+
+    Raises:
+        RollbackError: the server refuses some of it, which is named.
+    """
     feed = iter(dump)
     for piece in feed:
         match piece:
@@ -133,15 +158,29 @@ def load(connection: Connection[Any], dump: Iterable[Piece], pulse: Pulse) -> No
                 if name == PREAMBLE:
                     _settings(connection, text)
                 else:
-                    connection.execute(text)
+                    with _named(c, name):
+                        connection.execute(text)
                 limit(connection, pulse)
             case Table(header):
                 words = f"COPY {header} FROM STDIN".encode("utf-8", "surrogateescape")
-                with connection.cursor().copy(words) as copy:
+                with _named(c, f"rows of {header}"), connection.cursor().copy(words) as copy:
                     for rows in feed:
                         if isinstance(rows, End):
                             break
                         copy.write(cast("Rows", rows).text)
+
+
+@contextmanager
+def _named(c: Component, what: str) -> Iterator[None]:
+    """Tell what it was that the server refused to make; that it went away, or has no room, is about no object."""
+    import psycopg
+
+    try:
+        yield
+    except psycopg.errors.QueryCanceled:
+        raise
+    except (psycopg.ProgrammingError, psycopg.IntegrityError, psycopg.DataError, psycopg.NotSupportedError) as error:
+        raise RollbackError("postgresql.refused", component=c.name, what=what, why=first_line(error)) from error
 
 
 def _settings(connection: Connection[Any], text: bytes) -> None:
