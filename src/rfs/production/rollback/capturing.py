@@ -316,4 +316,5 @@ class Blobs:
         self.has, self.identify = store.has, store.identify
         # Beyond the protocol: with these a driver may have a forked helper do its share.
         self.annex, self.adopt = store.annex, store.adopt
+        self.prepare = store.prepare  # or threads
         self.lacking = store.lacking  # and ask for many blobs at once

@@ -112,3 +112,13 @@ def write_durably(path: str, data: bytes, *, replace: bool) -> None:
             os.unlink(draft)
         raise
     sync_folder(os.path.dirname(path) or ".")
+
+
+def make_private(path: str) -> None:
+    """Make a folder that only this user can enter, durably, when it is missing."""
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(os.path.abspath(path))
+    os.makedirs(parent, exist_ok=True)
+    os.mkdir(path, PRIVATE_FOLDER)
+    sync_folder(parent)

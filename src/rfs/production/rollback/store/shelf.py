@@ -90,20 +90,44 @@ class Shelf(SealedPacks):
         Raises:
             RollbackError: store.no_space or store.unwritable; then `discard` is needed before anything else.
         """
+        self._append_absent(*self._seal_absent(contents, kind), kind)
+
+    def prepare(self, contents: Sequence[Data]) -> Callable[[], list[bytes]]:
+        """Identify and seal blobs, but for those that are here; what is returned appends them, and returns all ids.
+
+        Raises:
+            As `add`, both.
+        """
+        identify = self.sealer.identify
+        blobs = [identify(data) for data in contents]
+        absent, sealed = self._seal_absent(dict(zip(blobs, contents, strict=True)), Type.BLOB)
+
+        def put() -> list[bytes]:
+            self._append_absent(absent, sealed, Type.BLOB)
+            return blobs
+
+        return put
+
+    def _seal_absent(self, contents: Mapping[bytes, Data], kind: Type) -> tuple[Mapping[bytes, Data], Sealed | None]:
         with self._lock:
             absent = self._absent(contents)
-        if absent:
-            if len(absent) < len(contents):
-                contents = {blob: data for blob, data in contents.items() if blob in absent}
-            # Without the lock: other threads may seal, too.
-            sealed = self.sealer.seal(contents, kind)
-            with self._lock:
-                if self._writer is not None and (twice := self._writer.blobs.keys() & contents.keys()):
-                    # Another thread put the same meanwhile. A frame cannot be cut, only sealed again.
-                    left = {blob: data for blob, data in contents.items() if blob not in twice}
-                    sealed = self.sealer.seal(left, kind)
-                if sealed.counts:
-                    self.append(sealed, kind)
+        if not absent:
+            return {}, None
+        if len(absent) < len(contents):
+            contents = {blob: data for blob, data in contents.items() if blob in absent}
+        # Without the lock: other threads may seal, too.
+        return contents, self.sealer.seal(contents, kind)
+
+    def _append_absent(self, contents: Mapping[bytes, Data], sealed: Sealed | None, kind: Type) -> None:
+        if sealed is None:
+            return
+        with self._lock:
+            if self._writer is not None and (twice := self._writer.blobs.keys() & contents.keys()):
+                # Another thread put the same meanwhile. A frame cannot be cut, only sealed again.
+                left = {blob: data for blob, data in contents.items() if blob not in twice}
+                sealed = self.sealer.seal(left, kind)
+            if sealed.counts:
+                self.append(sealed, kind)
 
     def _absent(self, blobs: Collection[bytes]) -> set[bytes]:
         """Return which of these are not here."""

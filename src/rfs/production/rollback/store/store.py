@@ -10,10 +10,9 @@ from types import TracebackType
 from rfs.production.rollback.errors import IntegrityError, NotFoundError, RollbackError, UsageError
 from rfs.production.rollback.store.annex import Annex
 from rfs.production.rollback.store.files import (
-    PRIVATE_FOLDER,
+    make_private,
     read_whole,
     reading,
-    sync_folder,
     write_durably,
     writing,
 )
@@ -106,14 +105,14 @@ class Store:
         if cls.exists(path):
             raise UsageError("store.exists", path=path)
         with writing(path):
-            _make_private(path)
+            make_private(path)
         _refuse_writable(path)
         make_key_file(key)
         check_key_file(key)
         record = new_repository(key, path)
         with writing(path):
             for folder in (place.packs, place.tmp):
-                _make_private(folder)
+                make_private(folder)
             # The copy goes with the packs, so that they and the key are a whole store.
             write_durably(place.repository_copy, encode_repository(record), replace=True)
             write_durably(place.repository, encode_repository(record), replace=True)
@@ -202,10 +201,18 @@ class Store:
         Raises:
             As `put`.
         """
-        identify = self._sealer.identify
-        blobs = [identify(data) for data in contents]
-        self._shelf.add(dict(zip(blobs, contents, strict=True)), Type.BLOB)
-        return blobs
+        return self._shelf.prepare(contents)()
+
+    def prepare(self, contents: Sequence[Data]) -> Callable[[], list[bytes]]:
+        """Do of `put_all` what takes time; what is returned does the rest, and returns the ids.
+
+        Threads may prepare while one, by calling what they return, decides on the order in the packs. What was
+        prepared before a flush or a discard must not be put after it.
+
+        Raises:
+            As `put`, both.
+        """
+        return self._shelf.prepare(contents)
 
     def put_part(self, refs: Sequence[bytes], body: bytes) -> bytes:
         """Store a manifest part unless it is here; return its id.
@@ -481,15 +488,6 @@ def _refuse_occupied(place: Place) -> None:
         strange = [name for name in held if os.path.join(place.root, name) not in (place.packs, place.tmp)]
         if strange:
             raise UsageError("store.occupied", path=place.root, what=strange[0])
-
-
-def _make_private(path: str) -> None:
-    if os.path.isdir(path):
-        return
-    parent = os.path.dirname(os.path.abspath(path))
-    os.makedirs(parent, exist_ok=True)
-    os.mkdir(path, PRIVATE_FOLDER)
-    sync_folder(parent)
 
 
 def _refuse_writable(path: str) -> None:

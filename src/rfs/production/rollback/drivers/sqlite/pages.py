@@ -8,20 +8,29 @@ a restore cannot reproduce are zeroed before anything is compared or stored.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import chain
+from typing import TypeAlias
 
 import msgspec
 from blake3 import blake3
 
 from rfs.production.rollback.driver import BlobSink, BlobSource
+from rfs.production.rollback.drivers.ahead import in_batches, in_order
 from rfs.production.rollback.errors import IntegrityError
 from rfs.production.rollback.model import Capture, Fingerprint
 
 RUN_BYTES = 65536
 RUNS_IN_PART = 1024
+# Each of these is one piece of work for a thread; a part holds a whole number of them.
+_RUNS_AT_ONCE = 16
+# Below this, starting threads costs more than they save.
+_WORTH_THREADS = 8 << 20
 # Where SQLite takes its locks; the page that holds this byte is never part of the content.
 LOCK_BYTE = 0x40000000
 _HEADER = 100
+_Prepare: TypeAlias = Callable[[Sequence[bytes]], Callable[[], list[bytes]]]
 _WAL_VERSION = 2
 _FORMAT = 1
 
@@ -170,13 +179,21 @@ def store_runs(fd: int, facts: Facts, sink: BlobSink) -> tuple[Fingerprint, tupl
     digest = Digest(facts)
     parts: list[bytes] = []
     blobs: list[bytes] = []
-    for run in read_runs(fd, facts):
-        digest.update(run)
-        blobs.append(sink.put(run))
-        sink.tick(len(run) // facts.page_size if facts.page_size else 1, len(run))
-        if len(blobs) == RUNS_IN_PART:
-            parts.append(_put_part(blobs, sink))
-            blobs = []
+
+    def read() -> Iterator[bytes]:
+        for run in read_runs(fd, facts):
+            digest.update(run)
+            sink.tick(len(run) // facts.page_size if facts.page_size else 1, len(run))
+            yield run
+
+    # A store of another kind than ours knows no halves.
+    prepare: _Prepare = getattr(sink, "prepare", None) or (lambda runs: partial(sink.put_all, runs))
+    with in_order(prepare, in_batches(read(), _RUNS_AT_ONCE), apart=_worth_threads(facts)) as prepared:
+        for put in prepared:
+            blobs += put()
+            if len(blobs) == RUNS_IN_PART:
+                parts.append(_put_part(blobs, sink))
+                blobs = []
     if blobs:
         parts.append(_put_part(blobs, sink))
     return digest.fingerprint(), tuple(parts)
@@ -217,8 +234,7 @@ def assemble(capture: Capture, source: BlobSource, fd: int) -> None:
     facts = facts_of(capture)
     digest = Digest(facts)
     offset = 0
-    for position, blob in enumerate(stored_runs(capture, source)):
-        run = source.get(blob)
+    for position, run in enumerate(_stored(capture, facts, source)):
         if len(run) != facts.run_length(position):
             raise _unusable(capture, "a run has the wrong length")
         digest.update(run)
@@ -228,6 +244,15 @@ def assemble(capture: Capture, source: BlobSource, fd: int) -> None:
     if digest.fingerprint() != capture.fingerprint:
         raise _unusable(capture, "its pages do not add up to its fingerprint")
     os.fsync(fd)
+
+
+def _stored(capture: Capture, facts: Facts, source: BlobSource) -> Iterator[bytes]:
+    """Yield the content of the runs of a captured database, in order."""
+    for blobs in in_batches(stored_runs(capture, source), RUNS_IN_PART):
+        source.expect(dict.fromkeys(blobs))
+        batches = in_batches(blobs, _RUNS_AT_ONCE)
+        with in_order(lambda some: list(map(source.get, some)), batches, apart=_worth_threads(facts)) as runs:
+            yield from chain.from_iterable(runs)
 
 
 def write_all(fd: int, data: bytes, offset: int) -> None:
@@ -251,15 +276,28 @@ def differing(fd: int, facts: Facts, want: Capture, source: BlobSource) -> list[
     page = facts.page_size or 1
     stretches: list[tuple[int, int]] = []
     blobs = stored_runs(want, source)
-    for position, run in enumerate(read_runs(fd, facts)):
-        source.tick(len(run) // page, 0)
-        if position < len(blobs) and source.identify(run) == blobs[position]:
-            continue
-        first = position * RUN_BYTES // page + 1
-        stretches.append((first, first + max(len(run) // page, 1) - 1))
+
+    def read() -> Iterator[bytes]:
+        for run in read_runs(fd, facts):
+            source.tick(len(run) // page, 0)
+            yield run
+
+    def identify(runs: list[bytes]) -> list[tuple[int, bytes]]:
+        return [(len(run), source.identify(run)) for run in runs]
+
+    with in_order(identify, in_batches(read(), _RUNS_AT_ONCE), apart=_worth_threads(facts)) as identified:
+        for position, (length, blob) in enumerate(chain.from_iterable(identified)):
+            if position < len(blobs) and blob == blobs[position]:
+                continue
+            first = position * RUN_BYTES // page + 1
+            stretches.append((first, first + max(length // page, 1) - 1))
     if wanted.runs > facts.runs:
         stretches.append((facts.length // page + 1, wanted.length // page))
     return stretches
+
+
+def _worth_threads(facts: Facts) -> bool:
+    return facts.length >= _WORTH_THREADS
 
 
 def _unusable(capture: Capture, why: str) -> IntegrityError:
