@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,27 @@ def test_many_are_put_as_one_by_one(store: Store) -> None:
     assert store.stored == before
     store.flush()
     assert_holds(store, dict(zip(blobs, contents, strict=True)))
+
+
+def test_what_threads_prepared_is_put_in_the_order_of_the_calls(store: Store) -> None:
+    contents = [[noise(FRAME_SIZE, seed), b"the same", noise(20_000, seed % 2)] for seed in range(8)]
+    prepared: dict[int, Callable[[], list[bytes]]] = {}
+
+    def prepare(number: int) -> None:
+        prepared[number] = store.prepare(contents[number])
+
+    threads = [threading.Thread(target=prepare, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert store.stored == 0
+    blobs = [blob for number in range(8) for blob in prepared[number]()]
+    assert blobs == [store.identify(data) for some in contents for data in some]
+    store.flush()
+    (name,) = store._shelf.place.names()
+    assert store._shelf.contents(name).ids() == list(dict.fromkeys(blobs))
+    assert_holds(store, dict(zip(blobs, [data for some in contents for data in some], strict=True)))
 
 
 def test_two_stores_give_the_same_content_different_ids(store: Store, tmp_path: Path, key: str) -> None:

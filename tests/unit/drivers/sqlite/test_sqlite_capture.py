@@ -101,7 +101,8 @@ def test_nothing_is_read_again_of_a_quiet_database(settled: Shop, monkeypatch: p
     def read_again(*_: Any, **__: Any) -> None:
         pytest.fail("it was read again")
 
-    monkeypatch.setattr(driver_module, "observed", read_again)
+    for name in ("observed", "seen"):
+        monkeypatch.setattr(driver_module, name, read_again)
     assert settled.driver.fingerprint(settled.component, rehash=False) == first.fingerprint
     assert settled.capture(first) == first
     assert list(settled.driver.changes(settled.component, settled.store, first, None)) == []
@@ -371,7 +372,7 @@ def test_a_copy_is_of_one_moment_while_a_writer_goes_on(
     try:
         if not kernel:
             held.execute("INSERT INTO notes VALUES ('before')")
-        monkeypatch.setattr("rfs.production.rollback.drivers.sqlite.apart._must_be_apart", lambda path: False)
+        monkeypatch.setattr("rfs.production.rollback.drivers.sqlite.apart.needed", lambda path: False)
         taken = shop.capture()
     finally:
         held.close()

@@ -248,7 +248,7 @@ def test_a_thread_may_open_the_database_meanwhile(shop: Shop, monkeypatch: pytes
 
 
 def test_a_child_that_fails_says_why(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apart, "_must_be_apart", lambda path: True)
+    monkeypatch.setattr(apart, "needed", lambda path: True)
     want = shop.capture()
     shop.path.write_bytes(b"no database" * 1000)
     with pytest.raises(RollbackError) as caught:

@@ -65,13 +65,11 @@ def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 def _ahead(work: Callable[[Item], Result], items: Iterator[Item], count: int) -> Generator[Result]:
     tasks: SimpleQueue[_Task[Item, Result] | None] = SimpleQueue()
-    over = threading.Event()
 
     def serve() -> None:
         while (task := tasks.get()) is not None:
             try:
-                if not over.is_set():
-                    task.result.append(work(task.item))
+                task.result.append(work(task.item))
             except BaseException as failure:  # a thread has nobody to raise it to: whoever takes the result gets it
                 task.failure = failure
             task.done.release()
@@ -89,7 +87,6 @@ def _ahead(work: Callable[[Item], Result], items: Iterator[Item], count: int) ->
         while waiting:
             yield waiting.popleft().outcome()
     finally:
-        over.set()
         for _ in threads:
             tasks.put(None)
         for thread in threads:

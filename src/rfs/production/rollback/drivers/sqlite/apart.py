@@ -48,13 +48,14 @@ def run(operation: str, path: str, patience: Patience, given: Mapping[str, Any])
         apsw.Error, OSError: as the operation does, wherever it ran.
         RollbackError: the child did not come to an end of its own.
     """
-    if _must_be_apart(path):
+    if needed(path):
         _run_apart(operation, path, patience, given)
     else:
         _OPERATIONS[operation](path, patience, **given)
 
 
-def _must_be_apart(path: str) -> bool:
+def needed(path: str) -> bool:
+    """Tell whether this process must not open the database itself."""
     if threading.active_count() > 1:
         return True
     try:

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from typing import NamedTuple
 
 import apsw
 
@@ -79,29 +80,55 @@ def _held_open(path: str) -> Iterator[int | None]:
         os.close(file)
 
 
-def _copied_by_the_kernel(path: str, copy: str, patience: Patience) -> bool:
-    """Copy the file itself where nobody can write into it for as long as we read; tell whether that was so.
+class Frozen(NamedTuple):
+    """A database's own file, into which nobody can write.
+
+    Attributes:
+        file: a descriptor of it.
+        length: of the database, bytes.
+        reader: a connection in the read transaction that keeps writers out of the file.
+    """
+
+    file: int
+    length: int
+    reader: apsw.Connection
+
+
+@contextmanager
+def frozen(path: str, patience: Patience) -> Iterator[Frozen | None]:
+    """Yield the file itself where nobody can write into it for as long as we read, else None.
 
     While a reader has its lock, a database with a rollback journal is written to by nobody. Nor is one with a
     write-ahead log that was empty when the reader began: what is committed since goes into the log, and stays there.
+
+    Only where this process may open the database, see `apart`.
     """
     with _held_open(path) as file, closing(_connect_to_read(path, patience)) as reader:
-        if file is None:
-            return False
-        try:
-            reader.execute("BEGIN")
-            reader.pragma("schema_version")  # a transaction begins with the first look, and ends with the connection
-            length = reader.pragma("page_count") * reader.pragma("page_size")
-        except apsw.CorruptError:
-            return False  # page by page it may still be copied
-        with suppress(FileNotFoundError):
-            if os.lstat(path + "-wal").st_size:
-                return False
-        found = os.fstat(file)
-        # Another file may have come in its place before it was opened the second time.
-        if not os.path.samestat(found, os.lstat(path)) or not 0 < length <= found.st_size:
-            return False
-        return _copied(file, copy, length, patience)
+        length = None if file is None else _frozen_length(path, file, reader)
+        yield None if file is None or length is None else Frozen(file, length, reader)
+
+
+def _frozen_length(path: str, file: int, reader: apsw.Connection) -> int | None:
+    """Begin the transaction; return the database's length, or None where the file is not all of it."""
+    try:
+        reader.execute("BEGIN")
+        reader.pragma("schema_version")  # a transaction begins with the first look, and ends with the connection
+        # SQLite reads the schema before it says how many pages there are.
+        length: int = reader.pragma("page_count") * reader.pragma("page_size")
+    except apsw.CorruptError:
+        return None  # page by page it may still be copied
+    with suppress(FileNotFoundError):
+        if os.lstat(path + "-wal").st_size:
+            return None
+    found = os.fstat(file)
+    # Another file may have come in its place before it was opened the second time.
+    return length if os.path.samestat(found, os.lstat(path)) and 0 < length <= found.st_size else None
+
+
+def _copied_by_the_kernel(path: str, copy: str, patience: Patience) -> bool:
+    """Copy the file itself where nobody can write into it for as long as we read; tell whether that was so."""
+    with frozen(path, patience) as found:
+        return found is not None and _copied(found.file, copy, found.length, patience)
 
 
 def _copied(file: int, copy: str, length: int, patience: Patience) -> bool:

@@ -42,6 +42,7 @@ from rfs.production.rollback.drivers.sqlite.place import (
     set_ownership,
     sync_folder,
 )
+from rfs.production.rollback.drivers.sqlite.seen import Seen, seen
 from rfs.production.rollback.drivers.sqlite.unchanged import glance, recall, remember
 from rfs.production.rollback.duration import Duration, parse_duration
 from rfs.production.rollback.errors import ConflictError, IntegrityError, RollbackError
@@ -113,12 +114,13 @@ class SqliteDriver(Driver):
             facts = _salvaged(facts_of(previous), strict=strict)
             return msgspec.structs.replace(previous, stored=0, meta=msgspec.to_builtins(facts))
         before, file, patience = glance(path), standing(c, path), _patience(c, sink)
-        with observed(c, path, patience, strict=strict) as (copy, fd, found):
-            facts, warnings = _checked(path, copy, _salvaged(found, strict=strict))
-            if not strict and facts.state == "database" and (facts.damaged or lacks_bytes(path, facts, file)):
-                raw = observe_bytes(c, path, copy, fd, patience)
+        with seen(c, path, patience, strict=strict) as found:
+            facts, warnings = _checked(path, found, strict=strict)
+            odd = facts.state == "database" and (facts.damaged or lacks_bytes(path, facts, file))
+            if found.copy and odd and not strict:
+                raw = observe_bytes(c, path, found.copy, found.fd, patience)
                 facts = msgspec.structs.replace(raw, damaged=facts.damaged, exact=True)
-            fingerprint, parts = store_runs(fd, facts, sink)
+            fingerprint, parts = store_runs(found.fd, facts, sink)
         if not facts.exact:
             remember(c, path, before, fingerprint)
         return Capture(
@@ -138,15 +140,15 @@ class SqliteDriver(Driver):
         if known is not None:
             return known
         before = glance(path)
-        with observed(c, path, _patience(c)) as (_, fd, facts):
-            fingerprint = fingerprint_of(fd, facts)
+        with seen(c, path, _patience(c)) as found:
+            fingerprint = fingerprint_of(found.fd, found.facts)
         remember(c, path, before, fingerprint)
         return fingerprint
 
     def restore(self, c: Component, source: BlobSource, want: Capture) -> Restored:
         path, wanted, patience = _path(c), facts_of(want), _patience(c, source)
-        with observed(c, path, patience, exact=wanted.exact) as (_, fd, live):
-            stretches = differing(fd, live, want, source)
+        with seen(c, path, patience, exact=wanted.exact) as now:
+            live, stretches = now.facts, differing(now.fd, now.facts, want, source)
         if wanted.exact and stretches:
             with observed(c, path, patience) as (_, _, live):
                 pass  # how it is to be moved aside
@@ -219,11 +221,12 @@ class SqliteDriver(Driver):
 
     def verify(self, c: Component, source: BlobSource, want: Capture) -> list[Change]:
         path, wanted = _path(c), facts_of(want)
-        with observed(c, path, _patience(c, source), exact=wanted.exact) as (copy, fd, live):
-            keys = [f"pages {first}–{last}" for first, last in differing(fd, live, want, source)[:LISTED]]
+        with seen(c, path, _patience(c, source), exact=wanted.exact) as now:
+            live = now.facts
+            keys = [f"pages {first}–{last}" for first, last in differing(now.fd, live, want, source)[:LISTED]]
             found = ""
             if live.state == "database" and not wanted.as_it_was:
-                found = soundness(copy, thorough=live.length <= CHECKED_BYTES)
+                found = now.soundness(thorough=live.length <= CHECKED_BYTES)
         changes = [Change(c.name, ChangeKind.CHANGED, key) for key in keys]
         changes += rows.facts_changed(c.name, wanted, live)
         if found:
@@ -346,12 +349,13 @@ def _salvaged(facts: Facts, *, strict: bool) -> Facts:
     return msgspec.structs.replace(facts, salvaged=unchecked and not strict)
 
 
-def _checked(path: str, copy: str, facts: Facts) -> tuple[Facts, tuple[str, ...]]:
-    """Return the facts with what SQLite's check of the copy found, and the warnings to record."""
+def _checked(path: str, found: Seen, *, strict: bool) -> tuple[Facts, tuple[str, ...]]:
+    """Return the facts with what SQLite's check found, and the warnings to record."""
+    facts = _salvaged(found.facts, strict=strict)
     if facts.state != "database":
         what = _ODD.get(facts.state, "was no usable SQLite database")
         return facts, (f"{path} {what}; that was recorded as it was.",)
-    damaged = soundness(copy, thorough=False) if facts.length <= CHECKED_BYTES else ""
+    damaged = found.soundness(thorough=False) if facts.length <= CHECKED_BYTES else ""
     if not damaged:
         return facts, ()
     return msgspec.structs.replace(facts, damaged=damaged), (

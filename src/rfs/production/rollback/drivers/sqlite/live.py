@@ -22,7 +22,7 @@ from rfs.production.rollback.model import Component, new_id
 
 _TEMPORARY = "tmp-"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_UNUSABLE = ("path.missing", "path.kind", "sqlite.not_a_database", "sqlite.damaged")
+UNUSABLE = ("path.missing", "path.kind", "sqlite.not_a_database", "sqlite.damaged")
 
 
 def touch(
@@ -204,7 +204,7 @@ def _observe_usable(c: Component, path: str, copy: str, fd: int, patience: Patie
     try:
         return _observe_database(c, path, copy, fd, patience)
     except RollbackError as error:
-        if strict or error.key not in _UNUSABLE:
+        if strict or error.key not in UNUSABLE:
             raise
     return None
 
@@ -219,7 +219,7 @@ def opened_as_database(c: Component, path: str, facts: Facts, patience: Patience
         try:
             found = _observe_database(c, path, copy, fd, patience)
         except RollbackError as error:
-            if error.key not in _UNUSABLE:
+            if error.key not in UNUSABLE:
                 raise
             yield path, facts
             return
@@ -319,9 +319,15 @@ def soundness(copy: str, *, thorough: bool) -> str:
     """
     connection = apsw.Connection(copy, flags=apsw.SQLITE_OPEN_READONLY)
     try:
+        return unsound(connection, thorough=thorough)
+    finally:
+        connection.close()
+
+
+def unsound(connection: apsw.Connection, *, thorough: bool) -> str:
+    """Return what SQLite's own check finds wrong through a connection that only reads, or ""; see `soundness`."""
+    try:
         found = connection.execute(f"PRAGMA {'integrity' if thorough else 'quick'}_check(1)").get
     except apsw.Error as error:
         return f"it cannot be read through ({type(error).__name__})"
-    finally:
-        connection.close()
     return "" if found == "ok" else " ".join(str(found).split())
