@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import pairwise
@@ -350,14 +350,14 @@ def test_a_disk_that_is_too_small_for_a_second_copy_is_refused(shop: Shop, monke
 def test_what_was_built_wrongly_is_never_swapped_in(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     target = shop.checkpoint()
     shop.do("INSERT INTO log VALUES ('new')")
-    whole = staging.load
+    whole = staging.load_by_two
 
-    def one_row_is_missing(connection: psycopg.Connection[Any], *arguments: Any) -> None:
-        whole(connection, *arguments)
-        connection.execute("DELETE FROM public.log WHERE ctid = (SELECT min(ctid) FROM public.log)")
+    def one_row_is_missing(sessions: Sequence[psycopg.Connection[Any]], *arguments: Any) -> None:
+        whole(sessions, *arguments)
+        sessions[0].execute("DELETE FROM public.log WHERE ctid = (SELECT min(ctid) FROM public.log)")
 
     with monkeypatch.context() as patched:
-        patched.setattr(staging, "load", one_row_is_missing)
+        patched.setattr(staging, "load_by_two", one_row_is_missing)
         ran = shop.rfs("rollback", target, "--yes", "--reason", "a test")
     assert ran.code == 12, ran
     assert "rows of public.log" in ran.err

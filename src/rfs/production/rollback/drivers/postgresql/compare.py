@@ -108,6 +108,12 @@ def changes(c: Component, source: BlobSource, a: Capture, b: Capture | None) -> 
     yield from sorted(found, key=lambda change: (change.key, change.kind))
 
 
+def is_plain(change: Change) -> bool:
+    """Tell whether a change is one however the server spells definitions and wherever it puts rows."""
+    ids = [side.id for side in (change.before, change.after) if side is not None]
+    return any(each == "fact" or each.startswith((_ROWS, _VALUES)) for each in ids)
+
+
 def losses(component: str, found: Sequence[Change]) -> Iterator[Loss]:
     """Yield, from changes to the live state, what exists now and would not afterwards."""
     for change in found:

@@ -29,6 +29,7 @@ from rfs.production.rollback.drivers.postgresql.staging import (
     dumped,
     is_known_equal,
     know_equal,
+    know_unequal,
     staged,
     unstage,
 )
@@ -157,7 +158,7 @@ class PostgresqlDriver(Driver):
                         return Restored(int(reopened))
                     incoming = build(connection, c, source, want)
             found = (incoming.oid, want.fingerprint.digest) if incoming is not None else None
-            remember(c, msgspec.structs.replace(recall(c), swapped=found, aside=True))
+            remember(c, msgspec.structs.replace(recall(c), swapped=found, aside=True, unequal=None))
             opened = swap(connection, c, live, incoming, source)
             if found is not None:
                 _know_swapped(c, found[1], opened)
@@ -191,7 +192,8 @@ class PostgresqlDriver(Driver):
             unstage(connection, c, but=want.fingerprint.digest)
             if staged(connection, c, want) is not None:
                 return
-            if live is None or differing(c, live, source, want):
+            known = live is not None and recall(c).unequal == (live.oid, want.fingerprint.digest)
+            if live is None or known or differing(c, live, source, want):
                 build(connection, c, source, want)
 
     def release(self, c: Component) -> None:
@@ -226,7 +228,11 @@ class PostgresqlDriver(Driver):
             return [_changed(c, f"database {field}") for field in fields]
 
     def changes(self, c: Component, source: BlobSource, a: Capture, b: Capture | None) -> Iterator[Change]:
-        yield from compare.changes(c, source, a, b)
+        found = list(compare.changes(c, source, a, b))
+        if b is not None and _is_reference(b):
+            plainly = any(map(compare.is_plain, found))
+            know_unequal(c, (b.meta["oid"], a.fingerprint.digest) if plainly else None)
+        yield from found
 
     def late(
         self, c: Component, source: BlobSource, want: Capture, safety: Capture, told: Sequence[Loss]

@@ -24,10 +24,11 @@ from rfs.production.rollback.drivers.postgresql.facts import (
     opened_at,
     read,
 )
+from rfs.production.rollback.drivers.postgresql.loading import in_order, load
 from rfs.production.rollback.drivers.postgresql.marks import Beside, allow
 from rfs.production.rollback.drivers.postgresql.notes import recall, remember
 from rfs.production.rollback.drivers.postgresql.script import Piece, Statements
-from rfs.production.rollback.drivers.postgresql.staging import differences, differing, in_order, know_equal, load
+from rfs.production.rollback.drivers.postgresql.staging import differences, differing, know_equal
 from rfs.production.rollback.drivers.postgresql.swap import LOCK_WAIT, alone, end_session
 from rfs.production.rollback.drivers.postgresql.unwritten import Written, is_unwritten
 from rfs.production.rollback.errors import ConflictError, IntegrityError

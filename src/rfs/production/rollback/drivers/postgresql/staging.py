@@ -6,15 +6,15 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from blake3 import blake3
 
 from rfs.production.rollback.driver import BlobSource, Pulse
 from rfs.production.rollback.drivers.postgresql import room
-from rfs.production.rollback.drivers.postgresql.connect import connected, first_line, limit, place_of, row_of
-from rfs.production.rollback.drivers.postgresql.content import Contents, Digest, Script
+from rfs.production.rollback.drivers.postgresql.connect import connected, limit, place_of, row_of
+from rfs.production.rollback.drivers.postgresql.content import Contents, Digest
 from rfs.production.rollback.drivers.postgresql.facts import (
     Counted,
     Database,
@@ -26,6 +26,7 @@ from rfs.production.rollback.drivers.postgresql.facts import (
     is_quiet,
     plain,
 )
+from rfs.production.rollback.drivers.postgresql.loading import load_by_two
 from rfs.production.rollback.drivers.postgresql.marks import (
     Beside,
     allow,
@@ -40,14 +41,13 @@ from rfs.production.rollback.drivers.postgresql.notes import recall, remember
 from rfs.production.rollback.drivers.postgresql.programs import dumping
 from rfs.production.rollback.drivers.postgresql.script import (
     PREAMBLE,
-    End,
     Piece,
     Rows,
     Statements,
     Table,
     pieces,
 )
-from rfs.production.rollback.errors import IntegrityError, RollbackError
+from rfs.production.rollback.errors import IntegrityError
 from rfs.production.rollback.model import Capture, Component, utc_now
 
 if TYPE_CHECKING:
@@ -55,8 +55,6 @@ if TYPE_CHECKING:
 
 # With less, the time to make the tables is most of it.
 LEAST_FOR_A_PACE = 10 << 20
-_RIGHTS = "ACL SCHEMA "
-_FIRST = (PREAMBLE, "SCHEMA ", "COMMENT SCHEMA ")
 # What may be written in other words after a dump and a restore: brackets and casts.
 _SPELLING = re.compile(rb"\(|\)|::[a-z ]+(\([0-9, ]*\))?(\[\])?|\s")
 
@@ -109,7 +107,8 @@ def build(connection: Connection[Any], c: Component, source: BlobSource, want: C
     write_mark(connection, name, new_mark(c, "building", digest=want.fingerprint.digest))
     began = time.monotonic()
     with connected(c, name) as inside:
-        load(inside, in_order(contents), source, c)
+        with connected(c, name) as beside:
+            load_by_two((inside, beside), contents, source, c)
         limit(inside, source)
         inside.execute("ANALYZE")
     pace = want.size / max(time.monotonic() - began, 0.001) if want.size > LEAST_FOR_A_PACE else None
@@ -124,73 +123,6 @@ def build(connection: Connection[Any], c: Component, source: BlobSource, want: C
     remember(c, msgspec.structs.replace(notes, making=(), spelled=spelled, pace=pace or notes.pace))
     (oid,) = row_of(connection, "SELECT oid::bigint FROM pg_database WHERE datname = %s", name)
     return Beside(oid, name, open=False, mark=mark)
-
-
-def in_order(contents: Contents) -> Iterator[Piece]:
-    """Yield a dump as it can be run by a role that is no superuser.
-
-    A table is given only to a role that may create in its schema; pg_dump says who may when all is made.
-    """
-    rights = [
-        piece
-        for item, refs in contents.items()
-        if isinstance(item, Script) and any(name.startswith(_RIGHTS) for name, _ in item.objects)
-        for piece in contents.statements(item, refs)
-        if piece.name.startswith(_RIGHTS)
-    ]
-    for piece in contents.pieces():
-        if rights and not (isinstance(piece, Statements) and piece.name.startswith(_FIRST)):
-            yield from rights
-            rights = []
-        yield piece
-
-
-def load(connection: Connection[Any], dump: Iterable[Piece], pulse: Pulse, c: Component) -> None:
-    """Run a dump in an empty database. Nothing of it is ever read as a command of psql.
-
-    Raises:
-        RollbackError: the server refuses some of it, which is named.
-    """
-    feed = iter(dump)
-    for piece in feed:
-        match piece:
-            case Statements(name, text):
-                if name == PREAMBLE:
-                    _settings(connection, text)
-                else:
-                    with _named(c, name):
-                        connection.execute(text)
-                limit(connection, pulse)
-            case Table(header):
-                words = f"COPY {header} FROM STDIN".encode("utf-8", "surrogateescape")
-                with _named(c, f"rows of {header}"), connection.cursor().copy(words) as copy:
-                    for rows in feed:
-                        if isinstance(rows, End):
-                            break
-                        copy.write(cast("Rows", rows).text)
-
-
-@contextmanager
-def _named(c: Component, what: str) -> Iterator[None]:
-    """Tell what it was that the server refused to make; that it went away, or has no room, is about no object."""
-    import psycopg
-
-    try:
-        yield
-    except psycopg.errors.QueryCanceled:
-        raise
-    except (psycopg.ProgrammingError, psycopg.IntegrityError, psycopg.DataError, psycopg.NotSupportedError) as error:
-        raise RollbackError("postgresql.refused", component=c.name, what=what, why=first_line(error)) from error
-
-
-def _settings(connection: Connection[Any], text: bytes) -> None:
-    """Set what a dump begins with; a setting that a newer pg_dump knows and this server does not is left out."""
-    from psycopg.errors import UndefinedObject
-
-    for line in text.splitlines():
-        if line.startswith((b"SET ", b"SELECT ")):
-            with suppress(UndefinedObject), connection.transaction():
-                connection.execute(line)
 
 
 def require_equal(c: Component, name: str, source: BlobSource, want: Capture) -> str:
@@ -233,7 +165,18 @@ def know_equal(c: Component, digest: str, instant: str, counted: Counted) -> Non
     """Note that a database was equal to a capture at an instant."""
     equal = (counted.oid, digest, instant) if is_quiet(instant) else None
     with suppress(OSError):  # it only spares work later, and a full disk must not stand in a checkpoint's way
-        remember(c, msgspec.structs.replace(recall(c), equal=equal, counted=(digest, counted)))
+        remember(c, msgspec.structs.replace(recall(c), equal=equal, counted=(digest, counted), unequal=None))
+
+
+def know_unequal(c: Component, unequal: tuple[int, str] | None) -> None:
+    """Note which database differs for certain from the capture with this digest.
+
+    All of it was read to say what will be lost: to stage what it is to become, it need not be read again.
+    """
+    notes = recall(c)
+    if notes.unequal != unequal:
+        with suppress(OSError):  # as above
+            remember(c, msgspec.structs.replace(notes, unequal=unequal))
 
 
 def differences(c: Component, name: str, source: BlobSource, want: Capture) -> tuple[list[str], str, Held]:
