@@ -69,8 +69,8 @@ crash: $(STAMP)
 bench-quick: $(STAMP)
 	@$(BIN)/python -m benchmarks.quick $(ARGS)
 
-# Made anew only when the lock or the package's metadata changed; the package itself is linked, not copied.
-$(STAMP): requirements/lock.txt pyproject.toml
+# Made anew only when the lock, the package's metadata or the C library changed; the package itself is linked, not copied.
+$(STAMP): requirements/lock.txt pyproject.toml hatch_build.py src/rfs/production/rollback/drivers/files/bulk.c
 	@echo "Installing into $(VENV) …"
 	@[ "$$($(BIN)/python -c '$(MINOR)' 2>/dev/null)" = "$$($(PYTHON) -c '$(MINOR)')" ] || $(PYTHON) -m venv --clear $(VENV)
 	@$(PIP) install --requirement requirements/lock.txt

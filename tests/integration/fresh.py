@@ -35,9 +35,9 @@ def run(*words: str | Path, cwd: Path | None = None, status: int = 0, **environm
     return done.stdout
 
 
-def build(project: Path, folder: Path, target: str = "wheel") -> Path:
+def build(project: Path, folder: Path, target: str = "wheel", **environment: str) -> Path:
     """Build a project with what this environment has; return the wheel or the source archive."""
-    run(sys.executable, "-m", "hatchling", "build", "-t", target, "-d", folder, cwd=project)
+    run(sys.executable, "-m", "hatchling", "build", "-t", target, "-d", folder, cwd=project, **environment)
     (built,) = folder.glob("*.whl" if target == "wheel" else "*.tar.gz")
     return built
 

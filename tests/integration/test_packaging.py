@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tarfile
 import zipfile
@@ -15,6 +16,7 @@ from fresh import ROOT, Environment, build, run
 import rfs
 from rfs.production.rollback.wiring import BUILT_IN
 
+LIBRARY = "rfs/production/rollback/drivers/files/libbulk.so"
 SLOW_TO_START = (
     "asyncio",
     "cryptography",
@@ -60,6 +62,28 @@ def test_the_wheel_holds_the_package_its_types_and_the_shop(wheel: Path) -> None
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
     assert "Typing :: Typed" in metadata.get_all("Classifier", [])
+
+
+def test_the_library_is_in_the_wheel_of_who_has_a_compiler(wheel: Path) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("NOT TESTED: needs a C compiler")
+    with zipfile.ZipFile(wheel) as archive:
+        assert LIBRARY in archive.namelist()
+    assert "-py3-none-linux_" in wheel.name  # any Python, but not any machine
+
+
+@pytest.mark.slow
+def test_without_a_compiler_the_wheel_is_for_every_machine_and_works(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    run("git", "clone", "--quiet", "--depth=1", f"file://{ROOT}", source)
+    built = build(source, tmp_path / "dist", CC="false")
+    assert built.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(built) as archive:
+        assert LIBRARY not in archive.namelist()
+    environment = Environment(tmp_path / "venv")
+    environment.install(built)
+    code = "from rfs.production.rollback.drivers.files import bulk; print(type(bulk.bulk(many=True)).__name__)"
+    assert run(environment.bin / "python", "-W", "error", "-c", code).strip() == "OneByOne"
 
 
 def tracked(folder: str) -> list[str]:

@@ -14,6 +14,7 @@ from blake3 import blake3
 
 from rfs.production.rollback.driver import BlobSink
 from rfs.production.rollback.drivers.files import content
+from rfs.production.rollback.drivers.files.bulk import SMALL, OneByOne
 from rfs.production.rollback.drivers.files.options import Rules
 from rfs.production.rollback.drivers.files.tree import (
     CTIME,
@@ -42,8 +43,7 @@ OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # Not to touch the access time is the owner's and root's right only.
 _NO_ATIME = getattr(os, "O_NOATIME", 0)
-# What is larger is worth being read with care. So many bytes of contents are held before they are stored.
-_SMALL = 1 << 20
+# So many bytes of contents are held before they are stored.
 _TOGETHER = 4 << 20
 _TRIES = 4
 _SECOND = 1_000_000_000
@@ -53,7 +53,7 @@ _DEVICES = (stat.S_IFBLK, stat.S_IFCHR)
 
 
 class Folder(NamedTuple):
-    """A folder as it was listed: its sorted names, the rows of numbers that belong to them, and its glimpse if any."""
+    """A folder as it was listed: its sorted names, the rows of numbers that belong to them, and its stamp if any."""
 
     path: str
     names: list[str]
@@ -61,7 +61,7 @@ class Folder(NamedTuple):
     counted: bool
     left_out: bool
     loose: bool
-    glimpse: bytes
+    stamp: bytes
 
 
 class Row(NamedTuple):
@@ -83,16 +83,26 @@ class Reader:
         sink: where content goes; None when only its identity is asked for.
         started: the clock of the file system when the look began, nanoseconds.
         rehash: read every file again, whatever its times say.
+        bulk: asks about many entries, and reads them; the one for few when there is none.
 
     Attributes:
+        bulk: that.
         warnings: sentences about what could not be read as one moment.
         count: how many entries were looked at closely.
     """
 
     def __init__(
-        self, component: str, rules: Rules, sink: BlobSink | None, *, started: int, rehash: bool = False
+        self,
+        component: str,
+        rules: Rules,
+        sink: BlobSink | None,
+        *,
+        started: int,
+        rehash: bool = False,
+        bulk: OneByOne | None = None,
     ) -> None:
         self._component, self._rules, self._sink = component, rules, sink
+        self.bulk = OneByOne() if bulk is None else bulk
         self._started, self._rehash = started, rehash
         self._open_small = _OPEN_FILE | _NO_ATIME
         self._unstored = _Unstored(sink)
@@ -106,7 +116,7 @@ class Reader:
 
     def of_another(self, sink: BlobSink | None) -> Reader:
         """Return a reader that looks in the same way and has nothing in common with this one but that."""
-        return Reader(self._component, self._rules, sink, started=self._started, rehash=self._rehash)
+        return Reader(self._component, self._rules, sink, started=self._started, rehash=self._rehash, bulk=self.bulk)
 
     def block(self, fd: int, folder: Folder, before: Before) -> Block:
         """Return the block of a folder, without its digest, and until `finish` without its blobs.
@@ -128,8 +138,8 @@ class Reader:
         block.kept = self._kept(folder, block)
         block.loose = folder.loose or bool(block.kept)
         block.sheltering = folder.left_out
-        if block.rows == folder.rows and not block.loose:  # and all of it is what the glimpse was of
-            block.glimpse = folder.glimpse
+        if block.rows == folder.rows and not block.loose:  # else what is there is not all, or not to be believed
+            block.stamp = folder.stamp
         return block
 
     def _taken_over(self, folder: Folder, before: Before, found: _Columns) -> Sequence[int]:
@@ -162,37 +172,38 @@ class Reader:
     def _read_all(self, fd: int, folder: Folder, places: Sequence[int], before: Before, found: _Columns) -> None:
         """Look closely at some entries of a folder."""
         names, digests, add = folder.names, found.digests, self._unstored.add
-        rows = list(zip(*[iter(array("Q", folder.rows))] * ROW, strict=True))
-        settled = self._started - 2 * _SECOND
-        for at in places:
-            row = rows[at]
-            size = row[SIZE]
-            # Few are in any way unusual, and many are to be read.
-            small = None
-            changed, modified = row[CTIME], row[MTIME]
-            quiet = (changed < settled and modified < settled) or self.is_settled(changed, modified)
-            if quiet and row[MODE] & 0o170000 == _FILE and size <= _SMALL:
-                small = self._read_small(fd, names[at], row, size)
-            if small is None:
-                found.take(at, self._read(fd, folder.path, names[at], row, before))
-                continue
-            data, extra = small
+        joined = os.fsencode("\0".join(names))
+        contents = self.bulk.contents(fd, joined, folder.rows, places, how=self._open_small, started=self._started)
+        numbers = array("Q", folder.rows)
+        for at, whole in zip(places, contents, strict=True):
+            if whole is None:
+                row = tuple(numbers[at * ROW : (at + 1) * ROW])
+                small = self._read_small(fd, names[at], row)
+                if small is None:
+                    found.take(at, self._read(fd, folder.path, names[at], row, before))
+                    continue
+                data, extra = small
+                if extra is not PLAIN:
+                    found.extras[at] = extra
+            else:
+                data = whole
             digest = digests[at] = blake3(data).digest()
-            if extra is not PLAIN:
-                found.extras[at] = extra
             if self._sink is None:
                 found.blobs[at], chunks = before.stored(names[at], digest)
                 if chunks is not None:
                     found.chunks[at] = chunks
-            elif size:
+            elif data:
                 add(found.blobs, at, data)
         self.count += len(places)
 
-    def _read_small(self, dir_fd: int, name: str, row: tuple[int, ...], size: int) -> tuple[bytes, Extra] | None:
+    def _read_small(self, dir_fd: int, name: str, row: tuple[int, ...]) -> tuple[bytes, Extra] | None:
         """Read a small file in as few calls as can be; None when anything about it is unusual, or not as it was listed.
 
         That it is as it was listed after it was read says that it was so while it was read.
         """
+        size = row[SIZE]
+        if row[MODE] & 0o170000 != _FILE or size > SMALL or not self.is_settled(row[CTIME], row[MTIME]):
+            return None
         try:
             fd = os.open(name, self._open_small, dir_fd=dir_fd)
             try:

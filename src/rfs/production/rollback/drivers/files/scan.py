@@ -11,11 +11,12 @@ import os
 import stat
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Any
 
 from rfs.production.rollback.driver import BlobSink
-from rfs.production.rollback.drivers.files import workers
+from rfs.production.rollback.drivers.files import glance, workers
+from rfs.production.rollback.drivers.files.bulk import bulk
 from rfs.production.rollback.drivers.files.options import Rules
 from rfs.production.rollback.drivers.files.places import Folders
 from rfs.production.rollback.drivers.files.reader import Folder, Reader
@@ -44,6 +45,8 @@ from rfs.production.rollback.errors import RollbackError
 # Folders are read in bunches of so much work, where an entry counts as much as its bytes and _ENTRY more.
 _BUNCH = 1 << 20
 _ENTRY = 8 << 10
+# For fewer folders, loading what asks about many entries at once costs more than it saves.
+_MANY_FOLDERS = 200
 # A tree of fewer entries is looked at alone. A share is a subtree of at most so many; there are
 # enough of them for both processes to end at about the same time.
 _MANY = 20_000
@@ -71,8 +74,12 @@ class Scan:
         self._rules, self._known, self._sink, self._rehash = rules, known, sink, rehash
         # The clock that the kernel stamps files with, so that a later write is never stamped earlier.
         started = time.clock_gettime_ns(getattr(time, "CLOCK_REALTIME_COARSE", time.CLOCK_REALTIME))
-        self._reader = Reader(component, rules, sink, started=started, rehash=rehash)
+        quick = bulk(many=not known.blocks or len(known.blocks) >= _MANY_FOLDERS)
+        self._reader = Reader(component, rules, sink, started=started, rehash=rehash, bulk=quick)
         self._devices: dict[str, int] = {}
+        # What a glance told: rows of folders with the same names as before, and which are as known with all in them.
+        self._told: dict[str, bytes] = {}
+        self._quiet: frozenset[str] = frozenset()
         self.warnings: list[str] = []
 
     @property
@@ -94,20 +101,22 @@ class Scan:
         else:
             if self._sink is not None:
                 self._ask_what_is_held()
+            self._glance(root)
             blocks = self._shared(root, shares) if (shares := self._shares()) else self._walked(root)
         top = self._top(root, blocks[""])
         groups = self._groups(blocks)
         self.warnings = [*self._reader.warnings, *self.warnings]
         return Tree(top, blocks, link, groups)
 
-    def _walker(self, reader: Reader, *, elsewhere: frozenset[str] = frozenset(), put_off: bool = False) -> Walker:
+    def _walker(self, reader: Reader, *, elsewhere: Set[str] = frozenset(), put_off: bool = False) -> Walker:
         return Walker(
             self._rules,
             self._known,
             reader,
             rehash=self._rehash,
             put_off=put_off,
-            elsewhere=elsewhere,
+            elsewhere=self._quiet | elsewhere,
+            told=self._told,
             pulse=reader.sink,
         )
 
@@ -143,24 +152,43 @@ class Scan:
         unsure = {path: block for path, block in known.blocks.items() if block.part not in known.held_parts}
         self._known = known._replace(held=self._reader.holding(unsure))
 
+    def _glance(self, root: int) -> None:
+        """Ask about all folders whose stamps may be believed, each with all that was in it."""
+        known, storing = self._known, self._sink is not None
+        if not known.same_rules or os.fstat(root).st_dev not in known.steady:
+            return
+        asked = [
+            (path, block)
+            for path, block in known.blocks.items()
+            if block.stamp and (not storing or known.holds(path, block))
+        ]
+        for (path, _), rows in zip(asked, glance.at_folders(self._reader.bulk, root, asked, self._sink), strict=True):
+            if rows is not None:
+                self._told[path] = rows
+        self._quiet = glance.quiet(known.blocks, self._told)
+
     def _walked(self, root: int) -> dict[str, Block]:
+        known = self._known.blocks
+        if "" in self._quiet:
+            return dict(known)
         walker = self._walker(self._reader)
         walker.walk(os.dup(root), "", counted=True)
         self._reader.finish()
-        self._devices = walker.devices
-        return walker.blocks
+        top_device = os.fstat(root).st_dev
+        self._devices = {path: device for path, device in walker.devices.items() if device != top_device}
+        return _joined(walker.blocks, known) if self._quiet else walker.blocks
 
     def _shares(self) -> list[str]:
         """Return subtrees to share out, or none when the tree is too small, or what is known of it of no use."""
         known = self._known
         if not (known.same_rules and "" in known.blocks and workers.possible(self._sink)):
             return []
-        weights = {path: len(block) + 1 for path, block in known.blocks.items()}
+        weights = {path: len(block) + 1 for path, block in known.blocks.items() if path not in self._quiet}
         for path in sorted(weights, reverse=True):
             if path:
                 above = path.rpartition("/")[0]
                 weights[above] = weights.get(above, 0) + weights[path]
-        if weights[""] < _MANY:
+        if weights.get("", 0) < _MANY:
             return []
         shares: list[str] = []
         waiting = [""]
@@ -169,7 +197,8 @@ class Scan:
             if weights.get(path, 0) <= weights[""] // _SHARES:
                 shares.append(path)
             else:
-                waiting += [join(path, name) for name in known.blocks[path].folders()]
+                below = [join(path, name) for name in known.blocks[path].folders()]
+                waiting += [each for each in below if each not in self._quiet]
         return shares if len(shares) > 1 else []
 
     def _shared(self, root: int, shares: list[str]) -> dict[str, Block]:

@@ -75,7 +75,7 @@ class Block(msgspec.Struct, array_like=True):
         part: number of the manifest part that held it, in the local index; -1 when there is none.
         below: positions of the folders in it.
         linked: whether an entry has several names.
-        glimpse: by which it is seen to be unchanged, see `glimpse`; empty when that cannot be trusted.
+        stamp: changes whenever a name in it comes or goes, see `stamp_of`; empty when that cannot be trusted.
     """
 
     names: bytes
@@ -92,7 +92,7 @@ class Block(msgspec.Struct, array_like=True):
     part: int = -1
     below: list[int] = []
     linked: bool = False
-    glimpse: bytes = b""
+    stamp: bytes = b""
 
     def __len__(self) -> int:
         return len(self.rows) // ROW_BYTES

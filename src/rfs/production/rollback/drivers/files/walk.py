@@ -10,14 +10,14 @@ import errno
 import os
 import stat
 from array import array
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from operator import attrgetter
 from typing import NamedTuple
 
 import msgspec
 
 from rfs.production.rollback.driver import Pulse
-from rfs.production.rollback.drivers.files.glimpse import asker, glimpse, own_of, rows_of
+from rfs.production.rollback.drivers.files.bulk import stamp_of
 from rfs.production.rollback.drivers.files.options import Rules
 from rfs.production.rollback.drivers.files.reader import OPEN_FOLDER, Before, Folder, Reader
 from rfs.production.rollback.drivers.files.tree import (
@@ -37,8 +37,6 @@ from rfs.production.rollback.errors import RollbackError
 _name_of = attrgetter("name")
 # More folders than this are never held open at once; deeper ones are reached again by "..".
 _HELD = 96
-# For fewer folders, loading what asks about many entries at once costs more than it saves.
-_MANY = 200
 
 
 class Known(NamedTuple):
@@ -82,12 +80,12 @@ class _Frame:
 
 
 class _Listed(NamedTuple):
-    """What is in a folder: sorted names, their rows, whether something was left out, and the glimpse if any."""
+    """What is in a folder: sorted names, their rows, whether something was left out, and its stamp if any."""
 
     names: list[str]
     rows: bytes
     left_out: bool
-    glimpse: bytes = b""
+    stamp: bytes = b""
 
 
 class Walker:
@@ -98,7 +96,8 @@ class Walker:
         known: what an earlier look found.
         reader: looks closely where something differs.
         put_off: whether differing folders are only listed, to be read later.
-        elsewhere: folders that somebody else walks through.
+        elsewhere: folders that nobody needs to walk through here.
+        told: rows of the entries that folders had when they were asked about a moment ago.
         pulse: told of each folder.
 
     Attributes:
@@ -115,12 +114,13 @@ class Walker:
         *,
         rehash: bool = False,
         put_off: bool = False,
-        elsewhere: frozenset[str] = frozenset(),
+        elsewhere: Collection[str] = frozenset(),
+        told: Mapping[str, bytes] | None = None,
         pulse: Pulse | None = None,
     ) -> None:
         self._rules, self._known, self._reader = rules, known, reader
         self._rehash, self._put_off, self._elsewhere, self._pulse = rehash, put_off, elsewhere, pulse
-        self._asker = asker() if not known.blocks or len(known.blocks) >= _MANY else None
+        self._told = {} if told is None else told
         self.blocks: dict[str, Block] = {}
         self.listed: list[Folder] = []
         self.devices: dict[str, int] = {}
@@ -206,12 +206,15 @@ class Walker:
         usable = old is not None and self._may_be_taken_over(old, frame)
         told = None
         try:
-            own = own_of(frame.status)
-            if old is not None and usable and self._asker is not None and old.glimpse.startswith(own):
-                told = self._asker.ask(fd, old.names.split(b"\0") if old.rows else [])
-                if told is not None and self._is_steady(frame) and glimpse(own, told) == old.glimpse:
+            stamp = stamp_of(frame.status)
+            if old is not None and usable and old.stamp == stamp and self._is_steady(frame):
+                # As the folder's own times stand, no name came or went.
+                told = self._told.get(path)
+                if told is None:
+                    told = self._reader.bulk.rows(fd, old.names)
+                if told == old.rows:
                     return self._found(path, old, old.listed() if old.below else [])
-            listed = self._list_at_once(frame, own, old, told) or self._list_singly(fd, path)
+            listed = self._list_at_once(frame, stamp, old, told) or self._list_singly(fd, path)
         except OSError as error:
             raise self._reader.unreadable(path, error) from error
         names, rows, left_out, seen = listed
@@ -219,8 +222,8 @@ class Walker:
         if old is not None and usable and old.rows == rows and old.names == os.fsencode("\0".join(names)):
             loose = loose or bool(old.kept)
             block, seen = old, b"" if loose else seen
-            if (old.loose, old.sheltering, old.glimpse) != (loose, left_out, seen):
-                block = msgspec.structs.replace(old, loose=loose, sheltering=left_out, glimpse=seen)
+            if (old.loose, old.sheltering, old.stamp) != (loose, left_out, seen):
+                block = msgspec.structs.replace(old, loose=loose, sheltering=left_out, stamp=seen)
         else:
             folder = Folder(path, names, rows, frame.counted, left_out, loose, seen)
             if self._put_off:
@@ -248,33 +251,30 @@ class Walker:
             and (self._reader.sink is None or self._known.holds(frame.path, old))
         )
 
-    def _list_at_once(self, frame: _Frame, own: bytes, old: Block | None, told: array[int] | None) -> _Listed | None:
+    def _list_at_once(self, frame: _Frame, stamp: bytes, old: Block | None, rows: bytes | None) -> _Listed | None:
         """Return what is in a folder, or None when that must be looked at entry by entry.
 
         Args:
-            own: what its glimpse begins with.
+            stamp: its own.
             old: the folder as it is known.
-            told: what was just told of the entries that it had, if its own numbers stand.
+            rows: of the entries that it had, if these are still all.
         """
-        if self._asker is None:
-            return None
-        if told is not None and old is not None and self._is_steady(frame):
-            names = old.listed()  # as the folder's own times stand, no name came or went
+        if rows is not None and old is not None:
+            names = old.listed()
         else:
             names = os.listdir(frame.fd)
             names.sort()
             joined = "\0".join(names)
             if self._rules.maybe_left_out(frame.path, f"\0{joined}\0"):
                 return None
-            told = self._asker.ask(frame.fd, os.fsencode(joined).split(b"\0") if names else [])
-        if told is None:
+            rows = self._reader.bulk.rows(frame.fd, os.fsencode(joined))
+        if rows is None:
             return None
-        rows = rows_of(told)
         if names and max(array("Q", rows)[MODE::ROW]) >= stat.S_IFSOCK:  # no other type has a number as high
             return None
         status = frame.status
         settled = self._is_steady(frame) and self._reader.is_settled(status.st_ctime_ns, status.st_mtime_ns)
-        return _Listed(names, rows, left_out=False, glimpse=glimpse(own, told) if settled else b"")
+        return _Listed(names, rows, left_out=False, stamp=stamp if settled else b"")
 
     def _is_steady(self, frame: _Frame) -> bool:
         return frame.identity[0] in self._known.steady
