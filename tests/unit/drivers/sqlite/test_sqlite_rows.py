@@ -209,13 +209,13 @@ def test_counting_can_be_stopped(shop: Shop, monkeypatch: pytest.MonkeyPatch) ->
 def shop_copies(shop: Shop, want: Capture):
     from contextlib import contextmanager
 
-    from rfs.production.rollback.drivers.sqlite import direct, driver, live
+    from rfs.production.rollback.drivers.sqlite import direct, live
     from rfs.production.rollback.drivers.sqlite.pages import facts_of
 
     @contextmanager
     def both():
         with (
-            driver._assembled(shop.component, shop.store, want) as before,
+            shop.driver._assembled(shop.component, shop.store, want) as before,
             live.observed(shop.component, str(shop.path), direct.Patience(1)) as (after, _, facts),
         ):
             yield (before, facts_of(want)), (after, facts)

@@ -42,7 +42,7 @@ from rfs.production.rollback.drivers.sqlite.place import (
     set_ownership,
     sync_folder,
 )
-from rfs.production.rollback.drivers.sqlite.seen import Seen, seen
+from rfs.production.rollback.drivers.sqlite.seen import COPIED_BYTES, Seen, seen
 from rfs.production.rollback.drivers.sqlite.unchanged import glance, recall, remember
 from rfs.production.rollback.duration import Duration, parse_duration
 from rfs.production.rollback.errors import ConflictError, IntegrityError, RollbackError
@@ -59,8 +59,8 @@ from rfs.production.rollback.model import (
 )
 
 # Up to here a copy is checked when it is captured, and its indexes against their tables; above,
-# that would cost more than the capture itself.
-CHECKED_BYTES = 64 << 20
+# that would cost more than the capture itself. What fails is recorded byte by byte: of that there is always a copy.
+CHECKED_BYTES = COPIED_BYTES
 LISTED = 20
 DOCTOR_SECONDS = 2.0
 _STAGED = "staged-"
@@ -100,6 +100,10 @@ class SqliteDriver(Driver):
     kind = "sqlite"
     options = SqliteOptions
     tables = True
+
+    def __init__(self) -> None:
+        # Digests of what was assembled here and found sound: the same bytes need no second check.
+        self._sound: set[str] = set()
 
     def capture(self, c: Component, sink: BlobSink, previous: Capture | None) -> Capture:
         return self._capture(c, sink, previous, strict=True)
@@ -156,7 +160,7 @@ class SqliteDriver(Driver):
         changed = sum(last - first + 1 for first, last in stretches)
         warnings: list[str] = []
         if stretches:
-            with _assembled(c, source, want) as staged:
+            with self._assembled(c, source, want, lasting=True) as staged:
                 if live.state == "other":
                     warnings.append(displaced.set_aside(path, c.name))
                 elif live.state != "database" or wanted.state != "database":
@@ -208,9 +212,10 @@ class SqliteDriver(Driver):
         # On the way back, what was staged for the way forward takes the space that is needed now.
         _unstage(c, but=_staged_path(c, want))
         if not os.path.exists(_staged_path(c, want)) and self.fingerprint(c, rehash=False) != want.fingerprint:
-            with private_file(c, "stage") as (temporary, fd):
-                _assemble(c, source, want, temporary, fd)
-                os.rename(temporary, _staged_path(c, want))
+            with private_file(c, "stage") as copy:
+                self._assemble(c, source, want, copy)
+                os.fsync(copy[1])
+                os.rename(copy[0], _staged_path(c, want))
                 sync_folder(c.work)
         if first:
             room.make(c, live_size(_path(c)), facts_of(want).length)
@@ -225,7 +230,8 @@ class SqliteDriver(Driver):
             live = now.facts
             keys = [f"pages {first}–{last}" for first, last in differing(now.fd, live, want, source)[:LISTED]]
             found = ""
-            if live.state == "database" and not wanted.as_it_was:
+            known = not keys and want.fingerprint.digest in self._sound
+            if live.state == "database" and not wanted.as_it_was and not known:
                 found = now.soundness(thorough=live.length <= CHECKED_BYTES)
         changes = [Change(c.name, ChangeKind.CHANGED, key) for key in keys]
         changes += rows.facts_changed(c.name, wanted, live)
@@ -236,8 +242,8 @@ class SqliteDriver(Driver):
     def changes(self, c: Component, source: BlobSource, a: Capture, b: Capture | None) -> Iterator[Change]:
         if b is not None:
             if a.fingerprint != b.fingerprint:
-                with _assembled(c, source, b) as after:
-                    yield from self._compared(c, source, a, after, facts_of(b))
+                with self._assembled(c, source, b) as after:
+                    yield from self._compared(c, source, a, (after, facts_of(b)), b)
             return
         path = _path(c)
         if recall(c, path) == a.fingerprint:
@@ -245,24 +251,73 @@ class SqliteDriver(Driver):
         with observed(c, path, _patience(c, source), exact=facts_of(a).exact) as (after, fd, facts):
             if fingerprint_of(fd, facts) != a.fingerprint:
                 readable = facts_of(a).exact and facts.state == "raw"
-                seen = msgspec.structs.replace(facts, exact=readable)
-                yield from self._compared(c, source, a, after, seen)
+                yield from self._compared(c, source, a, (after, msgspec.structs.replace(facts, exact=readable)))
 
-    def _compared(self, c: Component, source: BlobSource, a: Capture, after: str, facts: Facts) -> list[Change]:
-        patience = _patience(c, source)
+    def _compared(
+        self, c: Component, source: BlobSource, a: Capture, after: rows.Side, b: Capture | None = None
+    ) -> list[Change]:
+        """Compare a capture with a private copy; `b` is the capture that it was assembled from, if it was."""
+        patience, base = _patience(c, source), None if b is None else (b, after[0])
         with (
-            _assembled(c, source, a) as before,
+            self._assembled(c, source, a, base=base) as before,
             opened_as_database(c, before, facts_of(a), patience) as old,
-            opened_as_database(c, after, facts, patience) as new,
+            opened_as_database(c, *after, patience) as new,
         ):
             return rows.compare(c.name, old, new, source.tick)
+
+    @contextmanager
+    def _assembled(
+        self,
+        c: Component,
+        source: BlobSource,
+        want: Capture,
+        *,
+        base: tuple[Capture, str] | None = None,
+        lasting: bool = False,
+    ) -> Iterator[str]:
+        """Yield the path of a private copy of what was captured: the staged one, else one made now.
+
+        Args:
+            base: another capture, and its copy.
+            lasting: it is for the live one's place, so that the disk must have it.
+        """
+        staged = _staged_path(c, want)
+        if os.path.exists(staged):
+            yield staged
+            return
+        with private_file(c, "whole") as copy:
+            self._assemble(c, source, want, copy, base)
+            if lasting:
+                os.fsync(copy[1])
+            yield copy[0]
+
+    def _assemble(
+        self,
+        c: Component,
+        source: BlobSource,
+        want: Capture,
+        copy: tuple[str, int],
+        base: tuple[Capture, str] | None = None,
+    ) -> None:
+        facts, (path, fd) = facts_of(want), copy
+        if base is None:
+            assemble(want, source, fd)
+        else:
+            with open(base[1], "rb", buffering=0) as file:
+                assemble(want, source, fd, (base[0], file.fileno()))
+        # A database known to be damaged is put back as it was: that may be the state before.
+        if facts.state == "database" and not facts.as_it_was and want.fingerprint.digest not in self._sound:
+            found = soundness(path, thorough=facts.length <= CHECKED_BYTES)
+            if found:
+                raise IntegrityError("sqlite.damaged", path=_path(c), why=found)
+            self._sound.add(want.fingerprint.digest)
 
     def select(self, c: Component, blobs: BlobStore, want: Capture, onto: Capture, keys: Sequence[str]) -> Capture:
         """Return the database of `onto` with the tables `keys` as in `want`."""
         there = facts_of(onto)
         if facts_of(want).state != "database" or there.state != "database" or there.damaged:
             raise ConflictError("select.absent", component=c.name)
-        with _assembled(c, blobs, want) as wanted, private_file(c, "select") as (copy, fd):
+        with self._assembled(c, blobs, want) as wanted, private_file(c, "select") as (copy, fd):
             assemble(onto, blobs, fd)
             tables.put(copy, wanted, keys, c.name)
             facts = msgspec.structs.replace(there, length=os.fstat(fd).st_size)
@@ -287,7 +342,7 @@ class SqliteDriver(Driver):
         """Yield a sentence about tables that refer to the chosen ones, or are referred to, and would stay as now."""
         if facts_of(want).state != "database":
             return
-        with _assembled(c, source, want) as wanted:
+        with self._assembled(c, source, want) as wanted:
             related = tables.belonging(wanted, keys)
         differing = [name for name in related if self.among(changes, [name])]
         if differing:
@@ -388,25 +443,3 @@ def _unstage(c: Component, but: str = "") -> None:
                 continue
             except OSError as error:
                 raise refused(error, path, c.name) from error
-
-
-@contextmanager
-def _assembled(c: Component, source: BlobSource, want: Capture) -> Iterator[str]:
-    """Yield the path of a private copy of what was captured: the staged one, else one made now."""
-    staged = _staged_path(c, want)
-    if os.path.exists(staged):
-        yield staged
-        return
-    with private_file(c, "whole") as (temporary, fd):
-        _assemble(c, source, want, temporary, fd)
-        yield temporary
-
-
-def _assemble(c: Component, source: BlobSource, want: Capture, path: str, fd: int) -> None:
-    facts = facts_of(want)
-    assemble(want, source, fd)
-    # A database known to be damaged is put back as it was: that may be the state before.
-    if facts.state == "database" and not facts.as_it_was:
-        found = soundness(path, thorough=facts.length <= CHECKED_BYTES)
-        if found:
-            raise IntegrityError("sqlite.damaged", path=_path(c), why=found)

@@ -225,8 +225,11 @@ def stored_runs(capture: Capture, source: BlobSource) -> list[bytes]:
     return runs
 
 
-def assemble(capture: Capture, source: BlobSource, fd: int) -> None:
-    """Write a captured database into an empty file, and fsync it.
+def assemble(capture: Capture, source: BlobSource, fd: int, base: tuple[Capture, int] | None = None) -> None:
+    """Write a captured database into an empty file.
+
+    Args:
+        base: another capture, and a descriptor of where it was assembled: what both hold is not unpacked again.
 
     Raises:
         IntegrityError: a blob is missing or damaged, or the whole is not what was captured.
@@ -234,7 +237,7 @@ def assemble(capture: Capture, source: BlobSource, fd: int) -> None:
     facts = facts_of(capture)
     digest = Digest(facts)
     offset = 0
-    for position, run in enumerate(_stored(capture, facts, source)):
+    for position, run in enumerate(_stored(capture, facts, source, base)):
         if len(run) != facts.run_length(position):
             raise _unusable(capture, "a run has the wrong length")
         digest.update(run)
@@ -243,15 +246,22 @@ def assemble(capture: Capture, source: BlobSource, fd: int) -> None:
         source.tick(len(run) // facts.page_size if facts.page_size else 1, len(run))
     if digest.fingerprint() != capture.fingerprint:
         raise _unusable(capture, "its pages do not add up to its fingerprint")
-    os.fsync(fd)
 
 
-def _stored(capture: Capture, facts: Facts, source: BlobSource) -> Iterator[bytes]:
+def _stored(capture: Capture, facts: Facts, source: BlobSource, base: tuple[Capture, int] | None) -> Iterator[bytes]:
     """Yield the content of the runs of a captured database, in order."""
+    there: dict[bytes, tuple[int, int, int]] = {}
+    if base is not None:
+        held, fd = facts_of(base[0]), base[1]
+        for position, blob in enumerate(stored_runs(base[0], source)):
+            there[blob] = (fd, held.run_length(position), position * RUN_BYTES)
+
+    def get(blobs: list[bytes]) -> list[bytes]:
+        return [os.pread(*there[blob]) if blob in there else source.get(blob) for blob in blobs]
+
     for blobs in in_batches(stored_runs(capture, source), RUNS_IN_PART):
-        source.expect(dict.fromkeys(blobs))
-        batches = in_batches(blobs, _RUNS_AT_ONCE)
-        with in_order(lambda some: list(map(source.get, some)), batches, apart=_worth_threads(facts)) as runs:
+        source.expect([blob for blob in dict.fromkeys(blobs) if blob not in there])
+        with in_order(get, in_batches(blobs, _RUNS_AT_ONCE), apart=_worth_threads(facts)) as runs:
             yield from chain.from_iterable(runs)
 
 
