@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 from benchmarks.measure import Cost
 
@@ -16,6 +17,9 @@ _ON_SERVER = {
     "back": "roll 1 % back",
 }
 _ON_FILE = {"file": "first checkpoint", "file changed": "another, 1 % changed all over", "file back": "roll that back"}
+_FILE_WALLS = (("file", "rfs"), ("file changed", "rfs"), ("file", "backup"))
+# What it is, our figure, that of the other, and how many times that it may be.
+Target: TypeAlias = tuple[str, float | None, float | None, float]
 _PEERS = ("rfs", "pg_dump", "dslr", "backup")
 
 
@@ -43,7 +47,8 @@ class Results:
         """Take one measurement, with the seconds for which a client had no answer."""
         self._costs.setdefault((step, tool), []).append((cost, outage))
         away = "" if outage is None else f", no answer for {outage:.3f} s"
-        print(f"{step:12} {tool:8} {cost.wall:7.2f} s {cost.memory >> 20:5} MB{away}", flush=True)
+        spent = f"{cost.wall:7.2f} s {cost.cpu:7.2f} s of processors {cost.memory >> 20:5} MB"
+        print(f"{step:12} {tool:8} {spent}{away}", flush=True)
 
     def wall(self, step: str, tool: str) -> float | None:
         """Return the median of the seconds, None when it was not measured."""
@@ -79,9 +84,7 @@ def render(found: Results, described: Sequence[str]) -> str:
         "|---|---|--:|--:|--:|--:|--:|",
         *_rows(found, _ON_SERVER, ("pg_dump", "dslr")),
         "",
-        "| SQLite | | s | MB of memory | | s ÷ backup API |",
-        "|---|---|--:|--:|--:|--:|",
-        *_rows(found, _ON_FILE, ("backup",)),
+        *_of_files(found),
         "",
         "| bytes of a first checkpoint | MB |",
         "|---|--:|",
@@ -93,10 +96,23 @@ def render(found: Results, described: Sequence[str]) -> str:
         "",
         "| target | found | |",
         "|---|--:|---|",
-        *_targets(found),
+        *_told([*_server_targets(found), *_file_targets(found)]),
     ]
     lines += ["", f"Other rows than before were left by: {', '.join(found.wrong) or 'nobody'}.", ""]
     return "\n".join(lines)
+
+
+def render_files(found: Results, described: Sequence[str]) -> str:
+    """Return what there is to say when only the SQLite file was measured."""
+    lines = [f"# A SQLite file of {found.file_size / 1e6:,.0f} MB", "", *(f"- {line}" for line in described), ""]
+    lines += [*_of_files(found), "", "| target | found | |", "|---|--:|---|", *_told(_file_targets(found))]
+    lines += ["", f"Other rows than before were left by: {', '.join(found.wrong) or 'nobody'}.", ""]
+    return "\n".join(lines)
+
+
+def _of_files(found: Results) -> list[str]:
+    head = ["| SQLite | | s | MB of memory | | s ÷ backup API |", "|---|---|--:|--:|--:|--:|"]
+    return [*head, *_rows(found, _ON_FILE, ("backup",))]
 
 
 def _rows(found: Results, steps: dict[str, str], peers: Sequence[str]) -> Iterator[str]:
@@ -116,34 +132,30 @@ def _ratio(own: float, other: float | None) -> str:
     return f"{own / other:.2f}" if other else ""
 
 
-def _targets(found: Results) -> Iterator[str]:
+def _server_targets(found: Results) -> list[Target]:
+    own, dump = found.wall("checkpoint", "rfs"), found.wall("checkpoint", "pg_dump")
+    away, whole = found.outage("back", "rfs"), found.stored["whole"]
+    return [
+        ("first checkpoint ≤ 1.10 × pg_dump -Fd -j2", own, dump, 1.1),
+        ("1 % changed side by side: bytes ≤ 0.50 × those of the table", found.stored["clustered"], whole, 0.5),
+        ("1 % changed all over: bytes ≤ 0.50 × those of the table", found.stored["spread"], whole, 0.5),
+        ("outage of a rollback ≤ 0.5 s", away, 1.0, 0.5),
+        ("outage of a rollback ≤ 0.30 × dslr", away, found.outage("back", "dslr"), 0.3),
+    ]
+
+
+def _file_targets(found: Results) -> list[Target]:
     restores, verifications = zip(*found.file_steps, strict=True)
-    pairs = [
-        (
-            "first checkpoint ≤ 1.10 × pg_dump -Fd -j2",
-            found.wall("checkpoint", "rfs"),
-            found.wall("checkpoint", "pg_dump"),
-            1.1,
-        ),
-        (
-            "1 % changed side by side: bytes ≤ 0.50 × those of the table",
-            found.stored["clustered"],
-            found.stored["whole"],
-            0.5,
-        ),
-        ("1 % changed all over: bytes ≤ 0.50 × those of the table", found.stored["spread"], found.stored["whole"], 0.5),
-        ("outage of a rollback ≤ 0.5 s", found.outage("back", "rfs"), 1.0, 0.5),
-        ("outage of a rollback ≤ 0.30 × dslr", found.outage("back", "rfs"), found.outage("back", "dslr"), 0.3),
-        ("SQLite: first checkpoint ≤ 0.40 × backup API", found.wall("file", "rfs"), found.wall("file", "backup"), 0.4),
-        (
-            "SQLite: 1 % changed ≤ 0.40 × backup API",
-            found.wall("file changed", "rfs"),
-            found.wall("file", "backup"),
-            0.4,
-        ),
+    first, changed, backup = (found.wall(*what) for what in _FILE_WALLS)
+    return [
+        ("SQLite: first checkpoint ≤ 0.40 × backup API", first, backup, 0.4),
+        ("SQLite: 1 % changed ≤ 0.40 × backup API", changed, backup, 0.4),
         ("SQLite: verification ≤ 0.50 × restore", statistics.median(verifications), statistics.median(restores), 0.5),
     ]
-    for target, own, other, most in pairs:
+
+
+def _told(targets: Sequence[Target]) -> Iterator[str]:
+    for target, own, other, most in targets:
         if own is None or not other:
             yield f"| {target} | | not measured |"
         else:

@@ -46,13 +46,14 @@ def main() -> int:
     described = machine.describe(place)
     try:
         on_files(found, place, options)
-        on_server(found, place, options)
+        if options.only != "sqlite":
+            on_server(found, place, options)
     finally:
         shutil.rmtree(place)
-    text = report.render(found, described)
+    text = (report.render_files if options.only == "sqlite" else report.render)(found, described)
     print(text)
     print(f"It took {time.monotonic() - began:.0f} s.")
-    out = options.out or (RESULTS / "databases.md" if options.scale == 1 else None)
+    out = options.out or (RESULTS / "databases.md" if options.scale == 1 and not options.only else None)
     if out:
         Path(out).parent.mkdir(exist_ok=True)
         Path(out).write_text(text, encoding="utf-8")
@@ -66,6 +67,7 @@ def _options() -> argparse.Namespace:
         "--scale", type=float, default=1.0, help="1 is 755 MB; less for a quick look, which writes no table"
     )
     parser.add_argument("--rounds", type=int, default=3, help="how often each tool does everything")
+    parser.add_argument("--only", choices=["sqlite"], help="leave the server out; writes no table")
     parser.add_argument("--without-dslr", action="store_true", help="install nothing; its column is missing then")
     parser.add_argument("--place", default=None, help="where the temporary folder is made; decides the file system")
     parser.add_argument("--out", default=None, help="the table's file; by default only a whole run writes one")
