@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+from types import ModuleType
 from typing import Any
 
 import pytest
 from pg_catalogs import facts_of
 from postgresql_shop import Shop
 
-from rfs.production.rollback.drivers.postgresql import driver, loading
+from rfs.production.rollback.drivers.postgresql import driver, inplace, loading
 
 # Without partitions: what is built for those is built by one session.
 TABLES = """
@@ -122,17 +123,22 @@ def test_what_takes_too_long_in_the_other_session_is_given_up(shop: Shop) -> Non
     assert shop.one("SELECT count(*) FROM log") == 201
 
 
-def test_what_the_plan_has_read_is_not_read_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("beside", "module"), [(True, driver), (False, inplace)], ids=["swapped", "in-place"])
+def test_what_was_read_to_tell_the_losses_is_not_read_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, beside: bool, module: ModuleType
+) -> None:
+    if not beside:
+        shop.may_not_create()
     target = shop.checkpoint()
     shop.do("INSERT INTO log VALUES ('new')")
     read: list[str] = []
-    compare = driver.differing
+    compare = module.differing  # type: ignore[attr-defined]  # a module's name
 
     def noted(*arguments: Any) -> list[str]:
         read.append("the live database")
         return compare(*arguments)
 
-    monkeypatch.setattr(driver, "differing", noted)
+    monkeypatch.setattr(module, "differing", noted)
     shop.json("rollback", target, "--yes", "--reason", "a test")
     assert read == []
     assert shop.one("SELECT count(*) FROM log") == 200
@@ -143,3 +149,4 @@ def test_what_the_plan_has_read_is_not_read_again(shop: Shop, monkeypatch: pytes
     shop.do("DELETE FROM log WHERE line = 'new'")
     shop.json("rollback", target, "--yes", "--reason", "a test")
     assert shop.names() == names
+    assert shop.one("SELECT count(*) FROM log") == 200

@@ -229,9 +229,9 @@ class PostgresqlDriver(Driver):
 
     def changes(self, c: Component, source: BlobSource, a: Capture, b: Capture | None) -> Iterator[Change]:
         found = list(compare.changes(c, source, a, b))
-        if b is not None and _is_reference(b):
-            plainly = any(map(compare.is_plain, found))
-            know_unequal(c, (b.meta["oid"], a.fingerprint.digest) if plainly else None)
+        oid = None if b is None else b.meta["oid"] if _is_reference(b) else inplace.oid_of(c, b)
+        if oid is not None:
+            know_unequal(c, (oid, a.fingerprint.digest), certain=any(map(compare.is_plain, found)))
         yield from found
 
     def late(

@@ -66,6 +66,12 @@ def copied(c: Component, digest: str, counted: Written) -> None:
     remember(c, msgspec.structs.replace(recall(c), copied=(digest, counted), late=False))
 
 
+def oid_of(c: Component, copy: Capture) -> int | None:
+    """Return which database a copy is of, if it is the one that was taken last for a restore in place."""
+    copied = recall(c).copied
+    return copied[1].oid if copied is not None and copied[0] == copy.fingerprint.digest else None
+
+
 def is_left_alone(c: Component, want: Capture) -> bool:
     """Tell whether a database was not touched as it was written to after this very copy of it was taken."""
     notes = recall(c)
@@ -98,7 +104,7 @@ def restore(connection: Connection[Any], c: Component, live: Beside, source: Blo
     if is_left_alone(c, want):
         text = f"{live.name} was written to after its copy had been taken, and was left as it is."
         return Restored(int(reopened), (text,))
-    if not differing(c, live, source, want):
+    if recall(c).unequal != (live.oid, want.fingerprint.digest) and not differing(c, live, source, want):
         return Restored(int(reopened))
     with connected(c, live.name) as inside:
         pid, since = row_of(
@@ -150,7 +156,7 @@ def _replace(inside: Connection[Any], c: Component, live: Beside, source: BlobSo
         if row_of(inside, number) != before:
             raise RuntimeError("a statement of the dump has ended the transaction")
         # From now on what is live is no more what was copied.
-        remember(c, msgspec.structs.replace(recall(c), copied=None))
+        remember(c, msgspec.structs.replace(recall(c), copied=None, unequal=None))
 
 
 def _kept(

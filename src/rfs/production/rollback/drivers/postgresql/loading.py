@@ -174,8 +174,6 @@ def _together(sessions: Sequence[Connection[Any]], jobs: list[_Job], pulse: Puls
     Raises:
         BaseException: what a job or the pulse raised.
     """
-    import psycopg
-
     waiting, failures, given = deque(jobs), list[BaseException](), deque[int]()
     over = Event()
 
@@ -204,12 +202,47 @@ def _together(sessions: Sequence[Connection[Any]], jobs: list[_Job], pulse: Puls
     finally:
         over.set()
         for thread, session in zip(threads, sessions, strict=False):
-            while thread.is_alive():
-                with suppress(psycopg.Error):  # it has gone away: its thread has been told so, too
-                    session.cancel_safe()
-                thread.join(_POLL_SECONDS)
+            _end(thread, session)
     if failures:
         raise failures[0]
+
+
+@contextmanager
+def meanwhile(session: Connection[Any], statement: str, pulse: Pulse) -> Iterator[None]:
+    """Let a session run a statement while the body does something else, and wait for it.
+
+    Raises:
+        psycopg.Error: the server refuses it.
+    """
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            session.execute(statement.encode())
+        except BaseException as error:  # a thread has nobody to tell but the one that waits for it
+            failures.append(error)
+
+    thread = Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield
+        while thread.is_alive():
+            pulse.tick()
+            thread.join(_POLL_SECONDS)
+    finally:
+        _end(thread, session)
+    if failures:
+        raise failures[0]
+
+
+def _end(thread: Thread, session: Connection[Any]) -> None:
+    """Cancel what a session's thread is waiting for, until it has ended."""
+    import psycopg
+
+    while thread.is_alive():
+        with suppress(psycopg.Error):  # it has gone away: its thread has been told so, too
+            session.cancel_safe()
+        thread.join(_POLL_SECONDS)
 
 
 def _follow(sessions: Sequence[Connection[Any]], units: Iterable[_Unit]) -> None:

@@ -21,7 +21,8 @@ class Notes(msgspec.Struct, frozen=True):
         swapped: (oid, digest) of the database that was checked when it was staged and is swapped in; until the
             read-back that it stands for.
         equal: (oid, digest, instant) of a database that was read and found equal to a capture.
-        unequal: (oid, digest) of a database that was read last, and of a capture whose rows or facts it has not.
+        unequal: (oid, digest) of a database that was read last, and of a capture whose rows or facts it has not;
+            until it is changed.
         counted: (digest, what the server had counted) when it was known to be equal.
         pace: bytes of rows per second with which this server was filled last; 0 when it never was.
         copied: (digest, how the database stood) when the copy of the state before a restore in place was taken,

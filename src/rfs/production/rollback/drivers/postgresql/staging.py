@@ -26,7 +26,7 @@ from rfs.production.rollback.drivers.postgresql.facts import (
     is_quiet,
     plain,
 )
-from rfs.production.rollback.drivers.postgresql.loading import load_by_two
+from rfs.production.rollback.drivers.postgresql.loading import load_by_two, meanwhile
 from rfs.production.rollback.drivers.postgresql.marks import (
     Beside,
     allow,
@@ -109,11 +109,11 @@ def build(connection: Connection[Any], c: Component, source: BlobSource, want: C
     with connected(c, name) as inside:
         with connected(c, name) as beside:
             load_by_two((inside, beside), contents, source, c)
+        pace = want.size / max(time.monotonic() - began, 0.001) if want.size > LEAST_FOR_A_PACE else None
+        give(connection, name, like)
         limit(inside, source)
-        inside.execute("ANALYZE")
-    pace = want.size / max(time.monotonic() - began, 0.001) if want.size > LEAST_FOR_A_PACE else None
-    give(connection, name, like)
-    alias = require_equal(c, name, source, want)
+        with meanwhile(inside, "ANALYZE", source):
+            alias = require_equal(c, name, source, want)
     allow(connection, name, allowed=False)
     since = utc_now().isoformat(timespec="seconds")
     mark = new_mark(c, "staged", digest=want.fingerprint.digest, since=since, comment=like.comment)
@@ -164,19 +164,21 @@ def is_known_equal(c: Component, live: Beside, want: Capture) -> bool:
 def know_equal(c: Component, digest: str, instant: str, counted: Counted) -> None:
     """Note that a database was equal to a capture at an instant."""
     equal = (counted.oid, digest, instant) if is_quiet(instant) else None
+    notes = recall(c)
+    unequal = notes.unequal if notes.unequal != (counted.oid, digest) else None
     with suppress(OSError):  # it only spares work later, and a full disk must not stand in a checkpoint's way
-        remember(c, msgspec.structs.replace(recall(c), equal=equal, counted=(digest, counted), unequal=None))
+        remember(c, msgspec.structs.replace(notes, equal=equal, counted=(digest, counted), unequal=unequal))
 
 
-def know_unequal(c: Component, unequal: tuple[int, str] | None) -> None:
-    """Note which database differs for certain from the capture with this digest.
+def know_unequal(c: Component, pair: tuple[int, str], *, certain: bool) -> None:
+    """Note whether a database differs for certain from the capture with this digest.
 
     All of it was read to say what will be lost: to stage what it is to become, it need not be read again.
     """
     notes = recall(c)
-    if notes.unequal != unequal:
+    if certain != (notes.unequal == pair):
         with suppress(OSError):  # as above
-            remember(c, msgspec.structs.replace(notes, unequal=unequal))
+            remember(c, msgspec.structs.replace(notes, unequal=pair if certain else None))
 
 
 def differences(c: Component, name: str, source: BlobSource, want: Capture) -> tuple[list[str], str, Held]:
