@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -252,3 +254,64 @@ def test_counts_equal_those_of_a_model(tmp_path_factory: pytest.TempPathFactory,
     assert (after.id if after else "rows:0") == f"rows:{added.total()}"
     assert (before.id if before else "rows:0") == f"rows:{removed.total()}"
     assert set(found) == {k for k, v in ((ChangeKind.ADDED, added), (ChangeKind.REMOVED, removed)) if v}
+
+
+def test_a_table_on_the_same_pages_is_not_compared_row_by_row(
+    shop: Shop, differences: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[str] = []
+    really = rows._difference
+
+    def note(connection: apsw.Connection, old: rows.Table, *others: Any) -> tuple[int, int, int]:
+        compared.append(old.name)
+        return really(connection, old, *others)
+
+    monkeypatch.setattr(rows, "_difference", note)
+    shop.run("CREATE TABLE more(k TEXT PRIMARY KEY, v) WITHOUT ROWID", "INSERT INTO more VALUES ('a', 1), ('b', 2)")
+    assert differences("INSERT INTO notes VALUES ('x')")[0] == [("added", "notes", "", "1 row")]
+    assert set(compared) == {"notes"}
+    compared.clear()
+    assert differences("UPDATE more SET v = 3 WHERE k = 'b'")[0] == [("changed", "more", "1 row", "1 row")]
+    assert set(compared) == {"more"}
+
+
+def test_a_change_where_a_row_overflows_its_page_is_found(shop: Shop, differences: Callable[..., Said]) -> None:
+    shop.run("CREATE TABLE large(id INTEGER PRIMARY KEY, v)", "INSERT INTO large VALUES (1, zeroblob(100000))")
+    at = 99_999  # the last byte of the last page of its chain
+    changed, _ = differences(f"UPDATE large SET v = CAST(zeroblob({at}) || x'01' AS BLOB)")
+    assert changed == [("changed", "large", "1 row", "1 row")]
+
+
+def test_tables_that_changed_places_are_compared(shop: Shop, differences: Callable[..., Said]) -> None:
+    shop.run("CREATE TABLE a(x)", "CREATE TABLE b(x)", "INSERT INTO a VALUES (1), (2)", "INSERT INTO b VALUES (3)")
+    changed, _ = differences("ALTER TABLE a RENAME TO c", "ALTER TABLE b RENAME TO a", "ALTER TABLE c RENAME TO b")
+    assert [line for line in changed if not line[1].startswith("schema:")] == [
+        ("added", "a", "", "1 row"),
+        ("removed", "a", "2 rows", ""),
+        ("added", "b", "", "2 rows"),
+        ("removed", "b", "1 row", ""),
+    ]
+
+
+def test_what_lies_below_a_damaged_page_is_not_taken_for_equal(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    connection = apsw.Connection(str(old))
+    connection.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE TABLE u(v); INSERT INTO u VALUES (1)")
+    connection.executemany("INSERT INTO t VALUES (?, ?)", ((n, "-" * 500) for n in range(200)))
+    root: Any = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 't'").get
+    connection.close()
+    content = bytearray(old.read_bytes())
+    content[(root - 1) * 4096] = 0xFF
+    old.write_bytes(content)
+    new.write_bytes(content[:-4096] + content[-4096:].replace(b"-" * 100, b"+" * 100))
+    facts = Facts(page_size=4096, length=len(content))
+    found = rows.compare("part", (str(old), facts), (str(new), facts), lambda: None)
+    assert said(found) == [("changed", "t", *["rows that cannot be compared"] * 2)]
+
+
+def test_what_is_on_no_page_is_on_no_equal_ones(shop: Shop) -> None:
+    with shop_copies(shop, shop.capture()) as (before, after):
+        connection = apsw.Connection(before[0], flags=apsw.SQLITE_OPEN_READONLY)
+        connection.execute("ATTACH ? AS later", (after[0],))
+        assert [rows._on_the_same_pages(connection, name) for name in ("orders", "absent")] == [True, False]
+        connection.close()
