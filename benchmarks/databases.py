@@ -89,8 +89,8 @@ def on_server(found: report.Results, place: Path, options: argparse.Namespace) -
         server.start()
         url = f"postgresql:///shop?host={server.socket}&user=shop"
         server.psql("CREATE ROLE shop LOGIN CREATEDB", "CREATE DATABASE shop OWNER shop")
-        # dslr ends every session of a database, and autovacuum's is only such a role's to end.
-        server.psql("GRANT pg_signal_autovacuum_worker TO shop")
+        # dslr and DROP … WITH (FORCE) end every session of a database; autovacuum's is only such a role's to end.
+        server.psql("GRANT pg_signal_autovacuum_worker, pg_signal_backend TO shop")
         statements = ["SET ROLE shop", *corpus.schema(int(corpus.ROWS * options.scale))]
         server.psql(*statements, database="shop")
         server.psql("VACUUM ANALYZE", "CHECKPOINT", database="shop")

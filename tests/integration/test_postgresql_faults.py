@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,8 @@ import pytest
 from disks import mounted
 from postgresql_shop import Shop, catalog, shop_of
 
-from pg_server import running
-from rfs.production.rollback.drivers.postgresql import room
+from pg_server import DEADLINE, running
+from rfs.production.rollback.drivers.postgresql import marks, room
 from rfs.production.rollback.pg_dump import OLDEST_SERVER
 
 MEGABYTE = 1 << 20
@@ -110,6 +111,24 @@ def test_an_extension_that_only_a_superuser_may_create_stays_or_is_refused_by_na
     with shop.server.connect(shop.database) as admin:
         admin.execute(f"DROP EXTENSION {extension}".encode())
     _refused(shop, target, 15, extension, "extensions that only a superuser may create")
+
+
+@pytest.mark.slow
+def test_a_database_that_autovacuum_is_working_in_is_dropped() -> None:
+    """Its owner may not end that session, and the server does so itself only for those who do not ask for it."""
+    slow = ("autovacuum_naptime=1", "autovacuum_vacuum_cost_delay=100", "autovacuum_vacuum_cost_limit=1")
+    with running(*(word for each in slow for word in ("-c", each))) as server, server.connect() as admin:
+        server.create("busy")
+        with server.connect("busy", "busy_owner") as owner:
+            owner.execute("CREATE TABLE t AS SELECT generate_series(1, 100000) AS n; DELETE FROM t WHERE n % 2 = 0")
+        query = "SELECT backend_type FROM pg_stat_activity WHERE datname = 'busy'"
+        deadline = time.monotonic() + DEADLINE
+        while admin.execute(query).fetchall() != [("autovacuum worker",)]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)  # it tells nobody that it comes
+        with server.connect("postgres", "busy_owner") as owner:
+            marks.drop(owner, "busy")
+        assert admin.execute("SELECT 1 FROM pg_database WHERE datname = 'busy'").fetchone() is None
 
 
 @pytest.fixture
