@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from benchmarks.measure import Cost, run
+from rfs.production.rollback.drivers.files.bulk import AtOnce, bulk
 from rfs.production.rollback.store.reserve import SIZE as RESERVE
 
 RFS = os.path.join(os.path.dirname(sys.executable), "rfs")
@@ -62,7 +63,8 @@ class Rfs:
 
     @staticmethod
     def version() -> str | None:
-        return _version(RFS, "--version")
+        library = isinstance(bulk(many=True), AtOnce)
+        return f"{_version(RFS, '--version')} with{'' if library else 'out'} its C library"
 
     def first(self) -> Cost:
         if self._home.exists():

@@ -20,9 +20,10 @@ from rfs.production.rollback.drivers.files.graft import Said, graft, rewritten
 from rfs.production.rollback.drivers.files.look import Look, nothing_changed
 from rfs.production.rollback.drivers.files.options import FilesOptions, Rules, root_of
 from rfs.production.rollback.drivers.files.places import Place
+from rfs.production.rollback.drivers.files.refusals import refuse_mounts, refuse_owners
 from rfs.production.rollback.drivers.files.stage import Stage, is_there, release
 from rfs.production.rollback.drivers.files.tree import Tree, absent_tree, under
-from rfs.production.rollback.drivers.meta import check_owner, shown
+from rfs.production.rollback.drivers.meta import shown
 from rfs.production.rollback.errors import RollbackError, UsageError
 from rfs.production.rollback.model import Capture, Change, ChangeKind, Component, Fingerprint, Loss, Ref, Restored
 
@@ -259,9 +260,9 @@ class FilesDriver(Driver):
         kept = self._kept(c, source, want, live)
         stays = compare.staying(live, kept)
         tasks = [] if want.absent and not stays else self._tasks(want, live, look.rules, kept)
-        _refuse_mounts(c, place, tasks)
+        refuse_mounts(c, place, tasks)
         if os.geteuid() != 0:
-            _refuse_owners(tasks, live)
+            refuse_owners(tasks, live)
         root.remember(c, place.real)
         key = blake3(b"".join(capture.parts)).hexdigest(length=8)
         return _Job(want, capture.parts, live, place, tasks, key, kept, stays)
@@ -479,30 +480,3 @@ def _link_ref(tree: Tree) -> Ref:
     if tree.link is None:
         return Ref("absent" if tree.absent else "folder", 0, "absent" if tree.absent else "a folder")
     return Ref(blake3(tree.link).hexdigest(length=16), 0, "-> " + tree.link.decode("utf-8", "backslashreplace"))
-
-
-def _refuse_mounts(c: Component, place: Place, tasks: list[Task]) -> None:
-    """Refuse what would carry a mounted file system away: its content would go with the folder."""
-    mounts = [os.path.relpath(path, place.real) for path in places.mounts_under(place.real)] if place.real else []
-    if not mounts:
-        return
-    for task in tasks:
-        if task.live is None or not task.live.is_folder or task.verb is Verb.DESCRIBE:
-            continue
-        for mount in mounts:
-            if mount == task.path or mount.startswith(task.path + "/"):
-                raise RollbackError("path.mounted", path=shown(mount), component=c.name)
-
-
-def _refuse_owners(tasks: list[Task], live: Tree) -> None:
-    """Without root, refuse before anything is changed what only another user may do."""
-    user = os.geteuid()
-    folders = live.find_all({task.path.rpartition("/")[0] for task in tasks if task.verb is not Verb.DESCRIBE})
-    for path, entry in folders.items():
-        if entry.uid != user:
-            raise RollbackError("path.owner", path=shown(path) or ".")
-    for task in tasks:
-        if task.want is not None:
-            check_owner(task.path, task.want.meta)
-        if task.verb in (Verb.DESCRIBE, Verb.WRITE) and task.live is not None and task.live.uid != user:
-            raise RollbackError("path.owner", path=shown(task.path) or ".")
