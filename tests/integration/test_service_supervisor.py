@@ -19,7 +19,7 @@ import pytest
 
 from rfs.production.rollback.drivers.service import ServiceDriver
 from rfs.production.rollback.drivers.service.supervisor import EXITED, STOPPED, Unit, _Priorities, _Watch
-from rfs.production.rollback.drivers.service.supervisor_rpc import AbsentError, Rpc
+from rfs.production.rollback.drivers.service.supervisor_rpc import SPAWN_ERROR, AbsentError, RefusedError, Rpc
 from rfs.production.rollback.errors import NotFoundError, RollbackError, TimedOutError
 from rfs.production.rollback.http_request import parse_url
 from rfs.testing import MemoryStore, component
@@ -601,6 +601,36 @@ def test_a_unit_that_does_not_start_is_an_error_with_its_log(house, command, why
         house.driver.start(c, house.store, capture)
     assert raised.value.key == "service.no_start"
     assert "web.err" in raised.value.hint
+
+
+def test_what_ended_at_once_is_left_to_supervisor_to_try_again(house, monkeypatch):
+    failing = """
+        import pathlib, sys, time
+        before = pathlib.Path(__file__).with_suffix(".before")
+        if not before.exists():
+            before.touch()
+            sys.exit(1)
+        time.sleep(1000)
+        """
+    c, capture = ready(house, program("web", script(house, "import time\ntime.sleep(1000)")))
+    house.driver.stop(c, house.store)
+    house.configure(
+        program("web", script(house, failing, "failing.py"), startsecs=1, startretries=3, autostart="false")
+    )
+    call, refused = Rpc.call, []
+
+    def refusing(self, method, *arguments, **limits):
+        answer = call(self, method, *arguments, **limits)
+        if method == "startProcess" and not refused:
+            refused.append(method)
+            # As when supervisord sees that it has ended before it answers.
+            raise RefusedError(SPAWN_ERROR, "SPAWN_ERROR: web")
+        return answer
+
+    monkeypatch.setattr(Rpc, "call", refusing)
+    house.driver.start(c, house.store, capture)
+    assert refused
+    assert house.states() == {"web:web": "RUNNING"}
 
 
 def test_a_definition_that_supervisor_refuses_is_an_error(house):

@@ -33,7 +33,13 @@ def stamp_of(status: os.stat_result) -> bytes:
 
 
 class OneByOne:
-    """What can be had everywhere."""
+    """What can be had everywhere.
+
+    Attributes:
+        glances: whether it can tell of whole folders.
+    """
+
+    glances = False
 
     def rows(self, fd: int, names: bytes) -> bytes | None:
         """Return the rows of entries, as a block has them.
@@ -85,6 +91,8 @@ class OneByOne:
 
 class AtOnce(OneByOne):
     """What the C library can do. Use `bulk`."""
+
+    glances = True
 
     def __init__(self, library: CDLL) -> None:
         import ctypes

@@ -20,7 +20,6 @@ from rfs.production.rollback.drivers.files.graft import Said, graft, rewritten
 from rfs.production.rollback.drivers.files.look import Look, nothing_changed
 from rfs.production.rollback.drivers.files.options import FilesOptions, Rules, root_of
 from rfs.production.rollback.drivers.files.places import Place
-from rfs.production.rollback.drivers.files.refusals import refuse_mounts, refuse_owners
 from rfs.production.rollback.drivers.files.stage import Stage, is_there, release
 from rfs.production.rollback.drivers.files.tree import Tree, absent_tree, under
 from rfs.production.rollback.drivers.meta import shown
@@ -260,9 +259,11 @@ class FilesDriver(Driver):
         kept = self._kept(c, source, want, live)
         stays = compare.staying(live, kept)
         tasks = [] if want.absent and not stays else self._tasks(want, live, look.rules, kept)
-        refuse_mounts(c, place, tasks)
+        from rfs.production.rollback.drivers.files import refusals  # not needed to compare
+
+        refusals.refuse_mounts(c, place, tasks)
         if os.geteuid() != 0:
-            refuse_owners(tasks, live)
+            refusals.refuse_owners(tasks, live)
         root.remember(c, place.real)
         key = blake3(b"".join(capture.parts)).hexdigest(length=8)
         return _Job(want, capture.parts, live, place, tasks, key, kept, stays)

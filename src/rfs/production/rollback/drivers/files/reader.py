@@ -178,7 +178,7 @@ class Reader:
         for at, whole in zip(places, contents, strict=True):
             if whole is None:
                 row = tuple(numbers[at * ROW : (at + 1) * ROW])
-                small = self._read_small(fd, names[at], row)
+                small = self._read_small(fd, names[at], row) if self._is_small(row) else None
                 if small is None:
                     found.take(at, self._read(fd, folder.path, names[at], row, before))
                     continue
@@ -196,14 +196,15 @@ class Reader:
                 add(found.blobs, at, data)
         self.count += len(places)
 
+    def _is_small(self, row: tuple[int, ...]) -> bool:
+        return row[MODE] & 0o170000 == _FILE and row[SIZE] <= SMALL and self.is_settled(row[CTIME], row[MTIME])
+
     def _read_small(self, dir_fd: int, name: str, row: tuple[int, ...]) -> tuple[bytes, Extra] | None:
         """Read a small file in as few calls as can be; None when anything about it is unusual, or not as it was listed.
 
         That it is as it was listed after it was read says that it was so while it was read.
         """
         size = row[SIZE]
-        if row[MODE] & 0o170000 != _FILE or size > SMALL or not self.is_settled(row[CTIME], row[MTIME]):
-            return None
         try:
             fd = os.open(name, self._open_small, dir_fd=dir_fd)
             try:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Set
 from typing import Any
 
 from rfs.production.rollback.driver import BlobSink
-from rfs.production.rollback.drivers.files import glance, workers
+from rfs.production.rollback.drivers.files import workers
 from rfs.production.rollback.drivers.files.bulk import bulk
 from rfs.production.rollback.drivers.files.options import Rules
 from rfs.production.rollback.drivers.files.places import Folders
@@ -155,8 +155,10 @@ class Scan:
     def _glance(self, root: int) -> None:
         """Ask about all folders whose stamps may be believed, each with all that was in it."""
         known, storing = self._known, self._sink is not None
-        if not known.same_rules or os.fstat(root).st_dev not in known.steady:
+        if not (known.same_rules and self._reader.bulk.glances) or os.fstat(root).st_dev not in known.steady:
             return
+        from rfs.production.rollback.drivers.files import glance  # few trees are large
+
         asked = [
             (path, block)
             for path, block in known.blocks.items()

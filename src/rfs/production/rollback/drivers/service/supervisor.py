@@ -299,7 +299,8 @@ class SupervisorManager(Manager):
             try:
                 server.call("startProcess", unit.name, False)
             except RefusedError as error:
-                if error.code != rpc.ALREADY_STARTED:
+                # What ended at once is tried again by supervisord itself, and its state will tell why it gave up.
+                if error.code not in (rpc.ALREADY_STARTED, rpc.SPAWN_ERROR):
                     raise RollbackError("service.no_start", unit=unit.name, why=error, log=unit.log) from error
         elif watch.rests(unit):
             why = unit.error or f"it is {unit.statename} after ending with status {unit.exitstatus}"

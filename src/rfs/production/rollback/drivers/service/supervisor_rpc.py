@@ -22,7 +22,7 @@ _LARGEST_ANSWER = 64 << 20
 
 # Fault codes of supervisord.
 UNKNOWN_METHOD, SHUTDOWN_STATE, BAD_NAME = 1, 6, 10
-ALREADY_STARTED, NOT_RUNNING, ALREADY_ADDED = 60, 70, 90
+SPAWN_ERROR, ALREADY_STARTED, NOT_RUNNING, ALREADY_ADDED = 50, 60, 70, 90
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})")
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)

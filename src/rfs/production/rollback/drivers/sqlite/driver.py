@@ -12,7 +12,7 @@ import msgspec
 from rfs.production.rollback.driver import BlobSink, BlobSource, BlobStore, Driver, Finding, together
 from rfs.production.rollback.drivers import displaced
 from rfs.production.rollback.drivers.meta import refused
-from rfs.production.rollback.drivers.sqlite import holders, room, rows, tables
+from rfs.production.rollback.drivers.sqlite import holders, room, rows
 from rfs.production.rollback.drivers.sqlite.direct import SIDES, Patience
 from rfs.production.rollback.drivers.sqlite.live import (
     lacks_bytes,
@@ -314,6 +314,8 @@ class SqliteDriver(Driver):
 
     def select(self, c: Component, blobs: BlobStore, want: Capture, onto: Capture, keys: Sequence[str]) -> Capture:
         """Return the database of `onto` with the tables `keys` as in `want`."""
+        from rfs.production.rollback.drivers.sqlite import tables  # few rollbacks choose any
+
         there = facts_of(onto)
         if facts_of(want).state != "database" or there.state != "database" or there.damaged:
             raise ConflictError("select.absent", component=c.name)
@@ -340,6 +342,8 @@ class SqliteDriver(Driver):
         self, c: Component, source: BlobSource, want: Capture, changes: Sequence[Change], keys: Sequence[str]
     ) -> Iterator[str]:
         """Yield a sentence about tables that refer to the chosen ones, or are referred to, and would stay as now."""
+        from rfs.production.rollback.drivers.sqlite import tables  # few rollbacks choose any
+
         if facts_of(want).state != "database":
             return
         with self._assembled(c, source, want) as wanted:
