@@ -8,6 +8,7 @@ import pickle
 import shutil
 import sys
 import tempfile
+import time
 import traceback
 import warnings
 from collections.abc import Callable
@@ -18,8 +19,9 @@ import msgspec
 import pytest
 from file_trees import ROOT, describe, hostile
 
-from rfs.production.rollback.drivers.files import FilesDriver, content, manifest
+from rfs.production.rollback.drivers.files import FilesDriver, content, manifest, reader, scan
 from rfs.production.rollback.drivers.files import apply as applying
+from rfs.production.rollback.drivers.files.bulk import OneByOne
 from rfs.production.rollback.errors import IntegrityError, RollbackError, UsageError
 from rfs.production.rollback.model import Capture, Component
 from rfs.testing import MemoryStore, component
@@ -453,16 +455,18 @@ def test_file_that_never_rests_is_captured_with_a_warning(
     assert now.warnings == ()
 
 
+@pytest.mark.parametrize("read", ["with care", "quickly", "at once"])
 def test_files_that_vanish_or_become_something_else_while_listed(
-    tmp_path: Path, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, store: MemoryStore, monkeypatch: pytest.MonkeyPatch, read: str
 ) -> None:
     root = make(tmp_path, "a", "b", "c", "d/e", "f/g", "z")
     c = component("files", tmp_path, path="root")
-    really = os.open
+    really = reader.Reader._read_all
     done = []
 
-    def disturbed(path: Any, *args: Any, **more: Any) -> int:
-        if path == "a" and not done:
+    def disturbed(self: reader.Reader, fd: int, folder: reader.Folder, *more: Any) -> None:
+        if not done:
+            assert folder.names == ["a", "b", "c", "d", "f", "z"]
             done.append(1)
             (root / "b").unlink()
             (root / "c").unlink()
@@ -470,9 +474,15 @@ def test_files_that_vanish_or_become_something_else_while_listed(
             shutil.rmtree(root / "d")
             shutil.rmtree(root / "f")
             os.symlink(tmp_path, root / "f")
-        return really(path, *args, **more)
+        really(self, fd, folder, *more)
 
-    monkeypatch.setattr(os, "open", disturbed)
+    monkeypatch.setattr(reader.Reader, "_read_all", disturbed)
+    if read == "at once":
+        time.sleep(0.05)  # only what is older than the clock's tick is
+    else:
+        slow = OneByOne()
+        monkeypatch.setattr(scan, "bulk", lambda *, many: slow)
+        monkeypatch.setattr(reader.Reader, "is_settled", lambda *_: read == "quickly")
     want = FilesDriver().capture(c, store, None)
     monkeypatch.undo()
     assert done

@@ -17,7 +17,7 @@ from file_trees import ROOT, RSYNC, copy, describe, differences, hostile, mess_u
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rfs.production.rollback.drivers.files import FilesDriver, index, reader, tree, walk
+from rfs.production.rollback.drivers.files import FilesDriver, bulk, index, reader, scan, tree, walk
 from rfs.production.rollback.model import Capture, ChangeKind, Component
 from rfs.testing import MemoryStore, component
 
@@ -342,6 +342,9 @@ def test_file_system_with_coarse_times(
         numbers[tree.MTIME] -= numbers[tree.MTIME] % tick
         return tuple(numbers)
 
+    slow = bulk.OneByOne()
+    monkeypatch.setattr(scan, "bulk", lambda *, many: slow)
+    monkeypatch.setattr(bulk, "row_of", coarse)
     monkeypatch.setattr(walk, "row_of", coarse)
     monkeypatch.setattr(reader, "row_of", coarse)
     root = tmp_path / "root"
