@@ -18,25 +18,17 @@ from small import Small
 from rfs.production.rollback.errors import RevertedError
 from rfs.production.rollback.model import OperationStatus
 
-PAUSE = """
-[[hooks]]
-before = "checkpoint"
-run = ["sh", "-c", "touch pause && cat held"]
-[[hooks]]
-after = "checkpoint"
-run = ["sh", "-c", "rm pause && echo > on"]
-"""
-OUTAGE = """
-[[hooks]]
-before = "rollback"
-run = ["sh", "-c", "echo down >> outage"]
-[[hooks]]
-before = "restore"
-run = ["sh", "-c", "echo $RFS_COMPONENT >> outage"]
-[[hooks]]
-after = "rollback"
-run = ["sh", "-c", "echo up >> outage"]
-"""
+
+def hook(when: str, shell: str) -> str:
+    return f'[[hooks]]\n{when}\nrun = ["sh", "-c", "{shell}"]\n'
+
+
+PAUSE = hook('before = "checkpoint"', "touch pause && cat held") + hook('after = "checkpoint"', "rm pause && echo > on")
+OUTAGE = (
+    hook('before = "rollback"', "echo down >> outage")
+    + hook('before = "restore"', "echo $RFS_COMPONENT >> outage")
+    + hook('after = "rollback"', "echo up >> outage")
+)
 LOG = """
 busy_timeout = "200ms"
 [components.log]

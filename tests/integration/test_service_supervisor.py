@@ -605,14 +605,14 @@ def test_a_unit_that_does_not_start_is_an_error_with_its_log(house, command, why
 
 def test_what_ended_at_once_is_left_to_supervisor_to_try_again(house, monkeypatch):
     failing = """
-        import pathlib, sys, time
+        import pathlib, signal, sys
         before = pathlib.Path(__file__).with_suffix(".before")
         if not before.exists():
             before.touch()
             sys.exit(1)
-        time.sleep(1000)
+        signal.pause()
         """
-    c, capture = ready(house, program("web", script(house, "import time\ntime.sleep(1000)")))
+    c, capture = ready(house, program("web", script(house, "import signal\nsignal.pause()")))
     house.driver.stop(c, house.store)
     house.configure(
         program("web", script(house, failing, "failing.py"), startsecs=1, startretries=3, autostart="false")

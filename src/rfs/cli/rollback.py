@@ -115,6 +115,14 @@ def _read_plan(path: str) -> Plan:
         raise UsageError("plan.file", path=path, why=str(error)) from error
 
 
+def _plan_alone(path: str, named: bool) -> Plan:
+    """The plan in a file, where the command line names nothing (`named`) that is in it."""
+    if named:
+        hint = "Leave CHECKPOINT, --only, --except, --path, --key and --table out."
+        bad_usage("--plan names the target and the components itself", hint)
+    return _read_plan(path)
+
+
 @click.command(cls=CommonCommand)
 @click.argument("target", metavar="CHECKPOINT", required=False, shell_complete=complete_checkpoint)
 @click.option("--only", type=COMPONENTS, default="", help="Only these components, with commas between.")
@@ -160,10 +168,7 @@ def rollback(
     expected: Plan | None = None
     parts = _Parts(paths, keys, tables)
     if plan_file is not None:
-        if target is not None or only or without or parts:
-            hint = "Leave CHECKPOINT, --only, --except, --path, --key and --table out."
-            bad_usage("--plan names the target and the components itself", hint)
-        expected = _read_plan(plan_file)
+        expected = _plan_alone(plan_file, bool(target or only or without or parts))
         target, only = expected.target, expected.components
     consent = consent_of(request=request, break_glass=break_glass, reason=session.reason)
     if target is None:

@@ -117,9 +117,7 @@ class Deferring(Consenting, ABC):
             if expected is not None and (change := differs(expected, plan)):
                 raise ConflictError("plan.changed", what=change)
             request = self.approved("rollback", plan, reason, None)
-            for other in self.catalog.waiting_deferred() if request is not None else ():
-                if other.request == request:
-                    raise ConflictError("approval.used", request=request, operation=other.rollback_id)
+            self._refuse_if_used(request)
             deferred = Deferred(
                 rollback_id=rollback_id or new_id(),
                 owned=owned,
@@ -139,6 +137,12 @@ class Deferring(Consenting, ABC):
             )
             self.catalog.put_deferred(deferred)
             return deferred
+
+    def _refuse_if_used(self, request: str | None) -> None:
+        """What was approved once is carried out once: not where another rollback that waits stands on it."""
+        for other in self.catalog.waiting_deferred() if request is not None else ():
+            if other.request == request:
+                raise ConflictError("approval.used", request=request, operation=other.rollback_id)
 
     def find_deferred(self, selector: str) -> Deferred:
         """Return the scheduled or armed rollback whose id begins so, whether it waits or is over.

@@ -1,6 +1,7 @@
 """Work on a few items ahead of who takes the results, on every processor, and results in the order of the items.
 
-It pays for what lets other threads run meanwhile: hashing, compressing and encrypting 64 KiB and more do.
+It pays for what lets other threads run meanwhile: hashing, compressing and encrypting 64 KiB and more do, and so
+does what the C library is asked.
 """
 
 from __future__ import annotations

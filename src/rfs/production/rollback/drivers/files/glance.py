@@ -6,11 +6,11 @@ do it in half the time.
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 from rfs.production.rollback.driver import Pulse
+from rfs.production.rollback.drivers.ahead import in_order
 from rfs.production.rollback.drivers.files.bulk import OneByOne
 from rfs.production.rollback.drivers.files.tree import Block, above
 
@@ -31,32 +31,14 @@ def at_folders(
     Raises:
         What the pulse raises.
     """
+    found: list[bytes | None] = []
     pieces = list(_pieces(known))
-    found: list[list[bytes | None]] = [[None] * len(piece) for piece in pieces]
-    waiting = iter(range(len(pieces)))
-    stopped = threading.Event()
-
-    def ask(pulse: Pulse | None) -> None:
-        for number in waiting:  # each number is taken by one of both threads
-            if stopped.is_set():
-                return
-            found[number] = bulk.folders(root, pieces[number])
+    with in_order(partial(bulk.folders, root), pieces, apart=len(pieces) > 1) as told:
+        for piece, rows in zip(pieces, told, strict=True):
+            found += rows
             if pulse is not None:
-                pulse.tick(sum([len(block) for _, block in pieces[number]]))
-
-    helper = threading.Thread(target=ask, args=(None,), name="rfs glance")
-    apart = len(pieces) > 1 and (os.cpu_count() or 1) > 1
-    if apart:
-        helper.start()
-    try:
-        ask(pulse)
-    except BaseException:  # also an interruption must not wait for all of a large tree
-        stopped.set()
-        raise
-    finally:
-        if apart:
-            helper.join()
-    return [rows for piece in found for rows in piece]
+                pulse.tick(sum([len(block) for _, block in piece]))
+    return found
 
 
 def quiet(known: Mapping[str, Block], told: Mapping[str, bytes]) -> frozenset[str]:

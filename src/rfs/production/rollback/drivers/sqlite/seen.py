@@ -81,9 +81,9 @@ def _in_place(c: Component, path: str, patience: Patience, open_: ExitStack) -> 
         found = status(c, path)
         with explained(c, path, patience):
             still = open_.enter_context(frozen(path, patience))
-            if found is None or still is None or not _holds_all(still):
+            header = b"" if still is None else os.pread(still.file, _HEADER, 0)
+            if found is None or still is None or not _holds_all(still, header):
                 return None
-            header = os.pread(still.file, _HEADER, 0)
     except OSError:
         return None  # who copies it finds the same, and tells
     except RollbackError as error:
@@ -95,7 +95,6 @@ def _in_place(c: Component, path: str, patience: Patience, open_: ExitStack) -> 
     return Seen(still.file, facts, "", still.reader)
 
 
-def _holds_all(still: Frozen) -> bool:
+def _holds_all(still: Frozen, header: bytes) -> bool:
     """Tell whether the file is what its header says, no byte more, and is written to through a log."""
-    header = os.pread(still.file, _HEADER, 0)
     return len(header) == _HEADER and uses_wal(header) and os.fstat(still.file).st_size == still.length
