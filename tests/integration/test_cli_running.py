@@ -126,6 +126,30 @@ def test_the_next_command_settles_what_a_kill_left_and_says_so(changed: App) -> 
     assert changed.json("log")[0]["status"] in ("completed", "reverted")
 
 
+HOOK = """
+[[hooks]]
+before = "rollback"
+run = ["sh", "-c", "test ! -e slow-hook || echo > begun && while test -e slow-hook; do sleep 0.05; done"]
+"""
+
+
+def test_recover_says_where_the_application_is_when_nothing_had_been_changed(changed: App) -> None:
+    with (changed.folder / "rfs.toml").open("a") as settings:
+        settings.write(HOOK)
+    (changed.folder / "slow-hook").touch()
+    running = changed.start(*ROLLBACK)
+    until((changed.folder / "begun").exists)
+    running.kill()
+    running.communicate(timeout=PATIENCE)
+    (changed.folder / "slow-hook").unlink()
+    ran = changed.rfs("recover")
+    assert ran.code == 0, ran
+    assert changed.json("log")[0]["status"] == "reverted"
+    assert changed.notes == ["one", "two"]
+    assert f"as it was before, at {changed.json('show')['safety']}" in ran.out
+    assert "undo" not in ran.out
+
+
 # — questions on a terminal —
 
 

@@ -397,6 +397,8 @@ def done_text(operation: Operation) -> str:
     outage = f", {nice_seconds(operation.outage)} outage" if operation.outage is not None else ""
     name = style(operation.operation_id, fg="cyan")
     what = f"{operation.kind.capitalize()} {name} {status_word(operation.status)}{outage}"
+    if operation.status is OperationStatus.REVERTED:
+        return f"{what}. The application is as it was before, at {operation.state_before}."
     if operation.downgrade is not None:
         way = operation.downgrade
         count = counted(len(way.versions), "migration")
