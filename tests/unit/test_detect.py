@@ -35,6 +35,9 @@ process_name=%(program_name)s_%(process_num)d
 files = conf.d/*.conf
 """
 
+NO_DATABASE = "No database was found. A rollback leaves one as it is until rfs.toml has a component for it."
+NO_SERVICE = "No service was found. What runs is not stopped by a rollback until rfs.toml has a component for it."
+
 
 @pytest.fixture
 def app(tmp_path: Path) -> Path:
@@ -152,11 +155,32 @@ def test_every_suggestion_is_valid_when_its_marks_are_taken_off(app: Path) -> No
 def test_a_database_that_is_not_covered_is_said_aloud(app: Path) -> None:
     assert looked(app).notices == (
         ".env names a PostgreSQL database. A rollback leaves it as it is until rfs.toml has a component for it.",
+        NO_SERVICE,
     )
     assert 'kind = "postgresql"\n#   url = "env:DATABASE_URL"' in render(looked(app))
     (app / ".env").write_text("CACHE='redis://h'\n", encoding="utf-8")
-    (notice,) = looked(app).notices
+    notice, _ = looked(app).notices
     assert notice == ".env names a Redis database. This release does not capture it: a rollback leaves it as it is."
+
+
+def test_it_says_that_no_database_and_no_service_were_found(tmp_path: Path) -> None:
+    (tmp_path / "app").mkdir()
+    found = looked(tmp_path / "app")
+    assert found.notices == (NO_DATABASE, NO_SERVICE)
+    opened = "\n".join(line.removeprefix("#   ") for line in render(found).splitlines())
+    settings = parse(opened, str(tmp_path / "app" / "rfs.toml"))
+    assert [table.kind for table in settings.components] == ["files", "postgresql", "service"]
+
+
+def test_it_is_silent_about_what_it_found(app: Path) -> None:
+    (app / ".env").unlink()
+    (app / "supervisord.conf").write_text(SUPERVISOR, encoding="utf-8")
+    assert looked(app).notices == ()
+    (app / "data" / "shop.db").unlink()
+    assert looked(app).notices == (NO_DATABASE,)
+    (app / "supervisord.conf").unlink()
+    (app / "compose.yaml").write_text("services: {}\n", encoding="utf-8")
+    assert looked(app).notices == (NO_DATABASE,)
 
 
 def test_supervisor_groups_includes_and_several_processes(app: Path) -> None:

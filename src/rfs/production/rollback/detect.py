@@ -129,7 +129,10 @@ def detect(folder: str, *, system: str = "/") -> Detected:
     texts = {path: _read(os.path.join(folder, path)) for path in [*envs, *configs, *_alembic(tree.files)]}
     elsewhere = _databases_elsewhere(texts, migrating[0][0] if len(migrating) == 1 and not databases else None)
     notices += [each.why for each in elsewhere]
-    suggestions = [*odd, *elsewhere, *loose, *_compose(tree.files)]
+    running = [*odd, *loose, *_compose(tree.files)]
+    unseen = _not_found(database=bool(databases or elsewhere), service=bool(services or running))
+    notices += [each.why for each in unseen]
+    suggestions = [*elsewhere, *running, *unseen]
     if not (len(migrating) == 1 and (elsewhere or len(databases) == 1)):
         suggestions += [_migrated(*each) for each in migrating]
     suggestions.append(_health(texts, system))
@@ -409,6 +412,23 @@ def _databases_elsewhere(texts: dict[str, bytes], migrations: str | None) -> lis
             why = known if lines else "This release does not capture it: a rollback leaves it as it is."
             found.setdefault(sort, Suggestion(f"{path} names a {sort} database. {why}", lines))
     return [*found.values()]
+
+
+def _not_found(*, database: bool, service: bool) -> list[Suggestion]:
+    """Return what to add where one was not found: silence about it would look like an answer.
+
+    Args:
+        database: whether one was found, or named somewhere.
+        service: likewise.
+    """
+    found = []
+    if not database:
+        why = "No database was found. A rollback leaves one as it is until rfs.toml has a component for it."
+        found.append(Suggestion(why, _table("database", "postgresql", {"url": "env:DATABASE_URL"})))
+    if not service:
+        why = "No service was found. What runs is not stopped by a rollback until rfs.toml has a component for it."
+        found.append(Suggestion(why, _table("services", "service", {"manager": "systemd", "units": ["NAME.service"]})))
+    return found
 
 
 def _migrated(path: str, tool: str) -> Suggestion:
