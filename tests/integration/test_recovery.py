@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from pathlib import Path
@@ -482,3 +483,31 @@ def test_a_store_is_not_shared_by_two_applications(tmp_path: Path) -> None:
     with Application.open(str(two / "rfs.toml")) as app:
         app.undo()
     assert (two / "tree" / "code.txt").read_text() == "of two"
+
+
+def test_an_application_that_was_moved_behind_a_link_keeps_its_store(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    home = Small(old, store=tmp_path / "store")
+    with home.open() as app:
+        app.checkpoint()
+    old.rename(new)
+    old.symlink_to(new)
+    (new / "tree" / "code.txt").write_text("changed")
+    with Application.open(str(new / "rfs.toml")) as app:
+        app.rollback("@latest")
+    assert (new / "tree" / "code.txt").read_text().startswith("version 1")
+    with Application.open(str(old / "rfs.toml")) as app:
+        app.undo()
+    assert (new / "tree" / "code.txt").read_text() == "changed"
+
+
+def test_a_copy_by_hard_links_is_another_application(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    with Small(one, store=tmp_path / "store").open() as app:
+        app.checkpoint()
+    shutil.copytree(one, two, copy_function=os.link)
+    assert os.path.samefile(one / "rfs.toml", two / "rfs.toml")
+    with pytest.raises(UsageError, match=r"belongs to the application of .*/one/"):
+        Application.open(str(two / "rfs.toml"))

@@ -404,7 +404,7 @@ class Recoverable:
         its_store, its_config = msgspec.json.decode(noted, type=tuple[str, str])
         if (its_store, os.path.dirname(its_config)) == (store, os.path.dirname(config)):
             return True
-        if its_store == store and os.path.lexists(its_config):
+        if its_store == store and os.path.lexists(its_config) and not _in_one_folder(its_config, config):
             raise UsageError("store.shared", store=store, other=its_config)
         return False
 
@@ -468,3 +468,14 @@ def on_behalf(what: str, reason: str, current: Sequence[str] = ()) -> str:
     """Return the journal's note on who carries an operation on, by which command, and why."""
     taken = f" with {', '.join(current)} as in rfs.toml now" if current else ""
     return f"{what} by {actor()}{taken}" + (f": {reason}" if reason else "")
+
+
+def _in_one_folder(one: str, other: str) -> bool:
+    """Tell whether two paths lead into the same folder now: one that was moved, with a link in its old place.
+
+    The files themselves would not tell: a copy by hard links has them in common.
+    """
+    try:
+        return os.path.samefile(os.path.dirname(one), os.path.dirname(other))
+    except OSError:
+        return False  # what cannot be looked at may be another application's
