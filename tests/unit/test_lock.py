@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import fcntl
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 from rfs.production.rollback.errors import LockedError, RollbackError
 from rfs.production.rollback.lock import actor, exclusive, holder
 
+WHOLE_FILE = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 HOLD = """
 import sys
 from rfs.production.rollback.lock import exclusive
@@ -47,6 +50,14 @@ def test_another_process_is_refused_and_told_who_holds_it(lock: str) -> None:
     assert holder(lock) == ""
     with exclusive(lock, "mine"):
         assert str(os.getpid()) in holder(lock) or holder(lock) == ""
+
+
+def test_who_has_just_taken_it_does_not_pass_for_the_last_one(lock: str) -> None:
+    with exclusive(lock, "the last one"):
+        assert "the last one" in holder(lock)
+    with open(lock, "r+b") as file:
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, WHOLE_FILE)
+        assert holder(lock) == "an operation that has just begun"
 
 
 def test_a_dead_holder_blocks_nobody(lock: str) -> None:

@@ -53,6 +53,8 @@ def exclusive(path: str, what: str, wait: float = 0.0) -> Iterator[None]:
             _describe(descriptor, what)
             yield
         finally:
+            with suppress(OSError):  # else the next holder would pass for this one until it has described itself
+                os.ftruncate(descriptor, 0)
             # Not left to the closing: a command that another thread is just starting has a copy until it runs.
             fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _NOTHING_OF_IT)
     finally:

@@ -302,7 +302,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
     ),
     "store.unwritable": (
         "{path} cannot be written: {why}.",
-        "Run rfs as the user that owns it, or move it with [store] path.",
+        "Make it writable, run rfs as the user that owns it, or move it with [store] path.",
     ),
     "catalog.unsettled": (
         "The catalog {path} was not closed, and what it was being told last cannot be read without writing beside it.",
