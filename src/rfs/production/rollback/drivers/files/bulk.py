@@ -10,7 +10,7 @@ import functools
 import os
 from array import array
 from collections.abc import Iterator, Sequence
-from itertools import repeat
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from rfs.production.rollback.drivers.files.tree import ROW_BYTES, Block, pack_rows, row_of
@@ -23,6 +23,8 @@ _VERSION = 1
 # A content that is larger is worth being read with care. So many bytes are read together.
 SMALL = 1 << 20
 _ROOM = 4 << 20
+# So many are read together where it is done one by one.
+_SINGLY = 16
 # What the library tells of a folder.
 _UNKNOWN, _SAME = 0, 1
 
@@ -61,11 +63,12 @@ class OneByOne:
 
     def contents(
         self, fd: int, names: bytes, rows: bytes, places: Sequence[int], *, how: int, started: int
-    ) -> Iterator[bytes | None]:
-        """Yield for each place what the file there holds, or None where that is to be found out with more care.
+    ) -> Iterator[list[bytes | None]]:
+        """Yield what the files at some places hold, or None where that is to be found out with more care.
 
-        What is yielded is the content of a regular file of at most SMALL bytes, without holes, extended attributes
-        and flags, that was as its row says after it was read, too, and is settled as `Reader.is_settled` says.
+        It comes in pieces, each for so many of the next places as can be held in memory. What is told is the content
+        of a regular file of at most SMALL bytes, without holes, extended attributes and flags, that was as its row says
+        after it was read, too, and is settled as `Reader.is_settled` says.
 
         Args:
             fd: the open folder.
@@ -75,7 +78,7 @@ class OneByOne:
             how: the flags of open(2).
             started: when the look began, nanoseconds since 1970.
         """
-        return repeat(None, len(places))
+        return ([None] * len(places[at : at + _SINGLY]) for at in range(0, len(places), _SINGLY))
 
     def folders(self, root: int, known: Sequence[tuple[str, Block]]) -> list[bytes | None]:
         """Return for each folder the present rows of the entries that it had, or None where it is to be looked at.
@@ -116,7 +119,7 @@ class AtOnce(OneByOne):
 
     def contents(
         self, fd: int, names: bytes, rows: bytes, places: Sequence[int], *, how: int, started: int
-    ) -> Iterator[bytes | None]:
+    ) -> Iterator[list[bytes | None]]:
         """See `OneByOne.contents`."""
         if not self._room:  # only who reads needs it
             self._room = array("B", bytes(_ROOM))
@@ -127,11 +130,12 @@ class AtOnce(OneByOne):
                 *(fd, names, rows, wanted.buffer_info()[0], len(wanted), how, started, SMALL),
                 *(self._room.buffer_info()[0], _ROOM, lengths.buffer_info()[0]),
             )
-            room = memoryview(self._room)
-            at = 0
-            for length in lengths[:done]:
-                yield bytes(room[at : at + length]) if length >= 0 else None
-                at += max(length, 0)
+            used = [max(length, 0) for length in lengths[:done]]
+            held = memoryview(self._room)[: sum(used)].tobytes()
+            yield [
+                held[end - length : end] if length >= 0 else None
+                for end, length in zip(accumulate(used), lengths, strict=False)
+            ]
             wanted = wanted[done:]
 
     def folders(self, root: int, known: Sequence[tuple[str, Block]]) -> list[bytes | None]:

@@ -8,7 +8,7 @@ import stat
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from blake3 import blake3
 
@@ -53,15 +53,30 @@ _DEVICES = (stat.S_IFBLK, stat.S_IFCHR)
 
 
 class Folder(NamedTuple):
-    """A folder as it was listed: its sorted names, the rows of numbers that belong to them, and its stamp if any."""
+    """A folder as it was listed.
+
+    Attributes:
+        names: sorted, joined by NUL.
+        rows: of numbers, which belong to them.
+        stamp: if any.
+    """
 
     path: str
-    names: list[str]
+    names: bytes
     rows: bytes
     counted: bool
     left_out: bool
     loose: bool
     stamp: bytes
+
+    @property
+    def entries(self) -> int:
+        """How many it has."""
+        return len(self.rows) // ROW_BYTES
+
+    def listed(self) -> list[str]:
+        """Return the names."""
+        return os.fsdecode(self.names).split("\0") if self.rows else []
 
 
 class Row(NamedTuple):
@@ -132,7 +147,7 @@ class Reader:
         self._read_all(fd, folder, self._taken_over(folder, before, found), before, found)
         if found.gone:
             self._unstored.store()  # positions are about to change
-        block, blobs = found.block(folder.names)
+        block, blobs = found.block()
         self._unfinished.append((block, blobs))
         block.counted = folder.counted
         block.kept = self._kept(folder, block)
@@ -145,18 +160,18 @@ class Reader:
     def _taken_over(self, folder: Folder, before: Before, found: _Columns) -> Sequence[int]:
         """Take from before what did not change; return the positions of the other entries."""
         if self._rehash or not before:
-            return range(len(folder.names))
+            return range(folder.entries)
         old = before.block
-        same_names = old.names == os.fsencode("\0".join(folder.names))
+        same_names = old.names == folder.names
         if same_names and before.held:
             return found.take_over(old)
-        places = range(len(old)) if same_names else before.places(folder.names)
+        places = range(len(old)) if same_names else before.places(folder.listed())
         others = []
         for at, place in enumerate(places):
             start = place * ROW_BYTES
             if (
                 place < 0
-                or old.rows[start : start + ROW_BYTES] != found.rows[at]
+                or old.rows[start : start + ROW_BYTES] != folder.rows[at * ROW_BYTES : (at + 1) * ROW_BYTES]
                 or (not before.held and not self.is_held(before.row(place)))
             ):
                 others.append(at)
@@ -171,30 +186,55 @@ class Reader:
 
     def _read_all(self, fd: int, folder: Folder, places: Sequence[int], before: Before, found: _Columns) -> None:
         """Look closely at some entries of a folder."""
-        names, digests, add = folder.names, found.digests, self._unstored.add
-        joined = os.fsencode("\0".join(names))
-        contents = self.bulk.contents(fd, joined, folder.rows, places, how=self._open_small, started=self._started)
-        numbers = array("Q", folder.rows)
-        for at, whole in zip(places, contents, strict=True):
-            if whole is None:
-                row = tuple(numbers[at * ROW : (at + 1) * ROW])
-                small = self._read_small(fd, names[at], row) if self._is_small(row) else None
-                if small is None:
-                    found.take(at, self._read(fd, folder.path, names[at], row, before))
-                    continue
-                data, extra = small
-                if extra is not PLAIN:
-                    found.extras[at] = extra
+        how, started = self._open_small, self._started
+        done = 0
+        for piece in self.bulk.contents(fd, folder.names, folder.rows, places, how=how, started=started):
+            some = places[done : done + len(piece)]
+            done += len(piece)
+            if None in piece:
+                some, contents = self._read_others(fd, folder, dict(zip(some, piece, strict=True)), before, found)
             else:
-                data = whole
-            digest = digests[at] = blake3(data).digest()
-            if self._sink is None:
-                found.blobs[at], chunks = before.stored(names[at], digest)
-                if chunks is not None:
-                    found.chunks[at] = chunks
-            elif data:
-                add(found.blobs, at, data)
+                contents = cast("list[bytes]", piece)
+            digests = [blake3(data).digest() for data in contents]
+            _fill(found.digests, some, digests)
+            if self._sink is not None:
+                self._unstored.add(found.blobs, some, contents)
+            else:
+                self._find_stored(folder, some, digests, before, found)
         self.count += len(places)
+
+    def _read_others(
+        self, fd: int, folder: Folder, contents: dict[int, bytes | None], before: Before, found: _Columns
+    ) -> tuple[list[int], list[bytes]]:
+        """Look at those entries of which there is no content; return which of all are plain, and what these hold."""
+        names, numbers = folder.listed(), array("Q", folder.rows)
+        plain: dict[int, bytes] = {}
+        for at, whole in contents.items():
+            if whole is not None:
+                plain[at] = whole
+                continue
+            row = tuple(numbers[at * ROW : (at + 1) * ROW])
+            small = self._read_small(fd, names[at], row) if self._is_small(row) else None
+            if small is None:
+                found.take(at, self._read(fd, folder.path, names[at], row, before))
+                continue
+            plain[at], extra = small
+            if extra is not PLAIN:
+                found.extras[at] = extra
+        return list(plain), list(plain.values())
+
+    @staticmethod
+    def _find_stored(
+        folder: Folder, places: Sequence[int], digests: list[bytes], before: Before, found: _Columns
+    ) -> None:
+        """Take from before where contents are stored, as far as they are the same."""
+        if not before:
+            return
+        names = folder.listed()
+        for at, digest in zip(places, digests, strict=True):
+            found.blobs[at], chunks = before.stored(names[at], digest)
+            if chunks is not None:
+                found.chunks[at] = chunks
 
     def _is_small(self, row: tuple[int, ...]) -> bool:
         return row[MODE] & 0o170000 == _FILE and row[SIZE] <= SMALL and self.is_settled(row[CTIME], row[MTIME])
@@ -344,7 +384,7 @@ class Reader:
 
 def _needed(block: Block) -> set[bytes] | None:
     """Return the ids of all contents of a block, or None when one of them is not known."""
-    blobs = [block.blobs[at : at + DIGEST] for at in range(0, len(block.blobs), DIGEST)]
+    blobs = _split(block.blobs, DIGEST)
     needed = set(blobs)
     if NONE in needed:
         needed.remove(NONE)
@@ -412,23 +452,27 @@ class Before:
 
 
 class _Columns:
-    """A folder's entries by position, while it is looked at. `gone` are those that are no longer there."""
+    """A folder's entries by position, while it is looked at.
+
+    Attributes:
+        changed: rows that are no longer as they were listed.
+        gone: entries that are no longer there.
+    """
 
     def __init__(self, folder: Folder) -> None:
-        rows, count = folder.rows, len(folder.names)
-        self.rows = [rows[at : at + ROW_BYTES] for at in range(0, len(rows), ROW_BYTES)]
-        self.digests = [NONE] * count
-        self.blobs = [NONE] * count
+        self._folder = folder
+        self.changed: dict[int, bytes] = {}
+        self.digests = [NONE] * folder.entries
+        self.blobs = [NONE] * folder.entries
         self.extras: dict[int, Extra] = {}
         self.chunks: dict[int, list[Chunk]] = {}
         self.gone: set[int] = set()
 
     def take_over(self, old: Block) -> list[int]:
         """Take from a folder with the same names what did not change; return the positions of the other entries."""
-        rows, wide = old.rows, DIGEST
-        others = [at for at, row in enumerate(self.rows) if row != rows[at * ROW_BYTES : (at + 1) * ROW_BYTES]]
-        self.digests = [old.digests[at : at + wide] for at in range(0, len(old.digests), wide)]
-        self.blobs = [old.blobs[at : at + wide] for at in range(0, len(old.blobs), wide)]
+        own, theirs = _split(self._folder.rows, ROW_BYTES), _split(old.rows, ROW_BYTES)
+        others = [at for at, (row, other) in enumerate(zip(own, theirs, strict=True)) if row != other]
+        self.digests, self.blobs = _split(old.digests, DIGEST), _split(old.blobs, DIGEST)
         self.extras, self.chunks = dict(old.extras), dict(old.chunks)
         for at in others:
             self.digests[at] = self.blobs[at] = NONE
@@ -441,23 +485,29 @@ class _Columns:
         if row is None:
             self.gone.add(at)
             return
-        self.rows[at], self.digests[at], self.blobs[at] = pack_rows(row.numbers), row.digest, row.blob
+        self.changed[at], self.digests[at], self.blobs[at] = pack_rows(row.numbers), row.digest, row.blob
         if row.extra is not PLAIN:
             self.extras[at] = row.extra
         if row.chunks is not None:
             self.chunks[at] = row.chunks
 
-    def block(self, names: list[str]) -> tuple[Block, list[bytes]]:
+    def block(self) -> tuple[Block, list[bytes]]:
         """Return what is there as a block that lacks `blobs`, and these, some of which may not be known yet."""
-        rows, digests, blobs, extras, chunks = self.rows, self.digests, self.blobs, self.extras, self.chunks
+        names, digests, blobs, extras, chunks = self._folder.names, self.digests, self.blobs, self.extras, self.chunks
+        rows = self._folder.rows
+        if self.changed:
+            now = _split(rows, ROW_BYTES)
+            for at, row in self.changed.items():
+                now[at] = row
+            rows = b"".join(now)
         if self.gone:
-            there = [at for at in range(len(names)) if at not in self.gone]
-            names, rows = [names[at] for at in there], [rows[at] for at in there]
+            listed, now = self._folder.listed(), _split(rows, ROW_BYTES)
+            there = [at for at in range(len(listed)) if at not in self.gone]
+            names, rows = os.fsencode("\0".join([listed[at] for at in there])), b"".join([now[at] for at in there])
             digests, blobs = [digests[at] for at in there], [blobs[at] for at in there]
             extras = {new: extras[at] for new, at in enumerate(there) if at in extras}
             chunks = {new: chunks[at] for new, at in enumerate(there) if at in chunks}
-        block = Block(os.fsencode("\0".join(names)), b"".join(rows), b"".join(digests), b"", extras, chunks, [])
-        return block, blobs
+        return Block(names, rows, b"".join(digests), b"", extras, chunks, []), blobs
 
 
 class _Unstored:
@@ -465,25 +515,44 @@ class _Unstored:
 
     def __init__(self, sink: BlobSink | None) -> None:
         self._sink = sink
-        self._wanted: list[tuple[list[bytes], int]] = []
+        self._wanted: list[tuple[list[bytes], Sequence[int]]] = []
         self._contents: list[bytes] = []
         self._size = 0
 
-    def add(self, blobs: list[bytes], at: int, data: bytes) -> None:
-        """Take a content, whose id will be wanted at a position of a list."""
-        self._wanted.append((blobs, at))
-        self._contents.append(data)
-        self._size += len(data)
+    def add(self, blobs: list[bytes], places: Sequence[int], contents: list[bytes]) -> None:
+        """Take contents, whose ids will be wanted at these positions of a list; empty ones have none."""
+        if not all(contents):
+            places = [at for at, data in zip(places, contents, strict=True) if data]
+            contents = [data for data in contents if data]
+        self._wanted.append((blobs, places))
+        self._contents += contents
+        self._size += sum(map(len, contents))
         if self._size >= _TOGETHER:
             self.store()
 
     def store(self) -> None:
         """Store what was taken."""
         if self._sink is not None and self._contents:
-            for (blobs, at), blob in zip(self._wanted, self._sink.put_all(self._contents), strict=True):
-                blobs[at] = blob
+            stored = self._sink.put_all(self._contents)
+            done = 0
+            for blobs, places in self._wanted:
+                _fill(blobs, places, stored[done : done + len(places)])
+                done += len(places)
             self._sink.tick()
             self._wanted, self._contents, self._size = [], [], 0
+
+
+def _fill(column: list[bytes], places: Sequence[int], values: list[bytes]) -> None:
+    """Put values at some places, ascending, of a column."""
+    if len(values) == len(column):
+        column[:] = values
+        return
+    for at, value in zip(places, values, strict=True):
+        column[at] = value
+
+
+def _split(column: bytes, width: int) -> list[bytes]:
+    return [column[at : at + width] for at in range(0, len(column), width)]
 
 
 def _doubted(numbers: tuple[int, ...]) -> tuple[int, ...]:

@@ -139,7 +139,7 @@ class Scan:
             fd = opener.open(folder.path)
         except RollbackError:
             # It went away after it was listed; if its parent still lists it, it is empty.
-            folder = folder._replace(names=[], rows=b"")
+            folder = folder._replace(names=b"", rows=b"")
         except OSError as error:
             raise reader.unreadable(folder.path, error) from error
         return seal(reader.block(fd, folder, self._known.before(folder.path, storing=self._sink is not None)))
@@ -272,7 +272,7 @@ def _bunches(walker: Walker, root: int) -> Iterator[workers.Job]:
     filled = entries = 0
     for _ in walker.steps(os.dup(root), "", counted=True):
         for folder in walker.listed[len(walker.listed) - 1 :]:
-            entries += len(folder.names)
+            entries += folder.entries
             filled += _weight(folder)
         if filled >= _BUNCH:
             yield workers.Job(entries, list(map(tuple, walker.listed)))
@@ -284,7 +284,7 @@ def _bunches(walker: Walker, root: int) -> Iterator[workers.Job]:
 
 def _weight(folder: Folder) -> int:
     # What is no file has a size, too, but a small one.
-    return _ENTRY * len(folder.names) + sum(array("Q", folder.rows)[SIZE::ROW])
+    return _ENTRY * folder.entries + sum(array("Q", folder.rows)[SIZE::ROW])
 
 
 def _joined(found: dict[str, Block], known: dict[str, Block]) -> dict[str, Block]:

@@ -80,9 +80,9 @@ class _Frame:
 
 
 class _Listed(NamedTuple):
-    """What is in a folder: sorted names, their rows, whether something was left out, and its stamp if any."""
+    """What is in a folder: sorted names joined by NUL, their rows, whether something was left out, its stamp if any."""
 
-    names: list[str]
+    names: bytes
     rows: bytes
     left_out: bool
     stamp: bytes = b""
@@ -213,13 +213,13 @@ class Walker:
                 if told is None:
                     told = self._reader.bulk.rows(fd, old.names)
                 if told == old.rows:
-                    return self._found(path, old, old.listed() if old.below else [])
+                    return self._found(path, old)
             listed = self._list_at_once(frame, stamp, old, told) or self._list_singly(fd, path)
         except OSError as error:
             raise self._reader.unreadable(path, error) from error
         names, rows, left_out, seen = listed
         loose = left_out or path in self._rules.carved
-        if old is not None and usable and old.rows == rows and old.names == os.fsencode("\0".join(names)):
+        if old is not None and usable and old.rows == rows and old.names == names:
             loose = loose or bool(old.kept)
             block, seen = old, b"" if loose else seen
             if (old.loose, old.sheltering, old.stamp) != (loose, left_out, seen):
@@ -228,16 +228,15 @@ class Walker:
             folder = Folder(path, names, rows, frame.counted, left_out, loose, seen)
             if self._put_off:
                 self.listed.append(folder)
-                return _folders(names, rows)
+                return _folders(folder)
             block = seal(self._reader.block(fd, folder, self._before(path)))
-            names = block.listed()
-        return self._found(path, block, names)
+        return self._found(path, block)
 
-    def _found(self, path: str, block: Block, names: list[str]) -> list[str]:
+    def _found(self, path: str, block: Block) -> list[str]:
         self.blocks[path] = block
         if self._pulse is not None:
             self._pulse.tick(len(block))
-        return [names[at] for at in reversed(block.below)]
+        return block.folders()[::-1]
 
     def _before(self, path: str) -> Before:
         return self._known.before(path, storing=self._reader.sink is not None)
@@ -260,17 +259,16 @@ class Walker:
             rows: of the entries that it had, if these are still all.
         """
         if rows is not None and old is not None:
-            names = old.listed()
+            names = old.names
         else:
-            names = os.listdir(frame.fd)
-            names.sort()
-            joined = "\0".join(names)
+            joined = "\0".join(sorted(os.listdir(frame.fd)))
             if self._rules.maybe_left_out(frame.path, f"\0{joined}\0"):
                 return None
-            rows = self._reader.bulk.rows(frame.fd, os.fsencode(joined))
+            names = os.fsencode(joined)
+            rows = self._reader.bulk.rows(frame.fd, names)
         if rows is None:
             return None
-        if names and max(array("Q", rows)[MODE::ROW]) >= stat.S_IFSOCK:  # no other type has a number as high
+        if rows and max(array("Q", rows)[MODE::ROW]) >= stat.S_IFSOCK:  # no other type has a number as high
             return None
         status = frame.status
         settled = self._is_steady(frame) and self._reader.is_settled(status.st_ctime_ns, status.st_mtime_ns)
@@ -307,12 +305,14 @@ class Walker:
             for at in [at for at, mode in enumerate(flat[MODE::ROW]) if stat.S_ISSOCK(mode)][::-1]:
                 del names[at], flat[at * ROW : (at + 1) * ROW]
             left_out = True
-        return _Listed(names, pack_rows(flat), left_out)
+        return _Listed(os.fsencode("\0".join(names)), pack_rows(flat), left_out)
 
 
-def _folders(names: list[str], rows: bytes) -> list[str]:
+def _folders(folder: Folder) -> list[str]:
     """Return which of a folder's names are folders, last one first."""
-    return [names[at] for at in reversed(folders_at(array("Q", rows)[MODE::ROW]))]
+    below = folders_at(array("Q", folder.rows)[MODE::ROW])
+    names = folder.listed() if below else []
+    return [names[at] for at in reversed(below)]
 
 
 def _list_what_is_there(entries: list[os.DirEntry[str]]) -> tuple[list[str], list[int]]:
