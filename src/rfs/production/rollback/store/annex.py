@@ -13,7 +13,7 @@ from typing import TypeAlias
 from rfs.production.rollback.store.files import storage_error
 from rfs.production.rollback.store.keys import ID_SIZE
 from rfs.production.rollback.store.packs import SUFFIX, PackWriter, Place
-from rfs.production.rollback.store.seal import Data, Sealer, Type
+from rfs.production.rollback.store.seal import Data, Sealer
 
 _COUNTER_SIZE = 4
 # What a child filled is sealed as it is when it is large enough, and not more than a sixteenth is stored elsewhere.
@@ -54,13 +54,13 @@ class Annex:
         Raises:
             RollbackError: store.no_space or store.unwritable.
         """
-        blobs = list(map(self._sealer.identify, contents))
+        blobs = self._sealer.identify_all(contents)
         new = {blob: data for blob, data in zip(blobs, contents, strict=True) if blob not in self._seen}
         if new:
             sealed = self._sealer.seal(new)
             try:
                 writer = self._room()
-                writer.append(Type.BLOB, sealed)
+                writer.append_unlisted(sealed)
             except OSError as error:
                 raise storage_error(error, self._place.root) from error
             self._seen.update(new)

@@ -255,11 +255,14 @@ class PackWriter:
         self.blobs: dict[bytes, int] = {}
         self._types = bytearray()
         self._sizes = array(_U32)
+        self._lengths = array(_U32)  # of frames, as what follows
+        self._counts = array(_U32)
+        self._unlisted = 0
+        # What only `find` asks for, which few do of a pack that grows: as far as it was asked.
         self._frames = array(_U32)  # in which each blob lies, and where in it
         self._starts = array(_U32)
-        self._offsets = array("Q")  # of frames, as all that follows
-        self._lengths = array(_U32)
-        self._counts = array(_U32)
+        self._offsets = array("Q")  # of frames, and where the next one begins
+        self._offsets.append(len(self._header))
         self.size = len(self._header)
         self.stamp = 0
         new = 0 if adopted else os.O_CREAT | os.O_EXCL
@@ -269,7 +272,7 @@ class PackWriter:
     @property
     def full(self) -> bool:
         """Whether it is large enough to be sealed."""
-        return self.size >= FULL_SIZE or len(self._types) >= FULL_COUNT
+        return self.size >= FULL_SIZE or len(self._types) + self._unlisted >= FULL_COUNT
 
     def append(self, kind: Type, sealed: Sealed) -> None:
         """Add sealed blobs, none of which is in this pack already.
@@ -278,8 +281,21 @@ class PackWriter:
             OSError: they could not be written.
         """
         self.enter(kind, sealed)
-        self._waiting.append(sealed.data)
-        self._waiting_size += len(sealed.data)
+        self._write(sealed.data)
+
+    def append_unlisted(self, sealed: Sealed) -> None:
+        """Add sealed blobs of which only the process that adopts this pack keeps a list; see `enter`.
+
+        Raises:
+            OSError: they could not be written.
+        """
+        self._unlisted += len(sealed.sizes)
+        self.size += len(sealed.data)
+        self._write(sealed.data)
+
+    def _write(self, data: bytes) -> None:
+        self._waiting.append(data)
+        self._waiting_size += len(data)
         if self._waiting_size >= _BUFFER_SIZE:
             self.drain()
 
@@ -291,13 +307,7 @@ class PackWriter:
         if len(self.blobs) != len(self._types):
             # All that follows in the pack would be found at wrong places.
             raise RuntimeError("a blob is entered twice in one pack")
-        self._frames.extend(_spread(range(len(self._counts), len(self._counts) + len(counts)), counts))
-        at = 0
-        for count in counts:
-            self._starts.extend(islice(accumulate(sealed.sizes[at : at + count], initial=0), count))
-            at += count
         self._sizes.extend(sealed.sizes)
-        self._offsets.extend(islice(accumulate(sealed.lengths, initial=self.size), len(sealed.lengths)))
         self._lengths.extend(sealed.lengths)
         self._counts.extend(counts)
         self.size += sum(sealed.lengths)
@@ -307,6 +317,7 @@ class PackWriter:
         number = self.blobs.get(blob)
         if number is None:
             return None
+        self._locate()
         frame = self._frames[number]
         return Entry(
             blob,
@@ -316,6 +327,16 @@ class PackWriter:
             self._sizes[number],
             self._starts[number],
         )
+
+    def _locate(self) -> None:
+        """Bring up to date where each blob lies."""
+        first, blob = len(self._offsets) - 1, len(self._starts)
+        new = self._counts[first:]
+        self._frames.extend(_spread(range(first, first + len(new)), new))
+        for count in new:
+            self._starts.extend(islice(accumulate(self._sizes[blob : blob + count], initial=0), count))
+            blob += count
+        self._offsets.extend(islice(accumulate(self._lengths[first:], initial=self._offsets[first]), 1, None))
 
     def read(self, entry: Entry) -> bytes:
         """Return the sealed bytes of an entry that `find` gave.
@@ -335,9 +356,11 @@ class PackWriter:
         ids, sizes = b"".join(self.blobs), self._sizes.tolist()
         counts, lengths = self._counts.tolist(), self._lengths.tolist()
         firsts = list(accumulate(counts, initial=0))
+        self._locate()
         first = 0
         while first < len(counts):
-            last = max(bisect_right(self._offsets, self._offsets[first] + _BUFFER_SIZE), first + 1)
+            full = self._offsets[first] + _BUFFER_SIZE
+            last = max(bisect_right(self._offsets, full, hi=len(counts)), first + 1)
             data = os.pread(self._fd, sum(lengths[first:last]), self._offsets[first])
             begin, end = firsts[first], firsts[last]
             own = ids[begin * BLOB_ID_SIZE : end * BLOB_ID_SIZE]

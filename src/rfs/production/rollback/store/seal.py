@@ -32,6 +32,10 @@ LARGEST_BLOB = 1 << 30
 # and who wants one blob of a frame has to open all of it.
 FRAME_SIZE = 16 << 10
 _LEVEL = 1
+# For what is hardly longer than a frame of small blobs: with a table of this size (as a power of two) zstd takes a
+# tenth less time, and the result is longer by 1.5 %. Larger contents would lose a tenth by it.
+_SHORT = 2 * FRAME_SIZE
+_SHORT_TABLE = 12
 _RAW, _ZSTD = b"\x00", b"\x01"
 _COUNT = struct.Struct("<I")
 _RECORD = struct.Struct("<QB")
@@ -96,10 +100,12 @@ class _Codec(threading.local):
     """Contexts of zstd serve one thread at a time."""
 
     def __init__(self) -> None:
-        from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError
+        from zstandard import ZstdCompressionParameters, ZstdCompressor, ZstdDecompressor, ZstdError
 
+        short = ZstdCompressionParameters.from_level(_LEVEL, hash_log=_SHORT_TABLE, chain_log=_SHORT_TABLE)
         self.error = ZstdError
         self.compressor: ZstdCompressor = ZstdCompressor(level=_LEVEL)
+        self.short: ZstdCompressor = ZstdCompressor(compression_params=short)
         self.decompressor: ZstdDecompressor = ZstdDecompressor()
 
 
@@ -151,6 +157,13 @@ class Sealer:
         if not self._id_keys:
             self.unlock()
         return self._blake3(data, key=self._id_keys[kind]).digest()
+
+    def identify_all(self, contents: Sequence[Data]) -> list[bytes]:
+        """Return the ids of blobs."""
+        if not self._id_keys:
+            self.unlock()
+        key, blake3 = self._id_keys[Type.BLOB], self._blake3
+        return [blake3(data, key=key).digest() for data in contents]
 
     def seal(self, contents: Mapping[bytes, Data], kind: Type = Type.BLOB) -> Sealed:
         """Return contents compressed and encrypted, small blobs together in frames.
@@ -235,7 +248,8 @@ class Sealer:
         return self._unpacked(self._decrypted(self._footers, sealed, header))
 
     def _packed(self, data: Data) -> bytes:
-        small = self._codec.compressor.compress(data)
+        codec = self._codec
+        small = (codec.short if len(data) <= _SHORT else codec.compressor).compress(data)
         return _ZSTD + small if len(small) < len(data) else b"".join((_RAW, data))
 
     def _decrypted(self, cipher: AESGCM, sealed: Data, context: bytes) -> bytes:

@@ -98,8 +98,7 @@ class Shelf(SealedPacks):
         Raises:
             As `add`, both.
         """
-        identify = self.sealer.identify
-        blobs = [identify(data) for data in contents]
+        blobs = self.sealer.identify_all(contents)
         absent, sealed = self._seal_absent(dict(zip(blobs, contents, strict=True)), Type.BLOB)
 
         def put() -> list[bytes]:
