@@ -110,6 +110,20 @@ def test_a_child_fills_several_packs(store: Store, root: str, monkeypatch: pytes
     assert not store.verify()
 
 
+def test_a_large_pack_may_be_sealed_before_the_end(store: Store, root: str, worth: int) -> None:
+    store.seal_early()
+    assert packs(root) == []
+    store.put_all(CONTENTS[:20])
+    store.seal_early()
+    assert len(packs(root)) == (0 if worth else 1)
+    store.put_all(CONTENTS)
+    store.flush()
+    assert len(packs(root)) == (1 if worth else 2)
+    assert store._shelf.ask(lambda index: index.duplicates()) == {}
+    assert_holds(store, wanted(store))
+    assert store.stored == store.size()
+
+
 @pytest.mark.usefixtures("worth")
 def test_what_is_here_already_is_not_stored_twice(store: Store, root: str) -> None:
     store.put_all(CONTENTS[:5])

@@ -315,6 +315,6 @@ class Blobs:
         self.put_part, self.get_part = store.put_part, store.get_part
         self.has, self.identify = store.has, store.identify
         # Beyond the protocol: with these a driver may have a forked helper do its share.
-        self.annex, self.adopt = store.annex, store.adopt
+        self.annex, self.adopt, self.seal_early = store.annex, store.adopt, store.seal_early
         self.prepare = store.prepare  # or threads
         self.lacking = store.lacking  # and ask for many blobs at once

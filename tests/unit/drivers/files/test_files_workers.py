@@ -40,6 +40,9 @@ class DividedStore(MemoryStore):
     def annex(self) -> MemoryAnnex:
         return MemoryAnnex(self, self.folder)
 
+    def seal_early(self) -> None:
+        pass
+
     def adopt(self, name: str, ids: bytes, sizes: list[int], counts: list[int], lengths: list[int]) -> None:
         assert counts == []
         self.pids.add(int(name))

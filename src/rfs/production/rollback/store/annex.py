@@ -21,6 +21,11 @@ WORTH_A_PACK = 8 << 20
 _MOST_WASTED = 16
 
 
+def is_worth_a_pack(size: int) -> bool:
+    """Tell whether so many bytes are better kept in a pack of their own than put together with what follows."""
+    return size >= WORTH_A_PACK
+
+
 # A pack's name, and what a Sealed tells of what lies there; the bytes are there already.
 Told: TypeAlias = tuple[str, bytes, list[int], list[int], list[int]]
 
@@ -144,7 +149,7 @@ class Annexes:
         """Return a pack, and whether it is worth being sealed as it is; else what it holds belongs into another."""
         wasted, self._wasted = self._wasted, 0
         writer = next(iter(self.writers.values()))
-        return writer, writer.size >= WORTH_A_PACK and wasted * _MOST_WASTED <= writer.size
+        return writer, is_worth_a_pack(writer.size) and wasted * _MOST_WASTED <= writer.size
 
     def sweep(self) -> None:
         """Remove what children left, once they have ended."""

@@ -14,7 +14,7 @@ from typing import NoReturn
 from weakref import WeakSet
 
 from rfs.production.rollback.errors import RollbackError
-from rfs.production.rollback.store.annex import Annex, Annexes
+from rfs.production.rollback.store.annex import Annex, Annexes, is_worth_a_pack
 from rfs.production.rollback.store.files import storage_error
 from rfs.production.rollback.store.packs import ALONE, Entry, PackWriter, Place
 from rfs.production.rollback.store.seal import DamagedError, Data, Sealed, Sealer, Type, decode_record
@@ -294,6 +294,17 @@ class Shelf(SealedPacks):
                 self._seal(self._writer)
             self._annexes.sweep()
             self.forget_cached()
+
+    def seal_early(self) -> None:
+        """Seal the growing pack if it is worth one already, for who has time now and will not have it at the flush.
+
+        Raises:
+            RollbackError: store.no_space or store.unwritable; then `discard` is needed.
+        """
+        with self._lock:
+            self._check_usable()
+            if self._writer is not None and is_worth_a_pack(self._writer.size):
+                self._seal(self._writer)
 
     def discard(self) -> None:
         """Drop the growing pack, also after a failure. What sealed packs hold stays until a prune."""

@@ -349,10 +349,13 @@ class Store:
         """Make everything that was put durable.
 
         Raises:
-            RollbackError: store.no_space or store.unwritable; what was put since the last
-                flush does not count, and `discard` is needed.
+            RollbackError: store.no_space or store.unwritable; nothing since the last counts, and `discard` is needed.
         """
         self._shelf.flush()
+
+    def seal_early(self) -> None:
+        """Do a part of the next flush now, should there be much to do; raises as that does."""
+        self._shelf.seal_early()
 
     @contextmanager
     def batch(self) -> Iterator[None]:

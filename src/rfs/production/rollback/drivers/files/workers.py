@@ -69,6 +69,9 @@ class Annexing(Protocol):
     def identify(self, data: bytes) -> bytes:
         """Return the id that `put` would give; also in the child."""
 
+    def seal_early(self) -> None:
+        """Do now what would have to be done at the end for all that was put, where there is much of it."""
+
 
 class Found(msgspec.Struct, array_like=True):
     """What one job found: blocks by path, and the file systems of folders that lie on another one."""
@@ -180,6 +183,9 @@ class _Pair:
                     if not self._give(jobs_in, number, job):
                         yield _done(self._work, job.what, opener, self._reader)
                         yield from self._listen(wait=False)
+                if sink is not None:
+                    # Only now, while the helper has enough to do: at the end it would be done alone.
+                    cast("Annexing", sink).seal_early()
                 while (number := self._take_back(jobs_out)) >= 0:
                     yield _done(self._work, self._given.pop(number).what, opener, self._reader)
                     yield from self._listen(wait=False)
