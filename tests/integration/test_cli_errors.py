@@ -97,7 +97,8 @@ def test_with_json_an_error_is_an_envelope_too(one: App, line: str) -> None:
 @pytest.mark.parametrize(
     ("line", "flag"),
     [
-        ("rollback @latest", "--reason"),
+        ("rollback @latest", "--reason TEXT --yes"),
+        ("rollback @latest --strategy gradual", "--reason TEXT --yes"),
         ("rollback @latest --reason x", "--yes"),
         ("rollback @latest -y", "--reason"),
         ("undo", "--yes"),
@@ -136,8 +137,11 @@ def test_not_initialised(bare: App, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = bare.rfs("status")
     assert (ran.code, "rfs init" in ran.err) == (10, True)
     (bare.folder / "rfs.toml").unlink()
-    ran = bare.rfs("checkpoint")
-    assert (ran.code, "There is no rfs.toml" in ran.err) == (10, True)
+    for line in ("checkpoint", "rollback @latest", "rollback @latest -y", "undo"):
+        ran = bare.rfs(*line.split())
+        assert (ran.code, "There is no rfs.toml" in ran.err) == (10, True), line
+    # Whether the file that was named is there is found out when it is opened, which is after the questions.
+    assert bare.rfs("--config", "other.toml", "undo").code == 2
 
 
 def test_no_components(notes_app: App) -> None:

@@ -180,10 +180,8 @@ def rollback(
         return _gradual(session, target, only, without, consent=consent)
     if session.dry_run:
         return _only_planned(session, target, only, without, parts=parts, expected=expected)
-    if not session.interactive:
-        session.ask_reason()
     question = "Roll back, when it is time?" if put_off else "Roll back?"
-    session.must_answer(question)
+    session.must_answer(question, why=True)
     with session.application(changes=True) as app:
         app.consent = consent
         # Nobody is asked why before it is sure that there is something to do.
@@ -219,9 +217,7 @@ def _gradual(
     from rfs.cli.gradual import roll_back
 
     if not session.dry_run:
-        if not session.interactive:
-            session.ask_reason()
-        session.must_answer("Roll back, wave by wave?")
+        session.must_answer("Roll back, wave by wave?", why=True)
     with session.application(changes=not session.dry_run) as app:
         app.consent = consent
         return roll_back(session, app, target, only, without)

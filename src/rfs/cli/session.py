@@ -95,14 +95,24 @@ class Session:
         """Whether there is somebody to ask."""
         return not self.json and sys.stdin.isatty() and sys.stderr.isatty()
 
-    def must_answer(self, question: str) -> None:
-        """Make sure, before any work, that `confirm` will have an answer.
+    def must_answer(self, question: str, *, why: bool = False) -> None:
+        """Make sure, before any work, that `confirm` will have an answer, and with `why` `ask_reason` as well.
 
         Raises:
-            UsageError: there is nobody to ask, and no --yes.
+            UsageError: there is nobody to ask, and a flag that would say it is missing; it names all that are.
+            NotFoundError: so it is, and there is no rfs.toml either, which is to be known first.
         """
-        if not self.yes and not self.interactive:
-            raise UsageError("flag.needed", question=question, flag="--yes")
+        if self.interactive:
+            return
+        missing = {} if self.yes else {"--yes": question}
+        if why and self.reason is None:
+            missing = {"--reason TEXT": "Why is this done?", **missing}
+        if missing:
+            if self.config is None:
+                from rfs.production.rollback.settings import find
+
+                find(os.getcwd())
+            raise UsageError("flag.needed", question=" ".join(missing.values()), flag=" ".join(missing))
 
     def confirm(self, question: str) -> None:
         """Go on only when the user agrees, now or with --yes.
