@@ -22,6 +22,7 @@ from file_trees import ROOT, describe, hostile
 from rfs.production.rollback.drivers.files import FilesDriver, content, manifest, reader, scan
 from rfs.production.rollback.drivers.files import apply as applying
 from rfs.production.rollback.drivers.files.bulk import OneByOne
+from rfs.production.rollback.drivers.files.columns import Folder
 from rfs.production.rollback.errors import IntegrityError, RollbackError, UsageError
 from rfs.production.rollback.model import Capture, Component
 from rfs.testing import MemoryStore, component
@@ -464,7 +465,7 @@ def test_files_that_vanish_or_become_something_else_while_listed(
     really = reader.Reader._read_all
     done = []
 
-    def disturbed(self: reader.Reader, fd: int, folder: reader.Folder, *more: Any) -> None:
+    def disturbed(self: reader.Reader, fd: int, folder: Folder, *more: Any) -> None:
         if not done:
             assert folder.listed() == ["a", "b", "c", "d", "f", "z"]
             done.append(1)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from rfs.production.rollback.drivers.files import FilesDriver, reader, scan, walk, workers
+from rfs.production.rollback.drivers.files.columns import Before, Folder
 from rfs.production.rollback.drivers.files.workers import Told
 from rfs.production.rollback.errors import RollbackError, TimedOutError
 from rfs.production.rollback.model import Component
@@ -34,6 +35,7 @@ class DividedStore(MemoryStore):
     def __init__(self, c: Component) -> None:
         super().__init__()
         self.pids: set[int] = set()
+        self.sealed_early = 0
         self.folder = Path(c.home) / "annex"
         self.folder.mkdir(exist_ok=True)
 
@@ -41,7 +43,8 @@ class DividedStore(MemoryStore):
         return MemoryAnnex(self, self.folder)
 
     def seal_early(self) -> None:
-        pass
+        assert os.getpid() == PARENT
+        self.sealed_early += 1
 
     def adopt(self, name: str, ids: bytes, sizes: list[int], counts: list[int], lengths: list[int]) -> None:
         assert counts == []
@@ -126,7 +129,7 @@ def test_both_find_what_one_finds(tree: Component, monkeypatch: pytest.MonkeyPat
     found = FilesDriver().capture(tree, store, None)
     assert (found.parts, found.fingerprint) == (wanted.parts, wanted.fingerprint)
     if slow_parent:
-        assert len(store.pids) == 1
+        assert len(store.pids) == store.sealed_early == 1
         assert PARENT not in store.pids
     assert FilesDriver().fingerprint(tree, rehash=True) == found.fingerprint
     shutil.rmtree(Path(tree.home) / "root")
@@ -159,7 +162,7 @@ def test_helper_that_dies_is_replaced_by_the_parent(tree: Component, monkeypatch
 def test_what_the_helper_cannot_read_is_the_same_error(tree: Component, monkeypatch: pytest.MonkeyPatch) -> None:
     really = reader.Reader.block
 
-    def block(self: reader.Reader, fd: int, folder: reader.Folder, before: reader.Before) -> object:
+    def block(self: reader.Reader, fd: int, folder: Folder, before: Before) -> object:
         if os.getpid() != PARENT:
             raise self.unreadable(folder.path, PermissionError(13, "Permission denied"))
         signal.sigtimedwait([], 0.01)

@@ -7,14 +7,14 @@ import os
 import stat
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from itertools import repeat
-from typing import NamedTuple, cast
+from typing import cast
 
 from blake3 import blake3
 
 from rfs.production.rollback.driver import BlobSink
 from rfs.production.rollback.drivers.files import content
 from rfs.production.rollback.drivers.files.bulk import SMALL, OneByOne
+from rfs.production.rollback.drivers.files.columns import Before, Columns, Folder, Row, Unstored, fill, split
 from rfs.production.rollback.drivers.files.options import Rules
 from rfs.production.rollback.drivers.files.tree import (
     CTIME,
@@ -28,11 +28,8 @@ from rfs.production.rollback.drivers.files.tree import (
     ROW_BYTES,
     SIZE,
     Block,
-    Chunk,
     Extra,
-    empty_block,
     join,
-    pack_rows,
     row_of,
     signed,
 )
@@ -43,50 +40,11 @@ OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # Not to touch the access time is the owner's and root's right only.
 _NO_ATIME = getattr(os, "O_NOATIME", 0)
-# So many bytes of contents are held before they are stored.
-_TOGETHER = 4 << 20
 _TRIES = 4
 _SECOND = 1_000_000_000
 _TICKS = 20_000_000  # some file systems have coarser clocks than the kernel's, which ticks every 1 to 10 ms
 _FILE, _FOLDER, _LINK = stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK
 _DEVICES = (stat.S_IFBLK, stat.S_IFCHR)
-
-
-class Folder(NamedTuple):
-    """A folder as it was listed.
-
-    Attributes:
-        names: sorted, joined by NUL.
-        rows: of numbers, which belong to them.
-        stamp: if any.
-    """
-
-    path: str
-    names: bytes
-    rows: bytes
-    counted: bool
-    left_out: bool
-    loose: bool
-    stamp: bytes
-
-    @property
-    def entries(self) -> int:
-        """How many it has."""
-        return len(self.rows) // ROW_BYTES
-
-    def listed(self) -> list[str]:
-        """Return the names."""
-        return os.fsdecode(self.names).split("\0") if self.rows else []
-
-
-class Row(NamedTuple):
-    """One entry as it is known."""
-
-    numbers: tuple[int, ...]
-    digest: bytes
-    blob: bytes
-    extra: Extra
-    chunks: list[Chunk] | None
 
 
 class Reader:
@@ -120,7 +78,7 @@ class Reader:
         self.bulk = OneByOne() if bulk is None else bulk
         self._started, self._rehash = started, rehash
         self._open_small = _OPEN_FILE | _NO_ATIME
-        self._unstored = _Unstored(sink)
+        self._unstored = Unstored(sink)
         self._unfinished: list[tuple[Block, list[bytes]]] = []
         self.warnings: list[str] = []
         self.count = 0
@@ -143,7 +101,7 @@ class Reader:
         Raises:
             RollbackError: path.unreadable or path.changing.
         """
-        found = _Columns(folder)
+        found = Columns(folder)
         self._read_all(fd, folder, self._taken_over(folder, before, found), before, found)
         if found.gone:
             self._unstored.store()  # positions are about to change
@@ -157,7 +115,7 @@ class Reader:
             block.stamp = folder.stamp
         return block
 
-    def _taken_over(self, folder: Folder, before: Before, found: _Columns) -> Sequence[int]:
+    def _taken_over(self, folder: Folder, before: Before, found: Columns) -> Sequence[int]:
         """Take from before what did not change; return the positions of the other entries."""
         if self._rehash or not before:
             return range(folder.entries)
@@ -184,7 +142,7 @@ class Reader:
                     found.chunks[at] = old.chunks[place]
         return others
 
-    def _read_all(self, fd: int, folder: Folder, places: Sequence[int], before: Before, found: _Columns) -> None:
+    def _read_all(self, fd: int, folder: Folder, places: Sequence[int], before: Before, found: Columns) -> None:
         """Look closely at some entries of a folder."""
         how, started = self._open_small, self._started
         done = 0
@@ -196,7 +154,7 @@ class Reader:
             else:
                 contents = cast("list[bytes]", piece)
             digests = [blake3(data).digest() for data in contents]
-            _fill(found.digests, some, digests)
+            fill(found.digests, some, digests)
             if self._sink is not None:
                 self._unstored.add(found.blobs, some, contents)
             else:
@@ -204,7 +162,7 @@ class Reader:
         self.count += len(places)
 
     def _read_others(
-        self, fd: int, folder: Folder, contents: dict[int, bytes | None], before: Before, found: _Columns
+        self, fd: int, folder: Folder, contents: dict[int, bytes | None], before: Before, found: Columns
     ) -> tuple[list[int], list[bytes]]:
         """Look at those entries of which there is no content; return which of all are plain, and what these hold."""
         names, numbers = folder.listed(), array("Q", folder.rows)
@@ -225,7 +183,7 @@ class Reader:
 
     @staticmethod
     def _find_stored(
-        folder: Folder, places: Sequence[int], digests: list[bytes], before: Before, found: _Columns
+        folder: Folder, places: Sequence[int], digests: list[bytes], before: Before, found: Columns
     ) -> None:
         """Take from before where contents are stored, as far as they are the same."""
         if not before:
@@ -384,7 +342,7 @@ class Reader:
 
 def _needed(block: Block) -> set[bytes] | None:
     """Return the ids of all contents of a block, or None when one of them is not known."""
-    blobs = _split(block.blobs, DIGEST)
+    blobs = split(block.blobs, DIGEST)
     needed = set(blobs)
     if NONE in needed:
         needed.remove(NONE)
@@ -401,158 +359,6 @@ def _lacking(sink: BlobSink, blobs: set[bytes]) -> set[bytes]:
     """Return which of these a store has not; ours answers that for all of them at once."""
     lacking: Callable[[set[bytes]], set[bytes]] | None = getattr(sink, "lacking", None)
     return {blob for blob in blobs if not sink.has(blob)} if lacking is None else lacking(blobs)
-
-
-class Before:
-    """A folder's block of an earlier look, asked by name.
-
-    Args:
-        block: None when there was no earlier look.
-        held: whether the store surely has all of it.
-
-    Attributes:
-        block: the block, empty when there was none.
-    """
-
-    def __init__(self, block: Block | None, *, held: bool) -> None:
-        self.block = empty_block() if block is None else block
-        self._places: dict[str, int] | None = None
-        self.held = held
-
-    def __len__(self) -> int:
-        return len(self.block)
-
-    def place(self, name: str) -> int:
-        """Return where an entry is, or -1."""
-        return self.places([name])[0]
-
-    def places(self, names: Sequence[str]) -> list[int]:
-        """Return where entries are, or -1."""
-        if self._places is None:
-            self._places = {name: at for at, name in enumerate(self.block.listed())}
-        return list(map(self._places.get, names, repeat(-1)))
-
-    def stored(self, name: str, digest: bytes) -> tuple[bytes, list[Chunk] | None]:
-        """Return where the store has the content of an entry, if that is still this one."""
-        at = self.place(name)
-        if at < 0 or self.block.digests[at * DIGEST : (at + 1) * DIGEST] != digest:
-            return NONE, None
-        return self.block.blobs[at * DIGEST : (at + 1) * DIGEST], self.block.chunks.get(at)
-
-    def row(self, at: int) -> Row:
-        """Return one entry of it."""
-        block = self.block
-        return Row(
-            tuple(array("Q", block.rows[at * ROW_BYTES : (at + 1) * ROW_BYTES])),
-            block.digests[at * DIGEST : (at + 1) * DIGEST],
-            block.blobs[at * DIGEST : (at + 1) * DIGEST],
-            block.extras.get(at, PLAIN),
-            block.chunks.get(at),
-        )
-
-
-class _Columns:
-    """A folder's entries by position, while it is looked at.
-
-    Attributes:
-        changed: rows that are no longer as they were listed.
-        gone: entries that are no longer there.
-    """
-
-    def __init__(self, folder: Folder) -> None:
-        self._folder = folder
-        self.changed: dict[int, bytes] = {}
-        self.digests = [NONE] * folder.entries
-        self.blobs = [NONE] * folder.entries
-        self.extras: dict[int, Extra] = {}
-        self.chunks: dict[int, list[Chunk]] = {}
-        self.gone: set[int] = set()
-
-    def take_over(self, old: Block) -> list[int]:
-        """Take from a folder with the same names what did not change; return the positions of the other entries."""
-        own, theirs = _split(self._folder.rows, ROW_BYTES), _split(old.rows, ROW_BYTES)
-        others = [at for at, (row, other) in enumerate(zip(own, theirs, strict=True)) if row != other]
-        self.digests, self.blobs = _split(old.digests, DIGEST), _split(old.blobs, DIGEST)
-        self.extras, self.chunks = dict(old.extras), dict(old.chunks)
-        for at in others:
-            self.digests[at] = self.blobs[at] = NONE
-            self.extras.pop(at, None)
-            self.chunks.pop(at, None)
-        return others
-
-    def take(self, at: int, row: Row | None) -> None:
-        """Note what one entry is; None when it is gone."""
-        if row is None:
-            self.gone.add(at)
-            return
-        self.changed[at], self.digests[at], self.blobs[at] = pack_rows(row.numbers), row.digest, row.blob
-        if row.extra is not PLAIN:
-            self.extras[at] = row.extra
-        if row.chunks is not None:
-            self.chunks[at] = row.chunks
-
-    def block(self) -> tuple[Block, list[bytes]]:
-        """Return what is there as a block that lacks `blobs`, and these, some of which may not be known yet."""
-        names, digests, blobs, extras, chunks = self._folder.names, self.digests, self.blobs, self.extras, self.chunks
-        rows = self._folder.rows
-        if self.changed:
-            now = _split(rows, ROW_BYTES)
-            for at, row in self.changed.items():
-                now[at] = row
-            rows = b"".join(now)
-        if self.gone:
-            listed, now = self._folder.listed(), _split(rows, ROW_BYTES)
-            there = [at for at in range(len(listed)) if at not in self.gone]
-            names, rows = os.fsencode("\0".join([listed[at] for at in there])), b"".join([now[at] for at in there])
-            digests, blobs = [digests[at] for at in there], [blobs[at] for at in there]
-            extras = {new: extras[at] for new, at in enumerate(there) if at in extras}
-            chunks = {new: chunks[at] for new, at in enumerate(there) if at in chunks}
-        return Block(names, rows, b"".join(digests), b"", extras, chunks, []), blobs
-
-
-class _Unstored:
-    """Contents that are read and not yet stored. Storing many at once is faster."""
-
-    def __init__(self, sink: BlobSink | None) -> None:
-        self._sink = sink
-        self._wanted: list[tuple[list[bytes], Sequence[int]]] = []
-        self._contents: list[bytes] = []
-        self._size = 0
-
-    def add(self, blobs: list[bytes], places: Sequence[int], contents: list[bytes]) -> None:
-        """Take contents, whose ids will be wanted at these positions of a list; empty ones have none."""
-        if not all(contents):
-            places = [at for at, data in zip(places, contents, strict=True) if data]
-            contents = [data for data in contents if data]
-        self._wanted.append((blobs, places))
-        self._contents += contents
-        self._size += sum(map(len, contents))
-        if self._size >= _TOGETHER:
-            self.store()
-
-    def store(self) -> None:
-        """Store what was taken."""
-        if self._sink is not None and self._contents:
-            stored = self._sink.put_all(self._contents)
-            done = 0
-            for blobs, places in self._wanted:
-                _fill(blobs, places, stored[done : done + len(places)])
-                done += len(places)
-            self._sink.tick()
-            self._wanted, self._contents, self._size = [], [], 0
-
-
-def _fill(column: list[bytes], places: Sequence[int], values: list[bytes]) -> None:
-    """Put values at some places, ascending, of a column."""
-    if len(values) == len(column):
-        column[:] = values
-        return
-    for at, value in zip(places, values, strict=True):
-        column[at] = value
-
-
-def _split(column: bytes, width: int) -> list[bytes]:
-    return [column[at : at + width] for at in range(0, len(column), width)]
 
 
 def _doubted(numbers: tuple[int, ...]) -> tuple[int, ...]:

@@ -17,9 +17,10 @@ from typing import Any
 from rfs.production.rollback.driver import BlobSink
 from rfs.production.rollback.drivers.files import workers
 from rfs.production.rollback.drivers.files.bulk import bulk
+from rfs.production.rollback.drivers.files.columns import Folder
 from rfs.production.rollback.drivers.files.options import Rules
 from rfs.production.rollback.drivers.files.places import Folders
-from rfs.production.rollback.drivers.files.reader import Folder, Reader
+from rfs.production.rollback.drivers.files.reader import Reader
 from rfs.production.rollback.drivers.files.tree import (
     INODE,
     LINKS,

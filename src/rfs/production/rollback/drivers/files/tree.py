@@ -99,7 +99,7 @@ class Block(msgspec.Struct, array_like=True):
 
     def listed(self) -> list[str]:
         """Return the names."""
-        return os.fsdecode(self.names).split("\0") if self.rows else []
+        return names_in(self.names, self.rows)
 
     def numbers(self) -> array[int]:
         """Return all rows as one array."""
@@ -341,6 +341,11 @@ def portable(columns: list[array[int]]) -> bytes:
         for column in columns:
             column.byteswap()
     return b"".join(columns)
+
+
+def names_in(joined: bytes, rows: bytes) -> list[str]:
+    """Return the names of entries, which are joined by NUL; without rows there are none."""
+    return os.fsdecode(joined).split("\0") if rows else []
 
 
 def pack_rows(flat: Sequence[int]) -> bytes:

@@ -18,8 +18,9 @@ import msgspec
 
 from rfs.production.rollback.driver import Pulse
 from rfs.production.rollback.drivers.files.bulk import stamp_of
+from rfs.production.rollback.drivers.files.columns import Before, Folder
 from rfs.production.rollback.drivers.files.options import Rules
-from rfs.production.rollback.drivers.files.reader import OPEN_FOLDER, Before, Folder, Reader
+from rfs.production.rollback.drivers.files.reader import OPEN_FOLDER, Reader
 from rfs.production.rollback.drivers.files.tree import (
     MODE,
     ROW,
